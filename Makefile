@@ -1,0 +1,58 @@
+# Every target prepares what it needs: a fresh machine needs only make and Python 3.10 or newer.
+#   make test PYTHON=python3.12          another interpreter (for a new environment)
+#   make test ARGS="-k split -x"         more arguments for pytest; likewise for the demo
+
+PYTHON ?= python3
+ARGS ?=
+
+# On many cores more workers are faster; each imports torch, about half a GB of memory.
+WORKERS ?= 2
+
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:  # two installs into one environment would collide
+.PHONY: help demo test test-slow check clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.installed-demo ## run the demo
+	$(BIN)/python -m hairify demo $(ARGS)
+
+test: $(VENV)/.installed-test ## run the tests, without the heavy ones
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+
+test-slow: $(VENV)/.installed-test ## run the heavy tests only
+	@# pytest exits with 5 where no test is marked slow
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS) || [ $$? -eq 5 ]
+
+check: $(VENV)/.installed-dev ## lint, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove the environment, caches and builds
+	rm -rf $(VENV) build dist demo-output bench-output
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps: a second call installs again only if the requirements have changed.
+$(VENV)/.installed-%: pyproject.toml constraints.txt $(VENV)/.created
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+$(VENV)/.created:
+	@command -v $(PYTHON) >/dev/null || \
+	  { echo "error: '$(PYTHON)' was not found; name a Python >= 3.10: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	  { echo "error: $$($(PYTHON) --version) is too old; name a Python >= 3.10: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "error: $(PYTHON) lacks venv or ensurepip. On Debian and Ubuntu: apt install python3-venv;" \
+	    "or name another Python: make PYTHON=/path/to/python3" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	@# 21.3 is the first pip with editable installs from pyproject.toml; Python 3.10.0 brings an older one
+	$(BIN)/python -m pip install --quiet 'pip>=21.3'
+	@touch $@

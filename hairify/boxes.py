@@ -1,0 +1,100 @@
+"""Weight Boxes and Hyper Selecting Nets (paper, section 3.1.2)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hairify.functional import mix
+
+_LEAST_WIDTH = 4
+
+
+class WeightBox(nn.Module):
+    """N complete parameter sets for the blocks of one level: the paper's W of shape (N, P).
+
+    The rows are kept as one tensor per parameter of the block, shape (N, \\*parameter shape), under the
+    parameter's own name within the block: flattened and concatenated they are the (N, P) matrix. So a layer's
+    weights are made when the layer runs, and gradients touch no more than it used.
+
+    Args:
+        rows: {name of a layer within the block: {"weight": (N, ...), "bias": (N, ...)}}; the name is "" where
+            the block is itself a layer.
+    """
+
+    def __init__(self, rows: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+        super().__init__()
+        for entry, parameters in rows.items():
+            home: nn.Module = self
+            for part in entry.split(".") if entry else ():
+                home = home._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+            for name, parameter in parameters.items():
+                home.register_parameter(name, parameter)
+
+    def forward(self, entry: str, selecting: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Per-image weight and bias of one layer, w = Σ_i V_s[i] W[i] (paper, equation 4).
+
+        Args:
+            entry: the layer's name within the block.
+            selecting: selecting vectors, shape (B, N).
+
+        Returns:
+            Weight (B, \\*shape) and bias (B, out) or None.
+        """
+        home: nn.Module = self
+        for part in entry.split(".") if entry else ():
+            home = home._modules[part]  # type: ignore[assignment]
+        bias = home._parameters.get("bias")
+        selecting = selecting.to(home._parameters["weight"].device)  # type: ignore[union-attr]
+        return mix(selecting, home._parameters["weight"]), None if bias is None else mix(selecting, bias)  # type: ignore[arg-type]
+
+
+class HyperSelectingNet(nn.Module):
+    """The HSNs of one level's M blocks, run as one: GIV → selecting vectors (paper, equation 3).
+
+    Each is a fully connected net D → D/2 → D/4 → D/8 → N (hidden widths never under 4) with GELU between
+    and a softmax at the end. It computes in its parameters' own precision also under autocast, as the mixing does.
+
+    Args:
+        giv_dim: D.
+        blocks: M.
+        box_size: N.
+    """
+
+    def __init__(self, giv_dim: int, blocks: int, box_size: int) -> None:
+        super().__init__()
+        widths = [giv_dim, *(max(_LEAST_WIDTH, giv_dim // d) for d in (2, 4, 8)), box_size]
+        self.layers = nn.ModuleList(StackedLinear(blocks, *sizes) for sizes in zip(widths, widths[1:], strict=False))
+
+    def forward(self, giv: Tensor) -> Tensor:
+        """Map the GIV (B, D) to the selecting vectors (B, M, N): positive, with sum 1 over N."""
+        with torch.autocast(device_type=giv.device.type, enabled=False):
+            x = giv.unsqueeze(0)
+            for i, layer in enumerate(self.layers):
+                x = layer(F.gelu(x) if i else x)
+            return x.softmax(dim=-1).transpose(0, 1)
+
+
+class StackedLinear(nn.Module):
+    """M linear layers side by side.
+
+    Args:
+        blocks: M.
+        in_features: of each.
+        out_features: of each.
+    """
+
+    def __init__(self, blocks: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(in_features)  # as nn.Linear
+        self.weight = nn.Parameter(torch.empty(blocks, out_features, in_features).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(blocks, out_features).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (M or 1, B, in_features) to (M, B, out_features)."""
+        x = x.to(self.weight.dtype).expand(self.weight.shape[0], -1, -1)
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))

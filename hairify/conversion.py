@@ -1,0 +1,162 @@
+"""`hairify`: from a network to a `HairModel`."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from hairify.boxes import HyperSelectingNet, WeightBox
+from hairify.copying import copy_model
+from hairify.dac import DACSource, measure_dac
+from hairify.errors import AlreadyConvertedError, DACError, HairWarning, OptionError
+from hairify.layers import Slot, make_hyper
+from hairify.model import HairModel
+from hairify.plan import Level, Plan
+from hairify.planning import BoxSize, Init, Targets
+from hairify.planning import plan as make_plan
+from hairify.randomness import cpu_generator, seeded
+from hairify.scope import Scope
+from hairify.warmstart import make_rows, peaked_logits, start_at
+
+
+def hairify(
+    model: nn.Module,
+    *,
+    plan: Plan | None = None,
+    inplace: bool = False,
+    split_at: str | float | None = None,
+    example_inputs: Any = None,
+    box_size: BoxSize = None,
+    targets: Targets = "auto",
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    dac: DACSource = None,
+    giv_dim: int = 64,
+    init: Init = "preserve",
+    generator: torch.Generator | None = None,
+) -> HairModel:
+    """Turn an image-to-image network into an all-in-one restorer by HAIR.
+
+    Half-way through the network, at the split, a Degradation-Aware Classifier summarises the image's
+    degradation in a vector; the later layers get their weights from it, for each image anew (paper, section 3).
+    With `init="preserve"` the result first computes what `model` computes, to rounding.
+
+    Args:
+        model: any network from images (B, C, H, W) to images. It is left as it is, unless `inplace`.
+        plan: carry out this plan, made by `plan`; then no other planning option may be given.
+        inplace: convert `model` itself instead of a copy.
+        split_at: name of the module whose output feeds the DAC, or a fraction in (0, 1) of the layer calls, or
+            None: the first feature at the lowest resolution, or half-way in networks of constant resolution.
+        example_inputs: a tensor, a tuple of arguments or a dict of keywords on which the model runs; small
+            and non-square is best. None tries usual image shapes.
+        box_size: N, for all levels or as {glob over level names: N}; None for M + 1 in a level of M blocks.
+        targets: "families" converts repeated blocks, "layers" every layer by itself, "auto" the former, and the
+            rest too where repeated blocks hold less than half of what can be converted.
+        include: globs over module names; only layers that match, or lie in a module that does, are converted.
+        exclude: likewise, for what is not converted.
+        dac: a module F_g → (B, D), or a factory (in_channels, giv_dim) → module; None for the published one.
+        giv_dim: D, the length of the GIV.
+        init: "preserve" keeps the trained function exactly, "random" draws fresh weights for the converted layers.
+        generator: makes the conversion's random draws reproducible. The global random state is left alone;
+            without a generator the draws follow the seed last given to `torch.manual_seed`.
+
+    Returns:
+        The `HairModel`, in the model's mode, dtype and device.
+
+    Raises:
+        OptionError: an argument has a value that is not accepted.
+        AlreadyConvertedError: `model` is a HairModel.
+        ExampleInputError: the model cannot be run on the inputs.
+        SplitError: the split does not exist, never runs, or returns no feature.
+        NothingToConvertError: no layer after the split can be converted.
+        BoxSizeError: a box is too small for the weights to preserve.
+        DACError: the DAC does not return one vector per image.
+        PlanMismatchError: `plan` does not fit the model.
+        CopyError: the model cannot be copied.
+
+    Warns:
+        HairWarning: less than half of the parameters after the split are converted.
+    """
+    options = {
+        "split_at": split_at,
+        "example_inputs": example_inputs,
+        "box_size": box_size,
+        "targets": targets,
+        "include": include,
+        "exclude": exclude,
+        "giv_dim": giv_dim,
+        "init": init,
+    }
+    if plan is None:
+        plan = make_plan(model, dac=dac, **options)  # type: ignore[arg-type]
+    else:
+        _check_plan_alone(options)
+        if dac is not None:
+            plan = plan.with_dac(dac)
+    hair = assemble(model, plan, cpu_generator(generator), inplace=inplace)
+    if plan.warning:
+        warnings.warn(plan.warning, HairWarning, stacklevel=2)
+    return hair
+
+
+def assemble(model: nn.Module, plan: Plan, generator: torch.Generator, *, inplace: bool, blank: bool = False) -> HairModel:
+    """Carry out a plan. Nothing of `model` is touched before all parts are made.
+
+    Args:
+        model: see `hairify`.
+        plan: see `hairify`.
+        generator: a CPU generator.
+        inplace: see `hairify`.
+        blank: leave the rows of the boxes uninitialised, to be loaded.
+    """
+    if isinstance(model, HairModel):
+        raise AlreadyConvertedError("The model is a HairModel already. Give the original model.")
+    plan.check(model)
+    like = model.get_submodule(plan.levels[0].layer_names(plan.levels[0].layers[0])[0]).weight
+    with seeded(generator):
+        dac = plan.make_dac()
+        if (measured := measure_dac(dac, plan.feature.shape)) != plan.giv_dim:
+            raise DACError(f"The plan expects a DAC that returns {plan.giv_dim} numbers per image; this one returns {measured}.")
+        hsn = nn.ModuleList(HyperSelectingNet(plan.giv_dim, len(v.blocks), v.box_size) for v in plan.levels)
+    added = nn.ModuleList([dac, hsn]).to(device=like.device, dtype=like.dtype)
+    boxes = nn.ModuleList(
+        _make_box(model, level, net, plan.init, generator, blank) for level, net in zip(plan.levels, hsn, strict=True)
+    )
+    for part in (added, boxes):
+        part.train(model.training)
+    base = model if inplace else copy_model(model)
+    scope = Scope(plan.split, plan.feature)
+    for index, level in enumerate(plan.levels):
+        for layer in level.layers:
+            for block, name in enumerate(level.layer_names(layer)):
+                make_hyper(base.get_submodule(name), Slot(index, block, layer, level.name, level.box_size), scope)
+    base.get_submodule(plan.split).register_forward_hook(scope.on_split)
+    return HairModel(base, dac, hsn, boxes, plan.with_dac(None), scope)
+
+
+def _make_box(
+    model: nn.Module, level: Level, hsn: HyperSelectingNet, init: str, generator: torch.Generator, blank: bool
+) -> WeightBox:
+    """The Weight Box of one level, and the HSN's start that goes with it."""
+    preserve = init == "preserve" and not blank
+    selecting = start_at(hsn, peaked_logits(len(level.blocks), level.box_size)) if preserve else None
+    rows = {}
+    for layer in level.layers:
+        layers = [model.get_submodule(name) for name in level.layer_names(layer)]
+        rows[layer] = make_rows(layers, level.box_size, selecting, None if blank else generator)
+    return WeightBox(rows)
+
+
+def _check_plan_alone(options: dict[str, Any]) -> None:
+    defaults = {name: p.default for name, p in inspect.signature(hairify).parameters.items()}
+    given = [name for name, value in options.items() if value is not defaults[name] and value != defaults[name]]
+    if given:
+        raise OptionError(
+            f"`plan` is given together with {', '.join(f'`{name}`' for name in given)}, which the plan decides already. Make a new "
+            "plan with these options, or leave them out."
+        )

@@ -1,0 +1,168 @@
+"""The Degradation-Aware Classifier (DAC): split feature F_g → global information vector (GIV)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hairify.copying import copy_model
+from hairify.errors import DACError
+
+DACSource: TypeAlias = nn.Module | Callable[[int, int], nn.Module] | None
+"""What users give as `dac`: a module F_g → (B, D), a factory (in_channels, giv_dim) → module, or None."""
+
+DEFAULT_WIDTH = 40
+_STAGES = 3
+_BLOCKS_PER_STAGE = 3
+_MOST_GROUPS = 24
+
+
+class DegradationAwareClassifier(nn.Module):
+    """The published DAC (paper, section 3.1.1 and equations 1 and 2, in the form its authors released).
+
+    A 3×3 convolution to `width` channels, three stages of three residual blocks with a downsampling after
+    the first two, a residual block, spatial self-attention and a residual block, then a 3×3 convolution to
+    `giv_dim` channels and the global average.
+
+    Downsampling is skipped for features under 4×4, so any feature from 1×1 up is accepted.
+
+    Args:
+        in_channels: channels of F_g.
+        giv_dim: D, the length of the GIV.
+        width: channels inside.
+    """
+
+    def __init__(self, in_channels: int, giv_dim: int, width: int = DEFAULT_WIDTH) -> None:
+        super().__init__()
+        self.in_channels, self.giv_dim, self.width = in_channels, giv_dim, width
+        self.conv_in = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.down = nn.ModuleList(_Stage(width, downsample=i < _STAGES - 1) for i in range(_STAGES))
+        self.mid = _Middle(width)
+        self.norm_out = _group_norm(width)
+        self.conv_out = nn.Conv2d(width, giv_dim, 3, padding=1)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map F_g of shape (B, C, H, W), H and W from 1 up, to the GIV of shape (B, D), of any real values."""
+        x = self.conv_in(feature)
+        for stage in self.down:
+            x = stage(x)
+        x = self.mid(x)
+        x = self.conv_out(F.silu(self.norm_out(x)))
+        return x.mean(dim=(2, 3))
+
+
+class _Stage(nn.Module):
+    def __init__(self, width: int, *, downsample: bool) -> None:
+        super().__init__()
+        self.block = nn.ModuleList(_ResidualBlock(width) for _ in range(_BLOCKS_PER_STAGE))
+        self.downsample = _Downsample(width) if downsample else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.block:
+            x = block(x)
+        return self.downsample(x)  # type: ignore[no-any-return]
+
+
+class _Downsample(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] < 4 or x.shape[3] < 4:
+            return x
+        return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+
+
+class _ResidualBlock(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm1 = _group_norm(width)
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.norm2 = _group_norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return x + h  # type: ignore[no-any-return]
+
+
+class _Middle(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.block_1 = _ResidualBlock(width)
+        self.attn_1 = _SpatialAttention(width)
+        self.block_2 = _ResidualBlock(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.block_2(self.attn_1(self.block_1(x)))  # type: ignore[no-any-return]
+
+
+class _SpatialAttention(nn.Module):
+    """Single-head self-attention over positions, added to its input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = _group_norm(width)
+        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))  # (B, H·W, C)
+        attended = F.scaled_dot_product_attention(q, k, v)
+        return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+
+
+def _group_norm(width: int) -> nn.GroupNorm:
+    groups = max(g for g in range(1, _MOST_GROUPS + 1) if width % g == 0)
+    return nn.GroupNorm(groups, width, eps=1e-6)
+
+
+def make_dac(source: DACSource, feature: tuple[int, int, int], giv_dim: int) -> nn.Module:
+    """The DAC that the user asked for.
+
+    Args:
+        source: a module as it is, a factory's product, or None for the default.
+        feature: (C, h, w) of F_g.
+        giv_dim: D.
+
+    Raises:
+        DACError: `source` is something else, or its product is no module.
+    """
+    if source is None:
+        return DegradationAwareClassifier(feature[0], giv_dim)
+    dac: Any = source if isinstance(source, nn.Module) else source(feature[0], giv_dim) if callable(source) else None
+    if not isinstance(dac, nn.Module):
+        raise DACError(
+            f"`dac` is {source!r}; accepted are a module that maps F_g (B, {feature[0]}, h, w) to (B, D), and a factory "
+            "(in_channels, giv_dim) -> module."
+        )
+    return dac
+
+
+def measure_dac(dac: nn.Module, feature: tuple[int, int, int]) -> int:
+    """D, by running a copy of the DAC on two blank features.
+
+    Raises:
+        DACError: it fails on them, or does not return one vector per image.
+    """
+    if type(dac) is DegradationAwareClassifier and dac.in_channels == feature[0]:
+        return dac.giv_dim
+    like = next((p for p in dac.parameters() if p.is_floating_point()), torch.empty(0))
+    expected = f"(2, D) for a feature of shape (2, {', '.join(map(str, feature))})"
+    try:
+        with torch.no_grad():
+            giv = copy_model(dac).eval()(torch.zeros(2, *feature).to(like))
+    except Exception as error:
+        raise DACError(
+            f"The DAC ({type(dac).__name__}) must return {expected}, but it raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(giv, Tensor) or giv.ndim != 2 or giv.shape[0] != 2:
+        got = tuple(giv.shape) if isinstance(giv, Tensor) else type(giv).__name__
+        raise DACError(f"The DAC ({type(dac).__name__}) must return {expected}, but it returned {got}.")
+    return giv.shape[1]

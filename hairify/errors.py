@@ -1,0 +1,73 @@
+"""The named errors of hairify.
+
+Every error derives from `HairError`. Its text names the module concerned, what was expected, what came
+instead, and the way out. An error leaves the user's model as it was.
+"""
+
+
+class HairError(Exception):
+    """Base of all errors raised by hairify."""
+
+
+class OptionError(HairError, ValueError):
+    """An argument of `hairify` or `plan` has a value that is not accepted."""
+
+
+class ExampleInputError(HairError, ValueError):
+    """The model could not be run on the example inputs (given, or tried by default)."""
+
+
+class SplitError(HairError, ValueError):
+    """The split does not exist, never runs, or its output cannot feed the DAC."""
+
+
+class NothingToConvertError(HairError, ValueError):
+    """No layer after the split can be converted."""
+
+
+class AlreadyConvertedError(HairError, TypeError):
+    """A `HairModel` was to be converted again."""
+
+
+class BoxSizeError(HairError, ValueError):
+    """A Weight Box is too small to hold the trained weights of its level."""
+
+
+class PlanMismatchError(HairError, ValueError):
+    """A plan does not fit the model it is applied to."""
+
+
+class DACError(HairError, ValueError):
+    """A DAC does not map the split's feature to a vector per image."""
+
+
+class GIVError(HairError, ValueError):
+    """A global information vector has the wrong shape or belongs to another batch."""
+
+
+class BatchMismatchError(HairError, ValueError):
+    """A tensor cannot be divided evenly among the images whose weights it meets."""
+
+
+class OutsideForwardError(HairError, RuntimeError):
+    """A hyper layer ran where no GIV is known: outside its `HairModel`'s forward, or before the split."""
+
+
+class BakeError(HairError, ValueError):
+    """A static model was asked of something other than exactly one image or GIV."""
+
+
+class GraphError(HairError, RuntimeError):
+    """torch.fx cannot follow the model, so it has no explicit graph."""
+
+
+class CopyError(HairError, TypeError):
+    """The model holds something that cannot be copied."""
+
+
+class CheckpointError(HairError, ValueError):
+    """A file is not a hairify checkpoint, is damaged, or does not fit the model."""
+
+
+class HairWarning(UserWarning):
+    """Conversion worked, but less of the model was converted than one would expect."""

@@ -1,0 +1,130 @@
+"""What the split returns, and how the DAC reads it: F_g as a map (B, C, h, w) whatever its layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.fx
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+Layout: TypeAlias = Literal["map", "channels_last", "tokens", "vector"]
+Size: TypeAlias = tuple[int, int]
+
+# Below this many positions a side, "the aspect ratio up to rounding" says nothing: 1×1 would match any image.
+_LEAST_ROUNDED_SIDE = 4
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Which tensor of the split's output is F_g, and in which layout.
+
+    Attributes:
+        index: position among the tensors of the flattened output (0 where the output is one tensor).
+        layout: "map" (B, C, h, w), "channels_last" (B, h, w, C), "tokens" (B, L, C) or "vector" (B, C).
+        shape: (C, h, w) as the DAC saw it on the example inputs.
+    """
+
+    index: int
+    layout: Layout
+    shape: tuple[int, int, int]
+
+    @property
+    def area(self) -> int:
+        """Number of positions, the resolution by which features are compared."""
+        return self.shape[1] * self.shape[2]
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, the DAC's `in_channels`."""
+        return self.shape[0]
+
+
+def find_feature(shapes: Sequence[tuple[int, ...]], batch: int, image: Size | None, *, strict: bool) -> Feature | None:
+    """The lowest-resolution feature among the tensors of an output, the first of equals.
+
+    Args:
+        shapes: the shapes of the output's tensors.
+        batch: number of images they were made from.
+        image: (H, W) of the input images, None where the inputs are no images.
+        strict: accept only what keeps the image's aspect ratio. Windows, attention maps and pooled vectors
+            do not, so this tells features from the rest. Without it any layout a person may have chosen
+            is accepted.
+
+    Returns:
+        None where no tensor qualifies.
+    """
+    found = [_recognise(i, shape, batch, image, strict) for i, shape in enumerate(shapes)]
+    return min((f for f in found if f is not None), key=lambda f: f.area, default=None)
+
+
+def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | None, strict: bool) -> Feature | None:
+    if not 2 <= len(shape) <= 4 or shape[0] != batch or 0 in shape:
+        return None
+    if len(shape) == 2:
+        return None if strict else Feature(index, "vector", (shape[1], 1, 1))
+    if len(shape) == 3:
+        size = token_grid(shape[1], image)
+        exact = image is not None and size[1] > 1 and _same_aspect(size, image)
+        return Feature(index, "tokens", (shape[2], *size)) if exact or not strict else None
+    as_map = Feature(index, "map", (shape[1], shape[2], shape[3]))
+    if image is None:
+        return None if strict else as_map
+    if _same_aspect((shape[2], shape[3]), image):
+        return as_map
+    if _same_aspect((shape[1], shape[2]), image):
+        return Feature(index, "channels_last", (shape[3], shape[1], shape[2]))
+    return None if strict else as_map
+
+
+def _same_aspect(size: Size, image: Size) -> bool:
+    (h, w), (height, width) = size, image
+    if h * width == w * height:
+        return True
+    return min(h, w) >= _LEAST_ROUNDED_SIDE and abs(h * width - w * height) <= max(height, width)
+
+
+def token_grid(length: int, image: Size | None) -> Size:
+    """(h, w) with h·w = `length` at the image's aspect ratio, or (length, 1) where there is none."""
+    if image is not None:
+        h = max(1, round(math.sqrt(length * image[0] / image[1])))
+        if length % h == 0:
+            return h, length // h
+    return length, 1
+
+
+def image_size(args: Sequence[Any], kwargs: dict[str, Any]) -> Size | None:
+    """(H, W) of the first image, shape (B, C, H, W), among the inputs; symbolic while torch.fx traces."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, torch.fx.Proxy) or (isinstance(value, Tensor) and value.ndim == 4):
+            return value.shape[2], value.shape[3]
+    return None
+
+
+def read_feature(output: Any, index: int, layout: Layout, image: Size | None) -> Tensor:
+    """F_g of shape (B, C, h, w), out of whatever the split returned.
+
+    The feature is copied: the network may go on to change its own in place (`ReLU(inplace=True)`,
+    `x += skip`), which neither the DAC nor its backward pass must see.
+
+    Args:
+        output: what the split returned: a tensor, or a list, tuple or dict of tensors.
+        index: see `Feature`, like `layout`.
+        layout: the feature's layout.
+        image: (H, W) of the input images; used for "tokens" alone.
+    """
+    feature = (output if isinstance(output, Tensor) else tensors(output)[index]).clone()
+    if layout == "tokens":
+        return feature.transpose(1, 2).unflatten(2, token_grid(feature.shape[1], image))
+    if layout == "channels_last":
+        return feature.permute(0, 3, 1, 2)
+    return feature if layout == "map" else feature[:, :, None, None]
+
+
+def tensors(tree: Any) -> list[Tensor]:
+    """All tensors in nested lists, tuples and dicts, in their order."""
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -1,0 +1,271 @@
+"""Per-image linear operations, and the distributive law that ties them to a Weight Box.
+
+The four operations mirror `torch.nn.functional` with one difference: `weight` and `bias` have a leading
+batch dimension B, and image b is processed with `weight[b]`. The input's first dimension may be k·B, when
+a network folds k windows or patches of each image into the batch; the rows of image b are then
+`input[b*k : (b+1)*k]`. With B = 1 the one set of weights serves any batch.
+
+`mixture` holds both sides of the distributive law (paper, equations 6 and 7).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hairify.errors import BatchMismatchError, OptionError
+
+Ints: TypeAlias = int | Sequence[int]
+Strategy: TypeAlias = Literal["mix_weights", "mix_outputs"]
+
+__all__ = ["hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "mix", "mixture"]
+
+
+def mix(selecting: Tensor, rows: Tensor) -> Tensor:
+    """Per-image parameters w = Σ_i V_s[i] W[i] (paper, equation 4).
+
+    The sum is taken in the rows' own precision also under autocast: in bfloat16 it would lose the exact
+    warm start.
+
+    Args:
+        selecting: selecting vectors, shape (B, N).
+        rows: one tensor of a Weight Box, shape (N, \\*shape).
+
+    Returns:
+        Shape (B, \\*shape), dtype and device of `rows`.
+    """
+    with torch.autocast(device_type=rows.device.type, enabled=False):
+        mixed = selecting.to(rows) @ rows.flatten(1)
+    return mixed.unflatten(1, rows.shape[1:])
+
+
+def mixture(
+    op: Callable[..., Tensor],
+    input: Tensor,
+    selecting: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    strategy: Strategy = "mix_weights",
+    **settings: Ints | str,
+) -> Tensor:
+    """Apply `op` with weights mixed from N rows, by either side of the distributive law.
+
+    `"mix_weights"` computes x * Σ V_i W_i: one operation with per-image weights. `"mix_outputs"` computes
+    Σ V_i (x * W_i): N ordinary operations, their outputs mixed. Both give the same result (paper,
+    equation 7); the first does N times fewer multiplications on the input, the second never holds
+    per-image weights.
+
+    Args:
+        op: one of the `hyper_*` operations of this module.
+        input: shape (k·B, ...) as `op` takes it.
+        selecting: selecting vectors, shape (B, N).
+        weight: shape (N, \\*weight_shape), the rows of a Weight Box.
+        bias: shape (N, out) or None.
+        strategy: the side of the law.
+        settings: `stride`, `padding`, ... handed to `op`.
+
+    Raises:
+        OptionError: unknown strategy.
+        BatchMismatchError: the input's first dimension is not a multiple of B.
+    """
+    if strategy == "mix_weights":
+        return op(input, mix(selecting, weight), None if bias is None else mix(selecting, bias), **settings)
+    if strategy == "mix_outputs":
+        per_image = _rows_per_image(input, selecting)
+        outputs = torch.stack([
+            op(input, weight[i : i + 1], None if bias is None else bias[i : i + 1], **settings)
+            for i in range(weight.shape[0])
+        ])
+        shares = selecting.to(outputs).repeat_interleave(per_image, dim=0)  # (k·B, N)
+        return torch.einsum("bn,nb...->b...", shares, outputs)
+    raise OptionError(f"`strategy` is {strategy!r}; accepted are 'mix_weights' and 'mix_outputs'.")
+
+
+def hyper_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """`F.linear` with weights of its own for each image.
+
+    Args:
+        input: shape (k·B, \\*, in_features).
+        weight: shape (B, out_features, in_features).
+        bias: shape (B, out_features) or None.
+
+    Returns:
+        Shape (k·B, \\*, out_features).
+
+    Raises:
+        BatchMismatchError: the input's first dimension is not a multiple of B.
+    """
+    if weight.shape[0] == 1:
+        return F.linear(input, weight[0], None if bias is None else bias[0])
+    _rows_per_image(input, weight)
+    images = input.reshape(weight.shape[0], -1, input.shape[-1])
+    output = _bmm(images, weight.transpose(1, 2), None if bias is None else bias.unsqueeze(1))
+    return output.reshape(*input.shape[:-1], weight.shape[1])
+
+
+def hyper_conv1d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`F.conv1d` with weights of its own for each image.
+
+    Args:
+        input: shape (k·B, C, L).
+        weight: shape (B, out, C/groups, kernel).
+        bias: shape (B, out) or None.
+        stride: as in `F.conv1d`, like `padding`, `dilation` and `groups`.
+
+    Returns:
+        Shape (k·B, out, L').
+
+    Raises:
+        BatchMismatchError: the input's first dimension is not a multiple of B.
+    """
+    return _conv(F.conv1d, input, weight, bias, stride, padding, dilation, groups)
+
+
+def hyper_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints | str = 0,
+    dilation: Ints = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`F.conv2d` with weights of its own for each image.
+
+    Args:
+        input: shape (k·B, C, H, W).
+        weight: shape (B, out, C/groups, kernel_h, kernel_w).
+        bias: shape (B, out) or None.
+        stride: as in `F.conv2d`, like `padding`, `dilation` and `groups`.
+
+    Returns:
+        Shape (k·B, out, H', W').
+
+    Raises:
+        BatchMismatchError: the input's first dimension is not a multiple of B.
+    """
+    return _conv(F.conv2d, input, weight, bias, stride, padding, dilation, groups)
+
+
+def hyper_conv_transpose2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Ints = 1,
+    padding: Ints = 0,
+    output_padding: Ints = 0,
+    groups: int = 1,
+    dilation: Ints = 1,
+) -> Tensor:
+    """`F.conv_transpose2d` with weights of its own for each image.
+
+    Args:
+        input: shape (k·B, C, H, W).
+        weight: shape (B, C, out/groups, kernel_h, kernel_w).
+        bias: shape (B, out) or None.
+        stride: as in `F.conv_transpose2d`, like `padding`, `output_padding`, `groups` and `dilation`.
+
+    Returns:
+        Shape (k·B, out, H', W').
+
+    Raises:
+        BatchMismatchError: the input's first dimension is not a multiple of B.
+    """
+
+    def conv(x: Tensor, w: Tensor, b: Tensor | None, g: int) -> Tensor:
+        return F.conv_transpose2d(x, w, b, stride, padding, output_padding, g, dilation)
+
+    return _grouped(conv, input, weight, bias, groups)
+
+
+def _conv(
+    op: Callable[..., Tensor],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints | str,
+    dilation: Ints,
+    groups: int,
+) -> Tensor:
+    if weight.shape[0] > 1 and _is_pointwise(weight, stride, padding, groups):
+        return _pointwise(input, weight, bias)
+
+    def conv(x: Tensor, w: Tensor, b: Tensor | None, g: int) -> Tensor:
+        return op(x, w, b, stride, padding, dilation, g)
+
+    return _grouped(conv, input, weight, bias, groups)
+
+
+def _is_pointwise(weight: Tensor, stride: Ints, padding: Ints | str, groups: int) -> bool:
+    """Whether a convolution is a matrix product at each position."""
+    unpadded = padding in ("same", "valid") if isinstance(padding, str) else _all(padding, 0)
+    return groups == 1 and unpadded and _all(stride, 1) and all(size == 1 for size in weight.shape[3:])
+
+
+def _pointwise(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A 1×1 convolution as one batched matrix product, several times faster than a grouped convolution."""
+    per_image = _rows_per_image(input, weight)
+    matrix = weight.flatten(2)  # (B, out, in)
+    if per_image > 1:  # expanded matrices are copied by bmm; fold the k parts of an image into positions instead
+        images = input.unflatten(0, (-1, per_image)).transpose(1, 2).flatten(2)  # (B, C, k·positions)
+    else:
+        images = input.flatten(2)
+    output = _bmm(matrix, images, None if bias is None else bias.unsqueeze(2))
+    if per_image > 1:
+        output = output.unflatten(2, (per_image, -1)).transpose(1, 2).flatten(0, 1)
+    return output.reshape(input.shape[0], weight.shape[1], *input.shape[2:])
+
+
+def _grouped(
+    conv: Callable[[Tensor, Tensor, Tensor | None, int], Tensor],
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    groups: int,
+) -> Tensor:
+    """Any convolution, per image: the images become groups of one convolution with B times the channels.
+
+    The trick of conditionally parametrised convolutions (Yang et al., CondConv, NeurIPS 2019).
+    """
+    if weight.shape[0] == 1:
+        return conv(input, weight[0], None if bias is None else bias[0], groups)
+    per_image = _rows_per_image(input, weight)
+    batch, channels = weight.shape[0], input.shape[1]
+    # (k·B, C, ...) -> (k, B·C, ...); reshape, not view: inputs may be channels_last or otherwise strided
+    folded = input.unflatten(0, (batch, per_image)).transpose(0, 1).reshape(per_image, batch * channels, *input.shape[2:])
+    output = conv(folded, weight.flatten(0, 1), None if bias is None else bias.flatten(), batch * groups)
+    return output.unflatten(1, (batch, -1)).transpose(0, 1).flatten(0, 1)
+
+
+def _bmm(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.bmm(a, b) if bias is None else torch.baddbmm(bias, a, b)
+
+
+def _rows_per_image(input: Tensor, per_image: Tensor) -> int:
+    """k, where `input` has k·B rows and `per_image` has B."""
+    rows, batch = input.shape[0], per_image.shape[0]
+    if rows % batch:
+        raise BatchMismatchError(
+            f"An input of shape {tuple(input.shape)} cannot be divided among {batch} images: its first dimension "
+            f"must be a multiple of {batch}. Call the model with as many images as its GIV was made from, or with "
+            "one GIV of shape (1, D) for all."
+        )
+    return rows // batch
+
+
+def _all(value: Ints, number: int) -> bool:
+    return value == number if isinstance(value, int) else all(v == number for v in value)

@@ -1,0 +1,63 @@
+"""`HairModel.graph()`: DAC, HSNs, boxes and per-image operations as explicit nodes of a torch.fx graph."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import torch.fx
+from torch import nn
+
+from hairify.baking import remove_split_hook
+from hairify.copying import copy_model
+from hairify.errors import GraphError
+from hairify.layers import HyperLayer
+from hairify.model import HairModel
+from hairify.tracing import ModelTracer
+
+
+def graph(hair: HairModel) -> torch.fx.GraphModule:
+    """Trace a copy of the model. The hook at the split is traced too, and taken off the copy afterwards.
+
+    Args:
+        hair: left as it is.
+
+    Raises:
+        GraphError: torch.fx cannot follow the network.
+    """
+    copied = copy_model(hair)
+    split = copied.base.get_submodule(hair.plan.split)
+    parts = {id(copied.dac), *map(id, copied.hsn), *map(id, copied.boxes)}
+
+    def after_leaf(module: nn.Module, output: Any) -> None:
+        if module is split:
+            copied.scope.on_split(module, (), output)
+
+    tracer = ModelTracer(
+        keep=lambda module: isinstance(module, HyperLayer) or module is split,
+        leaf=lambda module: id(module) in parts,
+        after=after_leaf,
+    )
+    copied.__class__ = _with_signature_of(type(copied.base))
+    try:
+        traced = tracer.trace(copied)
+    except Exception as error:
+        raise GraphError(
+            f"torch.fx cannot follow the model ({type(hair.base).__name__}), as its `forward` depends on shapes or values: "
+            f"{error}. `torch.export` follows more networks."
+        ) from error
+    remove_split_hook(copied.base, hair.plan.split)
+    module = torch.fx.GraphModule(copied, traced, class_name=f"Hair{type(hair.base).__name__}")
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return module
+
+
+def _with_signature_of(base: type[nn.Module]) -> type[HairModel]:
+    """HairModel with a forward of the base's own signature: fx makes one graph input per argument of it."""
+
+    @functools.wraps(base.forward)
+    def forward(self: HairModel, *args: Any, **kwargs: Any) -> Any:
+        return HairModel.forward(self, *args, **kwargs)
+
+    return type("HairModel", (HairModel,), {"forward": forward})

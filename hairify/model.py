@@ -1,0 +1,170 @@
+"""`HairModel`: a network whose later layers get their weights from each image."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+
+from hairify.errors import BakeError, GIVError
+from hairify.features import image_size
+from hairify.scope import Hyper, Scope, SplitReached
+
+if TYPE_CHECKING:
+    from hairify.plan import Plan
+
+
+class HairModel(nn.Module):
+    """A converted network; made by `hairify` and `load`, not directly.
+
+    It takes and returns what the original takes and returns. Attributes that it does not have itself are
+    those of `base`.
+
+    Attributes:
+        base: the original network, its later layers replaced by hyper layers.
+        dac: the Degradation-Aware Classifier, F_g → GIV (B, D).
+        hsn: per level, the Hyper Selecting Nets, GIV (B, D) → selecting vectors (B, M, N).
+        boxes: per level, the Weight Box.
+        plan: what was converted, and why.
+    """
+
+    base: nn.Module
+    dac: nn.Module
+    hsn: nn.ModuleList
+    boxes: nn.ModuleList
+    plan: Plan
+
+    def __init__(self, base: nn.Module, dac: nn.Module, hsn: nn.ModuleList, boxes: nn.ModuleList, plan: Plan, scope: Scope) -> None:
+        super().__init__()
+        self.base, self.dac, self.hsn, self.boxes = base, dac, hsn, boxes
+        self.plan, self.scope = plan, scope
+        self.training = base.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the original network takes and returns, each image restored with its own weights."""
+        with self.scope.forward(self._hyper, image_size(args, kwargs)):
+            return self.base(*args, **kwargs)
+
+    def giv(self, *args: Any, **kwargs: Any) -> Tensor:
+        """The global information vectors (B, D) of a batch; the network runs up to the split only.
+
+        Raises:
+            GIVError: the split never ran.
+        """
+        try:
+            with self.scope.forward(self._hyper, image_size(args, kwargs), only_giv=True):
+                self.base(*args, **kwargs)
+        except SplitReached as reached:
+            return reached.giv
+        raise GIVError(f"The split {self.plan.split!r} never ran on these inputs, so there is no GIV.")
+
+    def selecting_vectors(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
+        """The selecting vectors of a batch: {block name: (B, N)}, each positive with sum 1."""
+        giv = self.giv(*args, **kwargs)
+        vectors = [hsn(giv) for hsn in self.hsn]
+        return {
+            block: per_block[:, m]
+            for level, per_block in zip(self.plan.levels, vectors, strict=True)
+            for m, block in enumerate(level.blocks)
+        }
+
+    @contextlib.contextmanager
+    def conditioned_on(self, giv: Tensor) -> Iterator[HairModel]:
+        """Within it, forwards in this thread use `giv` and skip the DAC.
+
+            with hair.conditioned_on(hair.giv(whole)):
+                tiles = [hair(tile) for tile in tiles_of(whole)]
+
+        Args:
+            giv: shape (B, D), one per image of the batches to come, or (1, D) for batches of any size.
+
+        Raises:
+            GIVError: another shape.
+        """
+        with self.scope.conditioned_on(self._checked(giv)):
+            yield self
+
+    def bake(self, *args: Any, giv: Tensor | None = None, **kwargs: Any) -> nn.Module:
+        """The static network for one image: the original class with ordinary layers, nothing of hairify in it.
+
+        Its `state_dict` has the original keys in the original order, so it loads into the original class.
+
+        Args:
+            args: the inputs of one image, as the network takes them.
+            giv: shape (1, D), instead of inputs.
+            kwargs: further inputs of that image.
+
+        Raises:
+            BakeError: both or neither given, or more than one image.
+            GIVError: `giv` is no GIV.
+        """
+        from hairify.baking import bake
+
+        if (giv is None) == (not args and not kwargs):
+            raise BakeError("`bake` takes either the inputs of one image, `bake(x)`, or `bake(giv=...)` of shape (1, D).")
+        if giv is None:
+            with torch.no_grad():
+                giv = self.giv(*args, **kwargs)
+        giv = self._checked(giv)
+        if giv.shape[0] != 1:
+            raise BakeError(
+                f"`bake` makes a network for one image, but got {giv.shape[0]}. Bake each on its own, or the mean of "
+                "their GIVs: `bake(giv=hair.giv(x).mean(0, keepdim=True))`."
+            )
+        return bake(self, giv)
+
+    def graph(self) -> torch.fx.GraphModule:
+        """The whole computation as a graph: split → DAC → HSNs → boxes → per-image operations, each a named node.
+
+        The graph module holds a copy of the parameters.
+
+        Raises:
+            GraphError: torch.fx cannot follow the network.
+        """
+        from hairify.graphing import graph
+
+        return graph(self)
+
+    def hair_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that conversion added: DAC, HSNs and Weight Boxes."""
+        for part in (self.dac, self.hsn, self.boxes):
+            yield from part.parameters()
+
+    def base_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters that the network kept as they were."""
+        yield from self.base.parameters()
+
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters are trained, of how many, in the base and in what was added."""
+        for name, parameters in (("base", [*self.base_parameters()]), ("added", [*self.hair_parameters()])):
+            trained, total = sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+            print(f"{name}: {trained:,} of {total:,} parameters are trained")
+
+    def extra_repr(self) -> str:
+        """The split and the levels."""
+        levels = ", ".join(f"{v.name} (M={len(v.blocks)}, N={v.box_size})" for v in self.plan.levels)
+        return f"split={self.plan.split!r}, levels: {levels}"
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            base = self.__dict__.get("_modules", {}).get("base")
+            if base is None or name.startswith("__"):
+                raise
+            return getattr(base, name)
+
+    @property
+    def _hyper(self) -> Hyper:
+        return Hyper(self.dac, self.hsn, self.boxes)
+
+    def _checked(self, giv: Tensor) -> Tensor:
+        if not isinstance(giv, Tensor) or giv.ndim != 2 or giv.shape[1] != self.plan.giv_dim or not giv.shape[0]:
+            got = tuple(giv.shape) if isinstance(giv, Tensor) else type(giv).__name__
+            raise GIVError(f"A GIV of this model has shape (B, {self.plan.giv_dim}); got {got}. `hair.giv(x)` makes one.")
+        return giv

@@ -1,0 +1,221 @@
+"""The plan of a conversion, as data."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from hairify.dac import DACSource, DegradationAwareClassifier, make_dac
+from hairify.errors import CheckpointError, PlanMismatchError
+from hairify.features import Feature
+from hairify.layers import is_layer, settings, why_not
+from hairify.tracing import TracerName
+
+PLAN_VERSION = 1
+_LEAST_SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Level:
+    """M structurally identical blocks that share one Weight Box.
+
+    Attributes:
+        name: the module that holds the blocks, or the block itself.
+        blocks: names of the M blocks.
+        layers: names, within a block, of the layers that become hyper layers; `("",)` where blocks are layers.
+        box_size: N, the number of complete parameter sets in the Weight Box.
+        row_size: P, the number of parameters in one set.
+    """
+
+    name: str
+    blocks: tuple[str, ...]
+    layers: tuple[str, ...]
+    box_size: int
+    row_size: int
+
+    def layer_names(self, layer: str) -> list[str]:
+        """Full names of one layer in all blocks."""
+        return [full_name(block, layer) for block in self.blocks]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `hairify` does to a model. `print` it to read it.
+
+    Attributes:
+        split: name of the module whose output F_g feeds the DAC.
+        feature: how F_g is read from that output.
+        tracer: "fx" where the symbolic graph told which layers depend on F_g, "observed" where a run did.
+        levels: what is converted.
+        skipped: {layer: reason} for every layer that is left alone.
+        parameters: number of the model's parameters before and after.
+        share: of the parameters in modules that first run after the split, the part that is converted.
+        giv_dim: D.
+        dac: name of the DAC's class.
+        dac_width: width of the built-in DAC; None for a foreign one, which `load` must be given.
+        init: "preserve" or "random".
+        inputs: shapes of the example inputs.
+        dac_source: the DAC or factory given to `plan`; not saved.
+    """
+
+    split: str
+    feature: Feature
+    tracer: TracerName
+    levels: tuple[Level, ...]
+    skipped: dict[str, str]
+    parameters: tuple[int, int]
+    share: float
+    giv_dim: int
+    dac: str
+    dac_width: int | None
+    init: str
+    inputs: str
+    dac_source: DACSource = field(default=None, compare=False, repr=False)
+
+    @property
+    def warning(self) -> str | None:
+        """What a reader should know before training, or None."""
+        if self.share >= _LEAST_SHARE:
+            return None
+        return (
+            f"Only {self.share:.0%} of the parameters after the split {self.split!r} become hyper layers. `skipped` says "
+            "why the others do not; an earlier `split_at`, or `targets='layers'`, may convert more."
+        )
+
+    def make_dac(self) -> nn.Module:
+        """A fresh built-in DAC, or what `dac_source` says."""
+        if self.dac_source is None and self.dac_width is not None:
+            return DegradationAwareClassifier(self.feature.channels, self.giv_dim, self.dac_width)
+        if self.dac_source is None:
+            raise PlanMismatchError(f"The plan was made with a DAC of your own ({self.dac}); give it again: `dac=...`.")
+        return make_dac(self.dac_source, self.feature.shape, self.giv_dim)
+
+    def with_dac(self, dac: DACSource) -> Plan:
+        """The same plan with a DAC, or a factory of one, in place of the recorded one."""
+        return dataclasses.replace(self, dac_source=dac)
+
+    def check(self, model: nn.Module) -> None:
+        """Make sure that the plan can be applied to `model`.
+
+        Raises:
+            PlanMismatchError: a module is missing, or layers that share a Weight Box are not alike.
+        """
+        modules = dict(model.named_modules())
+        if self.split not in modules:
+            raise PlanMismatchError(f"The plan splits at {self.split!r}, but the model ({type(model).__name__}) has no such module.")
+        for level in self.levels:
+            size = 0
+            for layer in level.layers:
+                found = [self._layer(modules, name, level) for name in level.layer_names(layer)]
+                if len({settings(module) for module in found}) > 1:
+                    raise PlanMismatchError(f"Layer {layer!r} is not alike in all blocks of level {level.name!r}.")
+                size += sum(p.numel() for p in found[0].parameters())
+            if size != level.row_size:
+                raise PlanMismatchError(
+                    f"A block of level {level.name!r} has {size} parameters in its layers, but the plan says "
+                    f"{level.row_size}: it was made for a model of another size."
+                )
+
+    @staticmethod
+    def _layer(modules: dict[str, nn.Module], name: str, level: Level) -> nn.Module:
+        module = modules.get(name)
+        if module is None or not is_layer(module):
+            kind = "is missing from the model" if module is None else f"is a {type(module).__name__}"
+            raise PlanMismatchError(f"The plan converts {name!r} (level {level.name!r}), which {kind}.")
+        if (reason := why_not(module)) is not None:
+            raise PlanMismatchError(f"The plan converts {name!r} (level {level.name!r}), which cannot be: {reason}.")
+        return module
+
+    def to_json(self) -> str:
+        """The plan as versioned JSON; equal plans give equal text."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "dac_source"}
+        data = {name: _plain(value) for name, value in fields.items()}
+        return json.dumps({"version": PLAN_VERSION, **data}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Plan:
+        """The plan that `to_json` wrote.
+
+        Raises:
+            CheckpointError: the text is damaged, or was written by a newer hairify.
+        """
+        try:
+            data = json.loads(text)
+            version = data.pop("version")
+            if version > PLAN_VERSION:
+                raise CheckpointError(
+                    f"The plan has version {version}; this hairify reads up to {PLAN_VERSION}. Install a newer hairify."
+                )
+            feature = data.pop("feature")
+            feature["shape"] = tuple(feature["shape"])
+            levels = [
+                Level(**{k: tuple(v) if isinstance(v, list) else v for k, v in level.items()})
+                for level in data.pop("levels")
+            ]
+            before, after = data.pop("parameters")
+            return cls(feature=Feature(**feature), levels=tuple(levels), parameters=(before, after), **data)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(f"The plan cannot be read ({type(error).__name__}: {error}); the text is damaged.") from error
+
+    def __str__(self) -> str:
+        before, after = self.parameters
+        c, h, w = self.feature.shape
+        lines = [
+            f"split    {self.split} -> F_g {c}×{h}×{w} ({self.feature.layout}) on inputs {self.inputs}",
+            f"GIV      {self.giv_dim} numbers from {self.dac}",
+            f"tracer   {self.tracer}",
+            f"share    {self.share:.0%} of the parameters after the split are converted",
+            f"size     {_millions(before)} -> {_millions(after)} parameters",
+            "",
+            *_table(self.levels),
+        ]
+        if self.skipped:
+            lines += ["", f"left as they are: {len(self.skipped)} layers"]
+            lines += [f"  {len(names):4d}  {reason}: {_some(names)}" for reason, names in _by_reason(self.skipped).items()]
+        if self.warning:
+            lines += ["", f"warning: {self.warning}"]
+        return "\n".join(lines)
+
+
+def full_name(block: str, layer: str) -> str:
+    """Name of a layer in the model, from that of its block and its own within it ("" for the block itself)."""
+    return f"{block}.{layer}" if layer else block
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def _table(levels: tuple[Level, ...]) -> list[str]:
+    rows = [("level", "blocks M", "box size N", "layers", "P", "N·P")]
+    rows += [
+        (level.name, str(len(level.blocks)), str(level.box_size), str(len(level.layers)), f"{level.row_size:,}", f"{level.box_size * level.row_size:,}")
+        for level in levels
+    ]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    text = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    return [text[0], "  ".join("─" * w for w in widths), *text[1:]]
+
+
+def _by_reason(skipped: dict[str, str]) -> dict[str, list[str]]:
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for name, reason in skipped.items():
+        reasons[reason].append(name)
+    return reasons
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def _millions(count: int) -> str:
+    return f"{count:,} ({count / 1e6:.1f}M)"

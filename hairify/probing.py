@@ -1,0 +1,334 @@
+"""Running a model to see what its modules receive and return, without leaving a mark on it.
+
+A `Probe` works on a copy of the model in evaluation mode. Every run gets a copy of that copy (its
+parameters shared), cloned inputs, and a random state of its own, so that attributes assigned in `forward`,
+buffers that move, inputs overwritten and random numbers drawn change nothing and repeat exactly.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import itertools
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from hairify.copying import copy_model
+from hairify.errors import ExampleInputError
+from hairify.features import Size, image_size, tensors
+from hairify.layers import is_layer
+
+_SEED = 0
+_SIZES: tuple[Size, ...] = ((64, 96), (128, 192), (64, 64), (128, 128), (48, 48), (256, 256))
+# Non-square first: only then can a feature map be told from a window or an attention map.
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Arguments of one call of a model."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, example: Any) -> Inputs:
+        """From what users give as `example_inputs`: a tensor, a tuple or list of arguments, or a dict of keywords."""
+        if isinstance(example, Mapping):
+            return cls((), dict(example))
+        return cls(tuple(example) if isinstance(example, (tuple, list)) else (example,))
+
+    def map(self, fn: Callable[[Tensor], Tensor]) -> Inputs:
+        """The same arguments with `fn` applied to every tensor."""
+        args, kwargs = pytree.tree_map_only(Tensor, fn, (self.args, self.kwargs))
+        return Inputs(args, kwargs)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors, in order; the first one is the image."""
+        return tensors((self.args, self.kwargs))
+
+    @property
+    def batch(self) -> int:
+        """Number of images: the first dimension of the first tensor."""
+        return self.tensors[0].shape[0]
+
+    @property
+    def image(self) -> Size | None:
+        """(H, W) of the images."""
+        return image_size(self.args, self.kwargs)
+
+    def describe(self) -> str:
+        """Shapes, for plans and messages: `(1, 3, 64, 96)`, or `x=(1, 3, 64, 96)` for keywords."""
+        shapes = [str(tuple(t.shape)) for a in self.args for t in tensors(a)]
+        shapes += [f"{k}={tuple(t.shape)}" for k, a in self.kwargs.items() for t in tensors(a)]
+        return ", ".join(shapes)
+
+
+@dataclass(frozen=True)
+class Returned:
+    """One tensor that a module returned. Tensors with equal `key` are the very same, unchanged in between."""
+
+    key: tuple[int, int]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one module.
+
+    Attributes:
+        module: the module's name.
+        interface: number of positional arguments and names of keyword arguments.
+        start: when it started, counted in starts and ends of calls.
+        end: when it ended, on the same clock.
+        returned: the tensors of its output.
+    """
+
+    module: str
+    interface: tuple[Any, ...]
+    start: int
+    end: int
+    returned: tuple[Returned, ...]
+
+
+@dataclass
+class Recording:
+    """What one run of the model showed.
+
+    Attributes:
+        calls: all module calls, in the order in which they ended.
+        received: for each layer, the input of each of its calls.
+        read_outside: layers whose parameters were used other than by calling the layer.
+        watched: the output of the first call of each watched module.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    received: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    read_outside: set[str] = field(default_factory=set)
+    watched: dict[str, Any] = field(default_factory=dict)
+
+    def first_calls(self) -> dict[str, Call]:
+        """The first call of every module that ran."""
+        first: dict[str, Call] = {}
+        for call in self.calls:
+            first.setdefault(call.module, call)
+        return first
+
+
+class Probe:
+    """Runs copies of a model on example inputs.
+
+    Args:
+        model: left as it is.
+        example_inputs: see `hairify`; None tries usual ones.
+
+    Raises:
+        ExampleInputError: the model rejects the inputs.
+        CopyError: the model cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
+        self.model = copy_model(model).requires_grad_(False).eval()
+        candidates = [Inputs.of(example_inputs)] if example_inputs is not None else _default_inputs(self.model)
+        failures: list[str] = []
+        for inputs in candidates:
+            if not inputs.tensors or not inputs.tensors[0].ndim:
+                raise ExampleInputError("`example_inputs` holds no tensor; give a batch of images, such as torch.rand(1, 3, 64, 96).")
+            self.inputs = _one_image(inputs)
+            try:
+                self.recording = self.run()
+            except Exception as error:
+                failures.append(f"  {inputs.describe()}: {type(error).__name__}: {str(error).strip()[:300]}")
+            else:
+                return
+        tried = "\n".join(failures)
+        raise ExampleInputError(
+            f"The model ({type(model).__name__}) cannot be run on "
+            + ("`example_inputs`:" if example_inputs is not None else "any of the inputs tried by default:")
+            + f"\n{tried}\nGive `example_inputs` (a tensor, a tuple of arguments or a dict of keywords) with which "
+            "the model runs in evaluation mode."
+        )
+
+    def run(self, inputs: Inputs | None = None, *, split: str | None = None, grad: bool = False) -> Recording:
+        """Run the model once on a fresh copy.
+
+        Args:
+            inputs: None for the example inputs.
+            split: a module whose first output is kept in `Recording.watched`.
+            grad: cut the autograd graph at that output, so that whatever depends on it requires a gradient.
+        """
+        model = copy_model(self.model, share_parameters=True)
+        inputs = (inputs or self.inputs).map(torch.clone)
+        recorder = _Recorder(model, split, grad)
+        with _isolated(model), torch.set_grad_enabled(grad), recorder:
+            model(*inputs.args, **inputs.kwargs)
+        return recorder.recording
+
+
+def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
+    """Inputs to try: one image for each required positional argument, in the model's dtype and device."""
+    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    try:
+        signature = inspect.signature(model.forward).parameters.values()
+    except (TypeError, ValueError):  # a forward without a Python signature
+        signature = ()  # type: ignore[assignment]
+    required = [
+        p for p in signature if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    first_conv = next((m.in_channels for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), 3)
+    generator = torch.Generator().manual_seed(_SEED)
+    for (height, width), channels in itertools.product(_SIZES, dict.fromkeys((3, first_conv, 1, 4))):
+        images = (torch.rand(1, channels, height, width, generator=generator) for _ in range(max(1, len(required))))
+        yield Inputs(tuple(image.to(parameter) for image in images))
+
+
+def _one_image(inputs: Inputs) -> Inputs:
+    """The first image alone; only tensors whose first dimension is the batch are batched."""
+    batch = inputs.batch
+    return inputs.map(lambda t: t[:1] if t.ndim and t.shape[0] == batch else t)
+
+
+def second_image(inputs: Inputs) -> Inputs:
+    """Inputs of the same shapes for another image: fresh values in the range of the given ones."""
+    generator = torch.Generator().manual_seed(_SEED + 1)
+    batch = inputs.batch
+
+    def other(t: Tensor) -> Tensor:
+        if not t.ndim or t.shape[0] != batch:
+            return t
+        if not t.is_floating_point():
+            return t.flip(tuple(range(1, t.ndim)))
+        low, high = t.min(), t.max()
+        if low == high:
+            low, high = low - 0.5, high + 0.5
+        return low + (high - low) * torch.rand(t.shape, generator=generator).to(t)
+
+    return inputs.map(other)
+
+
+def batched(a: Inputs, b: Inputs) -> Inputs:
+    """Two images in one batch."""
+    batch = a.batch
+    flat_a, spec = pytree.tree_flatten((a.args, a.kwargs))
+    flat_b = pytree.tree_leaves((b.args, b.kwargs))
+    both = [
+        torch.cat([x, y]) if isinstance(x, Tensor) and x.ndim and x.shape[0] == batch else x
+        for x, y in zip(flat_a, flat_b, strict=True)
+    ]
+    return Inputs(*pytree.tree_unflatten(both, spec))
+
+
+@contextlib.contextmanager
+def _isolated(model: nn.Module) -> Iterator[None]:
+    """Own random state, no autocast and no inference mode, whatever the caller is in."""
+    devices = {t.device for t in itertools.chain(model.parameters(), model.buffers())}
+    accelerators = [d for d in devices if d.type not in ("cpu", "meta")]
+    kinds = {d.type for d in devices} or {"cpu"}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for kind in kinds - {"meta"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for device in accelerators:
+            stack.enter_context(torch.random.fork_rng([device.index or 0], device_type=device.type))
+        torch.manual_seed(_SEED)
+        yield
+
+
+class _Recorder(TorchFunctionMode):
+    """Records calls by hooks, and by watching torch functions the parameters used outside their layer's call."""
+
+    def __init__(self, model: nn.Module, split: str | None, grad: bool) -> None:
+        super().__init__()
+        self.recording = Recording()
+        self._split, self._grad = split, grad
+        self._running: list[tuple[str, int, tuple[Any, ...]]] = []
+        self._leaving: list[tuple[str, int, tuple[Any, ...]]] = []
+        self._clock = 0
+        self._owners: dict[int, str] = {}
+        self._alive: list[Tensor] = []  # ids identify tensors only while they live
+        for name, module in model.named_modules():
+            layer = is_layer(module)
+            if layer:
+                self._owners.update((id(p), name) for p in module.parameters(recurse=False))
+            module.register_forward_pre_hook(_Before(self, name, layer), with_kwargs=True)
+            # Two hooks: the user's own forward hooks run in between, outside the layer but part of its output.
+            module.register_forward_hook(_Left(self, name), prepend=True)
+            module.register_forward_hook(_After(self, name))
+
+    def before(self, name: str, layer: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        interface = (len(args), *sorted(kwargs))
+        self._running.append((name, self._tick(), interface))
+        received = tensors((args, kwargs))
+        if layer and received:
+            self.recording.received[name].append(received[0])
+
+    def left(self, name: str) -> None:
+        while self._running[-1][0] != name:  # calls that raised, where the model caught the error
+            self._running.pop()
+        self._leaving.append(self._running.pop())
+
+    def after(self, name: str, output: Any) -> Any:
+        _, start, interface = self._leaving.pop()
+        found = tensors(output)
+        self._alive += found
+        returned = tuple(Returned((id(t), t._version), tuple(t.shape)) for t in found)
+        self.recording.calls.append(Call(name, interface, start, self._tick(), returned))
+        if name != self._split or name in self.recording.watched:
+            return None
+        self.recording.watched[name] = output
+        return pytree.tree_map_only(Tensor, _cut, output) if self._grad else None
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        inside = self._running[-1][0] if self._running else ""
+        for value in (*args, *kwargs.values()):
+            for item in value if isinstance(value, (list, tuple)) else (value,):
+                owner = self._owners.get(id(item))
+                if owner is not None and owner != inside:
+                    self.recording.read_outside.add(owner)
+        return func(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Before:
+    recorder: _Recorder
+    name: str
+    layer: bool
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.recorder.before(self.name, self.layer, args, kwargs)
+
+
+@dataclass(frozen=True)
+class _Left:
+    recorder: _Recorder
+    name: str
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.recorder.left(self.name)
+
+
+@dataclass(frozen=True)
+class _After:
+    recorder: _Recorder
+    name: str
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return self.recorder.after(self.name, output)
+
+
+def _cut(tensor: Tensor) -> Tensor:
+    """A tensor of the same values at which the gradient graph starts; cloned, since leaves resist in-place changes."""
+    return tensor.detach().requires_grad_().clone() if tensor.is_floating_point() else tensor

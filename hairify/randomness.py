@@ -1,0 +1,25 @@
+"""Random draws that leave the global random state alone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+
+def cpu_generator(generator: torch.Generator | None) -> torch.Generator:
+    """A CPU generator that follows `generator`, or without one the seed last given to `torch.manual_seed`."""
+    if generator is None:
+        return torch.Generator().manual_seed(torch.initial_seed())
+    seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+    return torch.Generator().manual_seed(int(seed))
+
+
+@contextlib.contextmanager
+def seeded(generator: torch.Generator) -> Iterator[None]:
+    """Within it, modules are made on the CPU with random numbers that follow the CPU generator given."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,134 @@
+"""How the GIV reaches the hyper layers: beside the call, for one forward, in one thread."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch.fx
+from torch import Tensor, nn
+
+from hairify.errors import GIVError, OutsideForwardError
+from hairify.features import Feature, Size, read_feature
+
+if TYPE_CHECKING:
+    from hairify.layers import Slot
+
+torch.fx.wrap("read_feature")  # one named node in `HairModel.graph()`: it branches on shapes
+
+
+@dataclass
+class Hyper:
+    """The parts that make weights, used by calling them only (sharded parameters exist during a call alone).
+
+    Attributes:
+        dac: F_g → GIV.
+        hsn: per level, GIV (B, D) → selecting vectors (B, M, N).
+        boxes: per level, (entry name, selecting vectors (B, N)) → per-image weight and bias.
+    """
+
+    dac: nn.Module
+    hsn: nn.ModuleList
+    boxes: nn.ModuleList
+
+
+@dataclass
+class _Forward:
+    """One running forward."""
+
+    hyper: Hyper
+    image: Size | None
+    only_giv: bool
+    selecting: list[Tensor] = field(default_factory=list)
+    """Per level (B, M, N); empty until the split has run."""
+
+
+class SplitReached(BaseException):
+    """Ends a forward at the split. Not an Exception: a model's own `except Exception` must not catch it."""
+
+    def __init__(self, giv: Tensor) -> None:
+        self.giv = giv
+
+
+class Scope:
+    """Holds the running forward of one `HairModel`, separately for each thread.
+
+    Hyper layers and the hook at the split keep a reference to it; it refers to no module outside a forward,
+    so that copies and pickles of either part hold together by themselves.
+
+    Args:
+        split: name of the split, for messages.
+        feature: how to read F_g from the split's output.
+    """
+
+    def __init__(self, split: str, feature: Feature) -> None:
+        self.split, self.feature = split, feature
+        self._local = threading.local()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"split": self.split, "feature": self.feature}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @contextlib.contextmanager
+    def forward(self, hyper: Hyper, image: Size | None, *, only_giv: bool = False) -> Iterator[None]:
+        """The time of one forward: within it, hyper layers have weights once the split has run."""
+        self._local.forward = _Forward(hyper, image, only_giv)
+        try:
+            yield
+        finally:
+            self._local.forward = None
+
+    @contextlib.contextmanager
+    def conditioned_on(self, giv: Tensor) -> Iterator[None]:
+        """Forwards within it use `giv` instead of the DAC."""
+        before = getattr(self._local, "giv", None)
+        self._local.giv = giv
+        try:
+            yield
+        finally:
+            self._local.giv = before
+
+    def on_split(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook of the split: F_g → GIV → selecting vectors, at the first call in a forward."""
+        forward = getattr(self._local, "forward", None)
+        if forward is None or forward.selecting:
+            return
+        feature = read_feature(output, self.feature.index, self.feature.layout, forward.image)
+        giv = getattr(self._local, "giv", None)
+        if giv is None or forward.only_giv:
+            giv = forward.hyper.dac(feature)
+        elif giv.shape[0] not in (1, feature.shape[0]):
+            raise GIVError(
+                f"`conditioned_on` got {giv.shape[0]} GIVs, but the batch has {feature.shape[0]} images. Give one GIV "
+                "per image, or a single one of shape (1, D) for all."
+            )
+        if forward.only_giv:
+            raise SplitReached(giv)
+        forward.selecting = [hsn(giv) for hsn in forward.hyper.hsn]
+
+    def generate(self, slot: Slot) -> tuple[Tensor, Tensor | None]:
+        """The per-image weight (B, \\*shape) and bias (B, out) of one hyper layer.
+
+        Raises:
+            OutsideForwardError: no forward is running in this thread, or the split has not run yet.
+        """
+        forward = getattr(self._local, "forward", None)
+        if forward is None:
+            raise OutsideForwardError(
+                f"A hyper layer of level '{slot.level_name}' was called outside its HairModel's forward, where no image "
+                "has given it weights. Call the HairModel itself, not its `base` or a part of it; for a model of "
+                "ordinary layers use `hair.bake(x)`."
+            )
+        if not forward.selecting:
+            raise OutsideForwardError(
+                f"A hyper layer of level '{slot.level_name}' was reached before the split '{self.split}' ran, so there "
+                "is no GIV yet. The model took another way than on the example inputs: convert it with a `split_at` "
+                "that runs first on every input."
+            )
+        weight, bias = forward.hyper.boxes[slot.level](slot.entry, forward.selecting[slot.level][:, slot.block])
+        return weight, bias

@@ -1,0 +1,149 @@
+"""Checkpoints: safetensors with the plan as versioned JSON in its metadata. Nothing is pickled."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from hairify.conversion import assemble
+from hairify.dac import DACSource
+from hairify.errors import CheckpointError
+from hairify.model import HairModel
+from hairify.plan import Plan
+from hairify.randomness import cpu_generator
+
+FORMAT = "hairify"
+FORMAT_VERSION = 1
+
+
+def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = False) -> None:
+    """Write a HairModel to a safetensors file, with its plan in the metadata.
+
+    The file appears under its name only when it is complete.
+
+    Args:
+        hair: the model.
+        path: the file to write; one that exists is replaced.
+        added_only: leave the base network's own weights out: DAC, HSNs and Weight Boxes alone are small, and go
+            with the network they were trained on.
+
+    Raises:
+        CheckpointError: `hair` is no HairModel, or its state holds something other than tensors.
+    """
+    if not isinstance(hair, HairModel):
+        raise CheckpointError(f"`save` takes a HairModel; got a {type(hair).__name__}.")
+    state = {k: v for k, v in hair.state_dict().items() if not (added_only and k.startswith("base."))}
+    foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
+    if foreign:
+        raise CheckpointError(f"The model's state holds {foreign[0]!r}, which is no tensor and cannot be saved as safetensors.")
+    kept, aliases = _without_aliases(state)
+    metadata = {
+        "format": FORMAT,
+        "version": str(FORMAT_VERSION),
+        "plan": hair.plan.to_json(),
+        "added_only": json.dumps(added_only),
+        "aliases": json.dumps(aliases, sort_keys=True),
+    }
+    target = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
+    os.close(handle)
+    try:
+        safetensors.torch.save_file(kept, temporary, metadata)
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -> HairModel:
+    """Read a HairModel that `save` wrote. The network is not traced again and needs no example inputs.
+
+    Args:
+        path: the file.
+        base: the original, unconverted network; it is left as it is. Its own weights are replaced in the result
+            by those of the file, unless that was saved with `added_only`.
+        dac: the DAC's module or factory, where the plan records one that is not hairify's own.
+
+    Returns:
+        The HairModel, in the mode, dtype and device of `base`.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, no hairify checkpoint, from a newer hairify, or does not
+            fit `base`.
+        PlanMismatchError: `base` is not the network that was converted, or `dac` is missing.
+    """
+    metadata, state = _read(Path(path))
+    plan = Plan.from_json(metadata["plan"])
+    if dac is not None:
+        plan = plan.with_dac(dac)
+    state |= {alias: state[name] for alias, name in json.loads(metadata["aliases"]).items()}
+    hair = assemble(base, plan, cpu_generator(None), inplace=False, blank=True)
+    expected = set(hair.state_dict())
+    if json.loads(metadata["added_only"]):
+        expected = {key for key in expected if not key.startswith("base.")}
+    if expected != set(state):
+        missing, surplus = sorted(expected - set(state)), sorted(set(state) - expected)
+        raise CheckpointError(
+            f"{path} does not fit the model ({type(base).__name__}): missing {_first(missing)}, not expected {_first(surplus)}."
+        )
+    try:
+        hair.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes
+        raise CheckpointError(f"{path} does not fit the model ({type(base).__name__}): {error}") from error
+    return hair
+
+
+def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.")
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != FORMAT:
+                raise CheckpointError(
+                    f"{path} is a safetensors file, but no hairify checkpoint: load it into your network before `hairify`."
+                )
+            if int(metadata["version"]) > FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{path} has version {metadata['version']}; this hairify reads up to {FORMAT_VERSION}. Install a newer hairify."
+                )
+            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} cannot be read as a hairify checkpoint; it is damaged or of another kind ({error}).") from error
+
+
+def _without_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors in contiguous memory of their own, and {name: name of the tensor with which it is one}."""
+    groups: dict[tuple[object, ...], list[str]] = defaultdict(list)
+    for key, t in state.items():
+        groups[t.device, t.data_ptr() or key, t.shape, t.stride(), t.dtype].append(key)
+    aliases = {other: names[0] for names in groups.values() for other in names[1:]}
+    storages: set[int] = set()
+    kept = {}
+    for key, t in state.items():
+        if key not in aliases:
+            shared = t.untyped_storage().data_ptr() in storages  # a view into a tensor that is saved already
+            storages.add(t.untyped_storage().data_ptr())
+            kept[key] = t.clone(memory_format=torch.contiguous_format) if shared else t.contiguous()
+    return kept, aliases
+
+
+def _first(names: list[str], most: int = 3) -> str:
+    return "nothing" if not names else f"{len(names)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

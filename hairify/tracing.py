@@ -1,0 +1,136 @@
+"""Which layers depend on F_g: from the symbolic graph where torch.fx can follow, else from autograd."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import sys
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias
+
+import torch.fx
+from torch import nn
+
+from hairify.copying import copy_model
+from hairify.layers import is_layer
+from hairify.probing import Inputs, Probe, Recording
+
+TracerName: TypeAlias = Literal["fx", "observed"]
+
+
+def dependents(probe: Probe, split: str) -> tuple[set[str], TracerName]:
+    """The layers whose input depends on the split's first output, and how that was found.
+
+    Both ways give the same answer wherever torch.fx can follow the model.
+    """
+    symbolic = dependents_by_fx(probe, split)
+    return (symbolic, "fx") if symbolic is not None else (dependents_by_run(probe, split), "observed")
+
+
+def dependents_by_run(probe: Probe, split: str) -> set[str]:
+    """From a run with frozen parameters in which the split's output is the only thing that requires a gradient."""
+    recording = probe.run(split=split, grad=True)
+    return {name for name, received in recording.received.items() if any(t.requires_grad for t in received)}
+
+
+def dependents_by_fx(probe: Probe, split: str) -> set[str] | None:
+    """From reachability in the symbolic graph; None where torch.fx cannot follow the model, or sees other calls."""
+    model = copy_model(probe.model)
+    tracer = ModelTracer(keep=is_layer, watch=model.get_submodule(split))
+    try:
+        graph = tracer.trace(model, concrete_args=_constants(model, probe.inputs))
+    except Exception:  # whatever the model does that proxies cannot: the observed run takes over
+        return None
+    if not tracer.watched or _layer_calls(graph, model) != _recorded_calls(probe.recording):
+        return None
+    reached = set(tracer.watched)
+    for node in graph.nodes:
+        if any(n in reached for n in node.all_input_nodes):
+            reached.add(node)
+            if (changed := _changed_in_place(node)) is not None:
+                reached.add(changed)
+    return {str(n.target) for n in graph.nodes if n.op == "call_module" and n in reached and is_layer(model.get_submodule(str(n.target)))}
+
+
+class ModelTracer(torch.fx.Tracer):
+    """A torch.fx tracer that gets as far as possible.
+
+    Submodules that proxies cannot enter become single nodes, as long as they hold nothing that must be seen;
+    einops and math functions become nodes.
+
+    Args:
+        keep: whether a module must be seen in the graph.
+        watch: module whose first output is kept in `watched`.
+        leaf: modules that are nodes of their own.
+        after: called with a leaf and its output, in place of the leaf's own hooks.
+    """
+
+    def __init__(
+        self,
+        keep: Callable[[nn.Module], bool],
+        watch: nn.Module | None = None,
+        leaf: Callable[[nn.Module], bool] = lambda module: False,
+        after: Callable[[nn.Module, Any], None] = lambda module, output: None,
+    ) -> None:
+        einops = sys.modules.get("einops")
+        functions = [getattr(einops, n) for n in ("rearrange", "reduce", "repeat", "einsum", "pack", "unpack")] if einops else []
+        super().__init__(autowrap_modules=(math, *([einops] if einops else [])), autowrap_functions=tuple(functions))
+        self._keep, self._watch, self._leaf, self._after = keep, watch, leaf, after
+        self.watched: list[torch.fx.Node] = []
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return self._leaf(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        name = self.path_of_module(m)
+        if self.is_leaf_module(m, name):
+            output = self._as_node(m, name, args, kwargs)
+        else:
+            try:
+                output = super().call_module(m, forward, args, kwargs)
+            except Exception:
+                if any(self._keep(inner) for inner in m.modules()):
+                    raise
+                output = self._as_node(m, name, args, kwargs)
+        if m is self._watch and not self.watched:
+            torch.fx.node.map_aggregate(output, self._note)
+        return output
+
+    def _as_node(self, m: nn.Module, name: str, args: Any, kwargs: Any) -> Any:
+        output = self.create_proxy("call_module", name, args, kwargs)
+        self._after(m, output)
+        return output
+
+    def _note(self, value: Any) -> Any:
+        if isinstance(value, torch.fx.Proxy):
+            self.watched.append(value.node)
+        return value
+
+
+def _constants(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
+    """Arguments that are not tensors on the example inputs, defaults included, are constants of the graph."""
+    bound = inspect.signature(model.forward).bind(*inputs.args, **inputs.kwargs)
+    bound.apply_defaults()
+    return {name: value for name, value in bound.arguments.items() if not isinstance(value, torch.Tensor)}
+
+
+def _layer_calls(graph: torch.fx.Graph, model: nn.Module) -> Counter[str]:
+    names = [str(n.target) for n in graph.nodes if n.op == "call_module"]
+    return Counter(name for name in names if is_layer(model.get_submodule(name)))
+
+
+def _recorded_calls(recording: Recording) -> Counter[str]:
+    return Counter({name: len(received) for name, received in recording.received.items()})
+
+
+def _changed_in_place(node: torch.fx.Node) -> torch.fx.Node | None:
+    """The tensor that `x.add_(y)` or `x[i] = y` changes, through any indexing: later uses of it depend on y."""
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    in_place = node.op in ("call_method", "call_function") and (
+        (name.endswith("_") and not name.endswith("__")) or name == "setitem"
+    )
+    changed = node.args[0] if in_place and node.args else None
+    while isinstance(changed, torch.fx.Node) and getattr(changed.target, "__name__", "") == "getitem":
+        changed = changed.args[0]
+    return changed if isinstance(changed, torch.fx.Node) else None
