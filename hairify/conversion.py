@@ -46,6 +46,8 @@ def hairify(
     degradation in a vector; the later layers get their weights from it, for each image anew (paper, section 3).
     With `init="preserve"` the result first computes what `model` computes, to rounding.
 
+    The model is observed on a copy in evaluation mode; its own forward hooks run there as in any forward.
+
     Args:
         model: any network from images (B, C, H, W) to images. It is left as it is, unless `inplace`.
         plan: carry out this plan, made by `plan`; then no other planning option may be given.

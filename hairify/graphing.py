@@ -34,7 +34,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
             copied.scope.on_split(module, (), output)
 
     tracer = ModelTracer(
-        keep=lambda module: isinstance(module, HyperLayer) or module is split,
+        keep=lambda module: isinstance(module, HyperLayer),
         leaf=lambda module: id(module) in parts,
         after=after_leaf,
     )

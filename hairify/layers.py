@@ -14,7 +14,7 @@ from hairify.functional import Ints, hyper_conv1d, hyper_conv2d, hyper_conv_tran
 from hairify.scope import Scope
 
 # In `HairModel.graph()` each is one named node: they branch on shapes, which torch.fx cannot follow.
-for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear"):
+for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "_output_padding"):
     torch.fx.wrap(_name)
 
 
@@ -106,22 +106,18 @@ class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (k·B, C, H, W) to (k·B, out, H', W'); image b's rows meet image b's weights."""
         weight, bias = self.generated()
-        output_padding = self._output_padding(
-            input,
-            output_size,
-            self.stride,  # type: ignore[arg-type]
-            self.padding,  # type: ignore[arg-type]
-            self.kernel_size,  # type: ignore[arg-type]
-            2,
-            self.dilation,  # type: ignore[arg-type]
-        )
+        if output_size is None:
+            output_padding = self.output_padding
+        else:
+            sizes = (self.stride, self.padding, self.kernel_size, self.dilation)
+            output_padding = _output_padding(input, output_size, *sizes)
         return hyper_conv_transpose2d(
             input,
             weight,
             bias,
             self.stride,
             self.padding,  # type: ignore[arg-type]
-            output_padding,
+            output_padding,  # type: ignore[arg-type]
             self.groups,
             self.dilation,
         )
@@ -159,6 +155,14 @@ def _pad(layer: nn.Conv1d | nn.Conv2d, input: Tensor) -> tuple[Tensor, Ints | st
     if layer.padding_mode == "zeros":
         return input, layer.padding
     return F.pad(input, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
+
+
+def _output_padding(
+    input: Tensor, output_size: list[int], stride: Ints, padding: Ints, kernel_size: Ints, dilation: Ints
+) -> Any:
+    """What `nn.ConvTranspose2d` makes of its argument `output_size`; it does not look at the layer for that."""
+    compute: Any = nn.ConvTranspose2d._output_padding
+    return compute(None, input, output_size, stride, padding, kernel_size, 2, dilation)
 
 
 def layer_class(layer: nn.Module) -> type[nn.Module] | None:

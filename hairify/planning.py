@@ -155,14 +155,14 @@ def _judge_layers(
             verdicts[name] = reason
         elif not _matches(name, include) or _matches(name, exclude):
             verdicts[name] = "ruled out by `include` or `exclude`"
+        elif name in tied:
+            verdicts[name] = f"its weight is tied to that of {tied[name]!r}"
         elif name in alone.read_outside:
             verdicts[name] = "its weight is read from outside its own call"
         elif name not in first:
             verdicts[name] = "never called on the example inputs"
         elif first[name].start < end_of_split:
             verdicts[name] = "runs before the split"
-        elif name in tied:
-            verdicts[name] = f"its weight is tied to that of {tied[name]!r}"
         elif name not in reachable:
             verdicts[name] = "does not depend on the split's output"
         elif not _calls_image_major(both.received[name], alone.received[name], other.received[name]):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import inspect
 import math
+import operator
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
 import torch.fx
@@ -44,13 +45,13 @@ def dependents_by_fx(probe: Probe, split: str) -> set[str] | None:
         return None
     if not tracer.watched or _layer_calls(graph, model) != _recorded_calls(probe.recording):
         return None
-    reached = set(tracer.watched)
+    reached, names = set(tracer.watched), set()
     for node in graph.nodes:
         if any(n in reached for n in node.all_input_nodes):
-            reached.add(node)
-            if (changed := _changed_in_place(node)) is not None:
-                reached.add(changed)
-    return {str(n.target) for n in graph.nodes if n.op == "call_module" and n in reached and is_layer(model.get_submodule(str(n.target)))}
+            reached |= {node, *_changed_in_place(node)}
+            if node.op == "call_module" and is_layer(model.get_submodule(str(node.target))):
+                names.add(str(node.target))
+    return names
 
 
 class ModelTracer(torch.fx.Tracer):
@@ -87,9 +88,11 @@ class ModelTracer(torch.fx.Tracer):
         if self.is_leaf_module(m, name):
             output = self._as_node(m, name, args, kwargs)
         else:
+            stack = self.module_stack.copy()
             try:
                 output = super().call_module(m, forward, args, kwargs)
             except Exception:
+                self.module_stack = stack  # torch.fx does not tidy up after errors
                 if any(self._keep(inner) for inner in m.modules()):
                     raise
                 output = self._as_node(m, name, args, kwargs)
@@ -124,13 +127,10 @@ def _recorded_calls(recording: Recording) -> Counter[str]:
     return Counter({name: len(received) for name, received in recording.received.items()})
 
 
-def _changed_in_place(node: torch.fx.Node) -> torch.fx.Node | None:
-    """The tensor that `x.add_(y)` or `x[i] = y` changes, through any indexing: later uses of it depend on y."""
-    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    in_place = node.op in ("call_method", "call_function") and (
-        (name.endswith("_") and not name.endswith("__")) or name == "setitem"
-    )
-    changed = node.args[0] if in_place and node.args else None
-    while isinstance(changed, torch.fx.Node) and getattr(changed.target, "__name__", "") == "getitem":
-        changed = changed.args[0]
-    return changed if isinstance(changed, torch.fx.Node) else None
+def _changed_in_place(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
+    """The tensors that `x.add_(y)` or `x[i].copy_(y)` changes: later uses of `x` depend on y, too."""
+    method = str(node.target) if node.op == "call_method" else ""
+    changed = node.args[0] if method.endswith("_") and not method.endswith("__") else None
+    while isinstance(changed, torch.fx.Node):
+        yield changed
+        changed = changed.args[0] if changed.target is operator.getitem else None

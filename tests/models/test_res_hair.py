@@ -1,0 +1,77 @@
+"""Res-HAIR, made by `hairify`, against the published one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from reference import largest_error, published_state
+
+from hairify.errors import CheckpointError
+from hairify.models import load_published, res_hair
+
+
+@pytest.mark.slow
+def test_it_computes_what_the_published_network_computes() -> None:
+    hair = load_published(published_state("res_hair"))
+    assert sum(p.numel() for p in hair.parameters()) == 28_559_846
+    assert largest_error(hair, "res_hair") < 1e-9
+
+
+@pytest.mark.slow
+def test_published_size_and_levels() -> None:
+    hair = res_hair()
+    assert sum(p.numel() for p in hair.parameters()) == 28_559_846
+    assert sum(p.numel() for p in hair.dac.parameters()) == 1_457_160
+    assert {level.name: level.box_size for level in hair.plan.levels} == {
+        "latent": 9,
+        "decoder_level3": 6,
+        "decoder_level2": 7,
+        "decoder_level1": 5,
+        "refinement": 5,
+    }
+
+
+SMALL = {"dim": 8, "num_blocks": (2, 2, 2, 2), "num_refinement_blocks": 2, "norm": "BiasFree"}
+
+
+def as_published(hair: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """The authors' layout of a HairModel's parameters: an independent inverse of the importer."""
+    order = ("attn.qkv", "attn.qkv_dwconv", "attn.project_out", "ffn.project_in", "ffn.dwconv", "ffn.project_out")
+    state: dict[str, torch.Tensor] = {}
+    levels = [level.name for level in hair.plan.levels]
+    for key, value in hair.base.state_dict().items():
+        level = key.partition(".")[0]
+        state[key.replace(f"{level}.", f"{level}.blocks.", 1) if level in levels else key] = value
+    for i, level in enumerate(levels):
+        box = hair.boxes[i].state_dict()
+        state[f"{level}.kernel_box"] = torch.cat([box[f"{name}.weight"].flatten(1) for name in order], 1)
+        for j, layer in enumerate(hair.hsn[i].layers):
+            for name in ("weight", "bias"):
+                for m, value in enumerate(getattr(layer, name)):
+                    state[f"{level}.extracts.{m}.net.{2 * j}.{name}"] = value.detach()
+    return state | {f"feature.{key}": value for key, value in hair.dac.state_dict().items()}
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_checkpoint_file_of_any_configuration_loads(tmp_path: Path, wrapped: bool) -> None:
+    hair = res_hair(**SMALL, init="random").eval()
+    state = as_published(hair)
+    checkpoint = {"state_dict": {f"net.{k}": v for k, v in state.items()}, "epoch": 3} if wrapped else state
+    torch.save(checkpoint, tmp_path / "published.ckpt")
+    loaded = load_published(tmp_path / "published.ckpt")
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.equal(loaded(x), hair(x))
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "noise.ckpt").write_bytes(b"not a checkpoint")
+    for source, text in [
+        (tmp_path / "noise.ckpt", "cannot be read"),
+        (tmp_path / "absent.ckpt", "cannot be read"),
+        ({"epoch": 3}, "no state_dict"),
+        ({"conv.weight": torch.zeros(1)}, "not one of the published Res-HAIR"),
+    ]:
+        with pytest.raises(CheckpointError, match=text):
+            load_published(source)

@@ -1,0 +1,178 @@
+"""Weight Boxes hold the paper's matrix W; stacked HSNs are the separate nets that the paper draws."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hairify.boxes import HyperSelectingNet, WeightBox
+
+
+def block() -> nn.Module:
+    """A block with layers at several depths, with and without bias, one of them named like a parameter."""
+    return nn.ModuleDict(
+        {
+            "norm": nn.LayerNorm(4),
+            "body": nn.Sequential(nn.Conv2d(4, 6, 3), nn.GELU(), nn.Conv2d(6, 4, 1, bias=False)),
+            "attention": nn.ModuleDict({"qkv": nn.Linear(4, 12), "weight": nn.Linear(4, 4, bias=False)}),
+            "up": nn.ConvTranspose2d(4, 2, 2),
+        }
+    ).double()
+
+
+def layers_of(module: nn.Module) -> dict[str, nn.Module]:
+    return {n: m for n, m in module.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear, nn.ConvTranspose2d))}
+
+
+def box_of(blocks: list[nn.Module]) -> WeightBox:
+    """A box whose row i is block i."""
+    rows = {
+        entry: {
+            name: nn.Parameter(torch.stack([b.get_submodule(entry).get_parameter(name) for b in blocks]).detach())
+            for name, _ in layer.named_parameters()
+        }
+        for entry, layer in layers_of(blocks[0]).items()
+    }
+    return WeightBox(rows)
+
+
+def flat(module: nn.Module) -> Tensor:
+    """The parameters of a block's layers as one vector, in the order of the layers."""
+    return torch.cat([p.flatten() for layer in layers_of(module).values() for p in layer.parameters()])
+
+
+def test_flattened_rows_are_the_matrix_of_the_paper() -> None:
+    blocks = [block() for _ in range(3)]
+    matrix = torch.stack([flat(b) for b in blocks])  # (N, P)
+    box = box_of(blocks)
+    assert torch.equal(torch.cat([p.flatten(1) for p in box.parameters()], dim=1), matrix)
+    names = [f"{entry}.{name}" for entry, layer in layers_of(blocks[0]).items() for name, _ in layer.named_parameters()]
+    assert [*box.state_dict()] == names
+
+    selecting = torch.rand(2, 3, dtype=torch.float64).softmax(1)
+    generated = {entry: box(entry, selecting) for entry in layers_of(blocks[0])}
+    assert [entry for entry, (_, bias) in generated.items() if bias is None] == ["body.2", "attention.weight"]
+    mixed = torch.cat([p.flatten(1) for pair in generated.values() for p in pair if p is not None], dim=1)
+    assert torch.allclose(mixed, selecting @ matrix, rtol=1e-13, atol=1e-13)
+    for entry, (weight, bias) in generated.items():
+        layer = blocks[0].get_submodule(entry)
+        assert weight.shape == (2, *layer.weight.shape)
+        assert bias is None or bias.shape == (2, *layer.bias.shape)
+
+
+def test_a_one_hot_selecting_vector_takes_its_row() -> None:
+    blocks = [block() for _ in range(3)]
+    box = box_of(blocks)
+    for entry in layers_of(blocks[0]):
+        weight, _ = box(entry, torch.eye(3, dtype=torch.float64))
+        assert torch.equal(weight, torch.stack([b.get_submodule(entry).weight for b in blocks]))
+
+
+@pytest.mark.parametrize("entry", ["", "weight", "bias", "a.weight.b"])
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda box: pickle.loads(pickle.dumps(box))])
+def test_entry_names(entry: str, duplicate: type[WeightBox]) -> None:
+    box = duplicate(
+        WeightBox({entry: {"weight": nn.Parameter(torch.rand(3, 4, 2)), "bias": nn.Parameter(torch.rand(3, 4))}})
+    )
+    assert [*box.state_dict()] == [f"{entry}.{name}".lstrip(".") for name in ("weight", "bias")]
+    weight, bias = box(entry, torch.tensor([[0.0, 1.0, 0.0]]))
+    assert torch.equal(weight, box.state_dict()[f"{entry}.weight".lstrip(".")][1:2])
+    assert torch.equal(bias, box.state_dict()[f"{entry}.bias".lstrip(".")][1:2])
+
+
+def test_gradients_reach_the_layer_that_ran_alone() -> None:
+    box = box_of([block() for _ in range(3)])
+    box("body.0", torch.eye(3, dtype=torch.float64)[:1])[0].sum().backward()
+    assert [name for name, p in box.named_parameters() if p.grad is not None] == ["body.0.weight"]
+    gradient = box.get_submodule("body.0").weight.grad
+    assert gradient[0].eq(1).all()
+    assert gradient[1:].eq(0).all()
+
+
+def separate(hsn: HyperSelectingNet, block: int) -> nn.Sequential:
+    """The oracle: one block's net, as the paper draws it, with the parameters of the stack."""
+    layers: list[nn.Module] = []
+    for stacked in hsn.layers:
+        layer = nn.Linear(stacked.weight.shape[2], stacked.weight.shape[1], dtype=stacked.weight.dtype)
+        layer.load_state_dict({"weight": stacked.weight[block], "bias": stacked.bias[block]})
+        layers += [layer, nn.GELU()]
+    return nn.Sequential(*layers[:-1], nn.Softmax(dim=1))
+
+
+@given(
+    giv_dim=st.integers(1, 70),
+    blocks=st.integers(1, 5),
+    box_size=st.integers(1, 7),
+    batch=st.integers(1, 4),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_stacked_nets_equal_separate_ones(giv_dim: int, blocks: int, box_size: int, batch: int, seed: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        hsn, giv = HyperSelectingNet(giv_dim, blocks, box_size).double(), torch.randn(batch, giv_dim).double() * 3
+    selecting = hsn(giv)
+    assert selecting.shape == (batch, blocks, box_size)
+    assert selecting.min() > 0
+    assert (selecting.sum(dim=2) - 1).abs().max() < 1e-14
+    expected = torch.stack([separate(hsn, m)(giv) for m in range(blocks)], dim=1)
+    assert (selecting - expected).abs().max() < 1e-13
+    alone = torch.cat([hsn(one[None]) for one in giv])
+    assert (selecting - alone).abs().max() < 1e-13
+
+
+@pytest.mark.parametrize(
+    ("giv_dim", "widths"),
+    [
+        (64, [64, 32, 16, 8]),
+        (96, [96, 48, 24, 12]),
+        (40, [40, 20, 10, 5]),
+        (20, [20, 10, 5, 4]),
+        (8, [8, 4, 4, 4]),
+        (1, [1, 4, 4, 4]),
+    ],
+)
+def test_widths(giv_dim: int, widths: list[int]) -> None:
+    hsn = HyperSelectingNet(giv_dim, 3, 5)
+    shapes = [(tuple(layer.weight.shape), tuple(layer.bias.shape)) for layer in hsn.layers]
+    assert shapes == [((3, b, a), (3, b)) for a, b in zip(widths, [*widths[1:], 5], strict=True)]
+
+
+def test_fresh_nets_start_as_pytorch_starts_linear_layers() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hsn = HyperSelectingNet(256, 50, 40)
+    for layer in hsn.layers:
+        bound = layer.weight.shape[2] ** -0.5
+        for parameter in (layer.weight, layer.bias):
+            assert 0.98 * bound < parameter.abs().max() <= bound
+            assert parameter.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+    first = hsn.layers[0].weight
+    assert not any(torch.equal(first[0], other) for other in first[1:])  # the blocks' nets differ
+
+
+def test_full_precision_under_autocast() -> None:
+    hsn, giv = HyperSelectingNet(64, 3, 5), torch.randn(4, 64)
+    expected = hsn(giv)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert F.linear(giv, giv).dtype == torch.bfloat16  # autocast is at work, or this test shows nothing
+        result, of_half = hsn(giv), hsn(giv.bfloat16())
+    assert result.dtype == of_half.dtype == torch.float32
+    assert torch.equal(result, expected)
+    assert torch.equal(of_half, hsn(giv.bfloat16().float()))
+
+
+def test_boxes_mix_in_full_precision_under_autocast() -> None:
+    box, selecting = box_of([block() for _ in range(3)]).float(), torch.rand(2, 3).softmax(1)
+    expected = box("body.0", selecting)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = box("body.0", selecting)
+    for found, wanted in zip(result, expected, strict=True):
+        assert found.dtype == torch.float32
+        assert torch.equal(found, wanted)

@@ -1,0 +1,390 @@
+"""What is converted, where the split falls, and that both tracers agree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import NETWORKS, DnCNN, NAFNet, TransposedUNet, UNet, WindowNet, small_restormer
+from torch import Tensor, nn
+from util import assert_unchanged, snapshot
+
+from hairify import Plan, hairify, plan, tracing
+from hairify.errors import HairWarning, OptionError
+from hairify.probing import Probe
+
+EXAMPLE = torch.rand(1, 3, 32, 48)
+
+
+class Chain(nn.Module):
+    """A strided convolution to feed the DAC, then whatever a test puts behind it."""
+
+    def __init__(self, *layers: nn.Module, width: int = 8) -> None:
+        super().__init__()
+        self.head, self.split = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, 2, 1)
+        self.body = nn.ModuleList(layers)
+        self.last = nn.Conv2d(width, 12, 3, padding=1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        for layer in self.body:
+            x = layer(x)
+        return x
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image + F.pixel_shuffle(self.last(self.middle(self.split(self.head(image)))), 2)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("split_at", [None, 0.3, 0.6])
+def test_both_tracers_give_the_same_plan(name: str, split_at: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = NETWORKS[name]()
+    by_fx = plan(model, split_at=split_at)
+    monkeypatch.setattr(tracing, "dependents_by_fx", lambda probe, split: None)
+    observed = plan(model, split_at=split_at)
+    assert observed.tracer == "observed"
+    assert by_fx.tracer == ("observed" if name == "window" else "fx")
+    assert {**by_fx.__dict__, "tracer": ""} == {**observed.__dict__, "tracer": ""}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_dependent_layers_are_the_same_by_both_tracers(name: str) -> None:
+    probe = Probe(NETWORKS[name]())
+    modules = [call.module for call in probe.recording.calls if call.module]
+    for split in modules[:: max(1, len(modules) // 7)]:
+        by_fx = tracing.dependents_by_fx(probe, split)
+        assert by_fx is None or by_fx == tracing.dependents_by_run(probe, split), split
+
+
+class InPlaceMix(Chain):
+    """Dependence that only in-place changes carry."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        skip = F.pixel_unshuffle(self.head(image), 2)[:, :8]
+        feature = self.split(self.head(image))
+        skip.add_(feature)
+        other = torch.zeros_like(feature)
+        other[:, :4].copy_(feature[:, :4])
+        return image + F.pixel_shuffle(self.last(self.body[0](skip) + self.body[1](other)), 2)
+
+
+def test_dependence_through_in_place_changes_is_seen_by_both_tracers() -> None:
+    probe = Probe(InPlaceMix(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)))
+    expected = {"body.0", "body.1", "last"}
+    assert tracing.dependents_by_run(probe, "split") == expected
+    assert tracing.dependents_by_fx(probe, "split") == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "split", "area"),
+    [
+        (small_restormer, "down3_4", 8 * 12),
+        (UNet, "middle.0", 8 * 12),  # not the shared pool, whose first call is at another resolution
+        (lambda: DnCNN(12), "body.14", 64 * 96),  # 5 of 10 equal convolutions
+        (NAFNet, "downs.1", 16 * 24),
+        (WindowNet, "groups.1", 64 * 96),  # 2 of 4 groups, not within the first
+        (TransposedUNet, "bottom", 8 * 12),
+    ],
+)
+def test_the_automatic_split_is_the_one_a_person_would_choose(make: Callable[[], nn.Module], split: str, area: int) -> None:
+    made = plan(make())
+    assert (made.split, made.feature.area) == (split, area)
+
+
+def test_the_split_is_the_outermost_module_with_that_very_output() -> None:
+    inner = nn.Sequential(nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.Identity()), nn.Identity())
+    assert plan(nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), inner, nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 3, 1))).split == "1"
+
+
+def test_a_fraction_counts_layer_calls() -> None:
+    chain = nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(10)))
+    assert [plan(chain, split_at=f).split for f in (0.05, 0.1, 0.11, 0.5, 0.9)] == ["0", "0", "1", "4", "8"]
+
+
+def levels(made: Plan) -> dict[str, tuple[int, int, int]]:
+    """{name: (M, N, layers)}."""
+    return {level.name: (len(level.blocks), level.box_size, len(level.layers)) for level in made.levels}
+
+
+def test_levels_of_restormer_are_the_papers() -> None:
+    model = small_restormer()
+    assert levels(plan(model)) == {
+        "latent": (3, 4, 6),
+        "decoder_level3": (2, 3, 6),
+        "decoder_level2": (2, 3, 6),
+        "refinement": (2, 3, 6),
+    }
+
+
+def test_layers_in_nested_repeats_belong_to_the_larger_family() -> None:
+    """Three groups of two blocks each: the groups; two groups of three: the inner blocks; ties: the innermost."""
+
+    def nest(groups: int, blocks: int) -> nn.Module:
+        def block() -> nn.Module:
+            return nn.Sequential(nn.Conv2d(8, 8, 1), nn.GELU(), nn.Conv2d(8, 8, 1, bias=False))
+
+        return Chain(nn.Sequential(*(nn.Sequential(*(block() for _ in range(blocks))) for _ in range(groups))))
+
+    assert levels(plan(nest(3, 2), targets="families")) == {"body.0": (3, 4, 4)}
+    assert levels(plan(nest(2, 3), targets="families")) == {"body.0.0": (3, 4, 2), "body.0.1": (3, 4, 2)}
+    assert levels(plan(nest(2, 2), targets="families")) == {"body.0.0": (2, 3, 2), "body.0.1": (2, 3, 2)}
+
+
+def test_bare_layers_are_a_family_from_three_on() -> None:
+    def convs(count: int) -> nn.Module:
+        return Chain(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(count)))
+
+    assert levels(plan(convs(3), targets="families")) == {"body": (3, 4, 1)}
+    assert levels(plan(convs(2))) == {"body.0": (1, 2, 1), "body.1": (1, 2, 1), "last": (1, 2, 1)}
+
+
+class Halves(nn.Module):
+    """Two arguments, or a keyword: the call interface."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor, scale: float = 1.0) -> Tensor:
+        return self.conv(x) * scale
+
+
+@pytest.mark.parametrize("difference", ["none", "setting", "shape", "class", "interface", "parameterless"])
+def test_siblings_must_be_alike(difference: str) -> None:
+    def block(**options: Any) -> nn.Module:
+        return nn.Sequential(nn.Conv2d(8, 8, 3, **{"padding": 1, **options}), nn.BatchNorm2d(8), nn.ReLU())
+
+    pairs: dict[str, tuple[nn.Module, nn.Module]] = {
+        "none": (block(), block()),
+        "setting": (block(), block(padding_mode="reflect")),
+        "shape": (block(), block(groups=2)),
+        "class": (block(), nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU())),
+        "interface": (Halves(), Halves()),
+        "parameterless": (block(), nn.Sequential(*block()[:2], nn.GELU(), nn.Dropout(0.1))),
+    }
+
+    class TwoWays(Chain):
+        def middle(self, x: Tensor) -> Tensor:
+            return self.body[1](self.body[0](x), scale=2.0) if difference == "interface" else super().middle(x)
+
+    found = levels(plan(TwoWays(*pairs[difference])))
+    assert ("body" in found) == (difference in ("none", "parameterless"))
+
+
+def test_targets() -> None:
+    repeated = [nn.Sequential(nn.Conv2d(8, 2, 1), nn.Conv2d(2, 8, 1)) for _ in range(2)]
+    model = Chain(*repeated, nn.Conv2d(8, 8, 3, padding=1))  # the repeats hold far less than half
+    assert set(levels(plan(model))) == {"body", "body.2", "last"}
+    assert set(levels(plan(model, targets="families"))) == {"body"}
+    assert set(levels(plan(model, targets="layers"))) == {"body.0.0", "body.0.1", "body.1.0", "body.1.1", "body.2", "last"}
+
+
+def test_include_and_exclude_match_layers_and_what_holds_them() -> None:
+    made = plan(small_restormer(), include=("latent", "decoder*"), exclude=("*.ffn", "decoder_level2"))
+    assert {layer for level in made.levels for layer in level.layers} == {"attn.qkv", "attn.qkv_dwconv", "attn.project_out"}
+    assert set(levels(made)) >= {"latent", "decoder_level3"}
+    assert made.skipped["latent.0.ffn.dwconv"] == made.skipped["refinement.0.attn.qkv"] == "ruled out by `include` or `exclude`"
+
+
+def test_box_sizes() -> None:
+    assert {level.box_size for level in plan(small_restormer(), box_size=6).levels} == {6}
+    sizes = levels(plan(small_restormer(), box_size={"latent": 9, "decoder*": 4}))
+    assert [n for _, n, _ in sizes.values()] == [9, 4, 4, 3]
+
+
+class Traps(nn.Module):
+    """One layer for each reason to leave it alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before, self.split = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.good = nn.Conv2d(8, 8, 3, padding=1)
+        self.functional = nn.Conv2d(8, 8, 1)
+        self.dtype_only = nn.Conv2d(8, 8, 1)
+        self.direct = nn.Conv2d(8, 8, 1)
+        self.unused = nn.Conv2d(8, 8, 1)
+        self.tied, self.twin = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.twin.weight = self.tied.weight
+        self.side = nn.Conv2d(3, 8, 1)
+        self.position = nn.Linear(1, 1)
+        self.folded = nn.Linear(4, 4)
+        self.swapped = nn.Linear(8, 8)
+        self.weighted = nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1))
+        self.old_weighted = nn.utils.spectral_norm(nn.Conv2d(8, 8, 1))
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.custom = Doubled(8, 8, 1)
+        self.volume = nn.Conv3d(1, 1, 1)
+        self.both = nn.Conv2d(8, 8, 1)
+        self.last = nn.Conv2d(8, 3, 1)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.good(self.split(self.before(image)))
+        x = F.conv2d(x, self.functional.weight, self.functional.bias) + self.functional(x)
+        x = self.dtype_only(x.to(self.dtype_only.weight.dtype))
+        x = self.direct.forward(x)
+        x = self.tied(x) + self.twin(x) + self.side(F.avg_pool2d(image, 2))
+        x = x + self.position(x.mean((0, 2, 3)).view(-1, 1))[0]  # mixes the images
+        x = x + self.folded(x.transpose(0, 1).reshape(-1, 4)).reshape(x.transpose(0, 1).shape).transpose(0, 1)
+        x = x + self.swapped(x.permute(2, 3, 0, 1)).permute(2, 3, 0, 1)
+        x = self.custom(self.old_weighted(self.weighted(x)))
+        tokens = x.flatten(2).transpose(1, 2)
+        x = self.attention(tokens, tokens, tokens)[0].transpose(1, 2).reshape(x.shape)
+        x = x + self.volume(x[:, None])[:, 0]
+        x = self.both(x[:1]).repeat(len(x), 1, 1, 1) if len(x) > 1 else self.both(x)
+        return image + F.interpolate(self.last(x), scale_factor=2)
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def test_every_layer_left_alone_has_its_reason() -> None:
+    model = Traps()
+    before = snapshot(model)
+    reasons = plan(model, split_at="split", example_inputs=EXAMPLE).skipped
+    assert_unchanged(model, before)
+    expected = {
+        "before": "before the split",
+        "split": "before the split",
+        "functional": "read from outside",
+        "dtype_only": "read from outside",
+        "direct": "read from outside",
+        "unused": "never called",
+        "tied": "tied to that of 'twin'",
+        "twin": "tied to that of 'tied'",
+        "side": "does not depend",
+        "position": "not ordered by image",
+        "folded": "not ordered by image",
+        "swapped": "not ordered by image",
+        "weighted": "parametrised",
+        "old_weighted": "parametrised",
+        "attention.out_proj": "read from outside",
+        "custom": "Doubled overrides forward",
+        "volume": "Conv3d is not among the classes",
+        "both": "not ordered by image",
+        "last": "not ordered by image",
+    }
+    assert set(reasons) == set(expected)
+    for name, text in expected.items():
+        assert text in reasons[name], f"{name}: {reasons[name]}"
+
+
+def test_a_weight_used_by_a_hook_of_the_layer_is_read_from_outside() -> None:
+    model = Chain(nn.Conv2d(8, 8, 1))
+    model.body[0].register_forward_hook(lambda module, args, output: output * module.weight.norm())
+    assert plan(model).skipped["body.0"] == "its weight is read from outside its own call"
+
+
+def test_windows_folded_into_the_batch_pass() -> None:
+    made = plan(WindowNet())
+    assert "qkv" in made.levels[0].layers
+    assert made.skipped["groups.2.blocks.0.position.0"] == "does not depend on the split's output"
+
+
+def test_a_warning_where_little_is_converted() -> None:
+    model = Chain(nn.Conv2d(8, 8, 1), Doubled(8, 64, 3, padding=1), nn.Conv2d(64, 8, 1))
+    made = plan(model)
+    assert made.share < 0.5
+    assert "warning: Only" in str(made)
+    with pytest.warns(HairWarning, match="become hyper layers"):
+        hairify(model)
+
+
+def test_plan_and_conversion_agree() -> None:
+    model = small_restormer()
+    made = plan(model)
+    hair = hairify(model, plan=made, generator=torch.Generator().manual_seed(3))
+    direct = hairify(model, generator=torch.Generator().manual_seed(3))
+    assert hair.plan == direct.plan == made
+    assert all(torch.equal(a, b) for a, b in zip(hair.parameters(), direct.parameters(), strict=True))
+
+
+def test_a_plan_with_further_options_is_refused() -> None:
+    model = UNet()
+    with pytest.raises(OptionError, match="`plan` is given together with `split_at`, `giv_dim`"):
+        hairify(model, plan=plan(model), split_at=0.5, giv_dim=8)
+
+
+def test_the_printed_plan_can_be_read() -> None:
+    text = str(plan(small_restormer()))
+    assert text.splitlines()[0] == "split    down3_4 -> F_g 64×8×12 (map) on inputs (1, 3, 64, 96)"
+    for row in (
+        "level           blocks M  box size N  layers       P      N·P",
+        "latent                 3           4       6  53,812  215,248",
+        "34  runs before the split: patch_embed.proj, encoder_level1.0.attn.qkv, encoder_level1.0.attn.qkv_dwconv, ...",
+    ):
+        assert row in text
+
+
+def test_json_round_trip() -> None:
+    made = plan(small_restormer())
+    assert Plan.from_json(made.to_json()) == made
+    assert plan(small_restormer()).to_json() == made.to_json()
+
+
+class Named(Chain):
+    def forward(self, *, picture: Tensor, strength: Tensor, double: bool = False) -> dict[str, Tensor]:
+        out = super().forward(picture) * strength.view(-1, 1, 1, 1)
+        return {"restored": out * 2 if double else out, "feature": self.split(self.head(picture))}
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_keyword_inputs_and_dict_outputs(batch: int) -> None:
+    model = Named(nn.Conv2d(8, 8, 1)).double().eval()
+    inputs = {"picture": torch.rand(batch, 3, 32, 48).double(), "strength": torch.rand(batch).double()}
+    hair = hairify(model, example_inputs=inputs)
+    assert hair.plan.inputs == "picture=(1, 3, 32, 48), strength=(1,)"
+    assert torch.allclose(hair(**inputs)["restored"], model(**inputs)["restored"], atol=1e-12)
+
+
+class Listed(nn.Module):
+    """The split returns a list; F_g is its lowest-resolution map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.decode = Pyramid(), nn.Conv2d(16, 8, 3, padding=1)
+        self.fuse, self.last = nn.Conv2d(16, 8, 3, padding=1), nn.Conv2d(8, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        high, low = self.encoder(x)
+        return x + self.last(self.fuse(torch.cat([high, F.interpolate(self.decode(low), scale_factor=2)], 1)))
+
+
+class Pyramid(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 16, 3, 2, 1)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        high = self.a(x)
+        return [high, self.b(high)]
+
+
+def test_a_split_that_returns_a_list() -> None:
+    model = Listed().double()
+    hair = hairify(model, split_at="encoder")
+    assert (hair.plan.feature.index, hair.plan.feature.shape) == (1, (16, 32, 48))
+    assert set(levels(hair.plan)) == {"decode", "fuse", "last"}
+    x = torch.rand(2, 3, 32, 48).double()
+    assert torch.allclose(hair(x), model(x), atol=1e-12)
+
+
+class ChannelsLast(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.last = nn.Linear(48, 16), nn.Linear(16, 16), nn.Linear(16, 48)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = F.pixel_unshuffle(image, 4).permute(0, 2, 3, 1)
+        return image + F.pixel_shuffle(self.last(F.gelu(self.mix(self.embed(x)))).permute(0, 3, 1, 2), 4)
+
+
+def test_a_channels_last_feature() -> None:
+    model = ChannelsLast().double()
+    hair = hairify(model, split_at="embed")
+    assert (hair.plan.feature.layout, hair.plan.feature.shape) == ("channels_last", (16, 16, 24))
+    x = torch.rand(2, 3, 32, 48).double()
+    assert torch.allclose(hair(x), model(x), atol=1e-12)

@@ -1,0 +1,184 @@
+"""Checkpoints: what is saved comes back; what is damaged or foreign is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors
+import safetensors.torch
+import torch
+from networks import NETWORKS, UNet, small_restormer
+from torch import Tensor, nn
+from util import assert_differs, assert_unchanged, perturb, snapshot
+
+from hairify import hairify, load, planning, save
+from hairify.errors import CheckpointError, PlanMismatchError
+
+X = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("added_only", [False, True])
+def test_round_trip_without_tracing(name: str, added_only: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = NETWORKS[name]().eval()
+    hair = perturb(hairify(trained))
+    if added_only:  # what belongs to the base comes from the base
+        hair.base.load_state_dict(hairify(trained).base.state_dict())
+    path = tmp_path / "hair.safetensors"
+    save(hair, path, added_only=added_only)
+    monkeypatch.setattr(planning, "Probe", None)
+    torch.manual_seed(99)
+    base = trained if added_only else NETWORKS[name]().eval()
+    before = snapshot(base)
+    loaded = load(path, base)
+    assert_unchanged(base, before)
+    assert loaded.plan == hair.plan
+    assert list(loaded.state_dict()) == list(hair.state_dict())
+    with torch.no_grad():
+        assert torch.equal(loaded(X), hair(X))
+        if name != "nafnet":  # whose zero scales hide its blocks in the base alone
+            assert_differs(hairify(trained)(X), hair(X), 1e-6)
+    assert [p.name for p in tmp_path.iterdir()] == ["hair.safetensors"]
+
+
+def test_added_only_is_small_and_holds_nothing_of_the_base(tmp_path: Path) -> None:
+    hair = hairify(small_restormer())
+    save(hair, tmp_path / "added.safetensors", added_only=True)
+    with safetensors.safe_open(tmp_path / "added.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert names == {k for k in hair.state_dict() if not k.startswith("base.")}
+
+
+def test_equal_models_give_equal_files(tmp_path: Path) -> None:
+    hair = hairify(UNet())
+    for name in "ab":
+        save(hair, tmp_path / name)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+class Tied(nn.Module):
+    """One parameter under two names, and a buffer that is a view of another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 3, 3, 1, 1), nn.Conv2d(3, 3, 3, 1, 1)
+        self.b.weight = self.a.weight
+        self.c, self.d = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+        table = torch.arange(6.0)
+        self.register_buffer("table", table)
+        self.register_buffer("part", table[:3])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.d(self.c(self.b(self.a(x)))) + self.part.view(-1, 1, 1)
+
+
+def test_tied_parameters_stay_tied(tmp_path: Path) -> None:
+    hair = perturb(hairify(Tied(), split_at="b"))
+    save(hair, tmp_path / "tied")
+    loaded = load(tmp_path / "tied", Tied())
+    assert torch.equal(loaded(X), hair(X))
+    assert loaded.base.a.weight is loaded.base.b.weight
+    assert all(torch.equal(a, b) for a, b in zip(loaded.state_dict().values(), hair.state_dict().values(), strict=True))
+
+
+class Mean(nn.Module):
+    def __init__(self, channels: int = 32, size: int = 5) -> None:
+        super().__init__()
+        self.fc = nn.Linear(channels, size)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.fc(feature.mean((2, 3)))
+
+
+def test_a_foreign_dac_is_asked_for(tmp_path: Path) -> None:
+    hair = perturb(hairify(UNet().eval(), dac=Mean, giv_dim=7))
+    assert hair.plan.giv_dim == 7
+    save(hair, tmp_path / "f")
+    with pytest.raises(PlanMismatchError, match=r"DAC of your own \(Mean\).*`dac=\.\.\.`"):
+        load(tmp_path / "f", UNet())
+    for dac in (Mean, Mean(32, 7)):
+        assert torch.equal(load(tmp_path / "f", UNet().eval(), dac=dac)(X), hair(X))
+
+
+def write(path: Path, tensors: dict[str, Tensor], **metadata: str) -> None:
+    safetensors.torch.save_file(tensors, path, metadata)
+
+
+def read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safetensors.safe_open(path, "pt") as file:
+        return {k: file.get_tensor(k) for k in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+@pytest.mark.parametrize("damage", ["absent", "noise", "cut", "foreign", "newer", "newer plan", "plan", "missing", "surplus", "shape"])
+def test_a_damaged_or_foreign_file_is_named(damage: str, tmp_path: Path) -> None:
+    path = tmp_path / "hair.safetensors"
+    save(hairify(UNet()), path)
+    tensors, metadata = read(path)
+    plan = json.loads(metadata["plan"])
+    text: str
+    match damage:
+        case "absent":
+            path.unlink()
+            text = "no file"
+        case "noise":
+            path.write_bytes(b"\x08\0\0\0\0\0\0\0nonsense")
+            text = "damaged or of another kind"
+        case "cut":
+            path.write_bytes(path.read_bytes()[:-100])
+            text = "damaged or of another kind"
+        case "foreign":
+            write(path, tensors)
+            text = "no hairify checkpoint"
+        case "newer":
+            write(path, tensors, **metadata | {"version": "99"})
+            text = "version 99.*newer hairify"
+        case "newer plan":
+            write(path, tensors, **metadata | {"plan": json.dumps(plan | {"version": 99})})
+            text = "version 99.*newer hairify"
+        case "plan":
+            write(path, tensors, **metadata | {"plan": metadata["plan"][:-9]})
+            text = "plan cannot be read"
+        case "missing":
+            write(path, {k: v for k, v in tensors.items() if not k.startswith("hsn.3.")}, **metadata)
+            text = r"missing 8 \(hsn\.3\.layers\.0\.bias"
+        case "surplus":
+            write(path, tensors | {"base.extra": torch.zeros(1)}, **metadata)
+            text = r"not expected 1 \(base\.extra\)"
+        case _:
+            write(path, tensors | {"dac.conv_in.bias": torch.zeros(3)}, **metadata)
+            text = "size mismatch"
+    with pytest.raises(CheckpointError, match=text):
+        load(path, UNet())
+
+
+def test_a_checkpoint_for_another_network_is_refused(tmp_path: Path) -> None:
+    save(hairify(UNet()), tmp_path / "hair")
+    for base in (small_restormer(), UNet(12)):
+        before = snapshot(base)
+        with pytest.raises(PlanMismatchError):
+            load(tmp_path / "hair", base)
+        assert_unchanged(base, before)
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "hair"
+    hair = hairify(UNet())
+    save(hair, path)
+    before = path.read_bytes()
+
+    def fail(*args: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(safetensors.torch, "save_file", fail)
+    with pytest.raises(OSError, match="no space"):
+        save(hair, path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_what_is_no_hair_model_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="takes a HairModel; got a UNet"):
+        save(UNet(), tmp_path / "x")  # type: ignore[arg-type]
