@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 
@@ -17,7 +18,7 @@ _LEAST_WIDTH = 4
 class WeightBox(nn.Module):
     """N complete parameter sets for the blocks of one level: the paper's W of shape (N, P).
 
-    The rows are kept as one tensor per parameter of the block, shape (N, \\*parameter shape), under the
+    The rows are kept as one tensor per parameter of the block, shape (N, *parameter shape), under the
     parameter's own name within the block: flattened and concatenated they are the (N, P) matrix. So a layer's
     weights are made when the layer runs, and gradients touch no more than it used.
 
@@ -43,7 +44,7 @@ class WeightBox(nn.Module):
             selecting: selecting vectors, shape (B, N).
 
         Returns:
-            Weight (B, \\*shape) and bias (B, out) or None.
+            Weight (B, *shape) and bias (B, out) or None.
         """
         home: nn.Module = self
         for part in entry.split(".") if entry else ():
@@ -68,7 +69,7 @@ class HyperSelectingNet(nn.Module):
     def __init__(self, giv_dim: int, blocks: int, box_size: int) -> None:
         super().__init__()
         widths = [giv_dim, *(max(_LEAST_WIDTH, giv_dim // d) for d in (2, 4, 8)), box_size]
-        self.layers = nn.ModuleList(StackedLinear(blocks, *sizes) for sizes in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(StackedLinear(blocks, *sizes) for sizes in itertools.pairwise(widths))
 
     def forward(self, giv: Tensor) -> Tensor:
         """Map the GIV (B, D) to the selecting vectors (B, M, N): positive, with sum 1 over N."""

@@ -16,7 +16,7 @@ from hairify.dac import DACSource, measure_dac
 from hairify.errors import AlreadyConvertedError, DACError, HairWarning, OptionError
 from hairify.layers import Slot, make_hyper
 from hairify.model import HairModel
-from hairify.plan import Level, Plan
+from hairify.plan import Level, Plan, full_name
 from hairify.planning import BoxSize, Init, Targets
 from hairify.planning import plan as make_plan
 from hairify.randomness import cpu_generator, seeded
@@ -84,7 +84,7 @@ def hairify(
     Warns:
         HairWarning: less than half of the parameters after the split are converted.
     """
-    options = {
+    options: dict[str, Any] = {
         "split_at": split_at,
         "example_inputs": example_inputs,
         "box_size": box_size,
@@ -95,7 +95,7 @@ def hairify(
         "init": init,
     }
     if plan is None:
-        plan = make_plan(model, dac=dac, **options)  # type: ignore[arg-type]
+        plan = make_plan(model, dac=dac, **options)
     else:
         _check_plan_alone(options)
         if dac is not None:
@@ -106,7 +106,9 @@ def hairify(
     return hair
 
 
-def assemble(model: nn.Module, plan: Plan, generator: torch.Generator, *, inplace: bool, blank: bool = False) -> HairModel:
+def assemble(
+    model: nn.Module, plan: Plan, generator: torch.Generator, *, inplace: bool, blank: bool = False
+) -> HairModel:
     """Carry out a plan. Nothing of `model` is touched before all parts are made.
 
     Args:
@@ -119,24 +121,30 @@ def assemble(model: nn.Module, plan: Plan, generator: torch.Generator, *, inplac
     if isinstance(model, HairModel):
         raise AlreadyConvertedError("The model is a HairModel already. Give the original model.")
     plan.check(model)
-    like = model.get_submodule(plan.levels[0].layer_names(plan.levels[0].layers[0])[0]).weight
+    first = plan.levels[0]
+    like = next(model.get_submodule(full_name(first.blocks[0], first.layers[0])).parameters())
     with seeded(generator):
         dac = plan.make_dac()
         if (measured := measure_dac(dac, plan.feature.shape)) != plan.giv_dim:
-            raise DACError(f"The plan expects a DAC that returns {plan.giv_dim} numbers per image; this one returns {measured}.")
-        hsn = nn.ModuleList(HyperSelectingNet(plan.giv_dim, len(v.blocks), v.box_size) for v in plan.levels)
-    added = nn.ModuleList([dac, hsn]).to(device=like.device, dtype=like.dtype)
+            raise DACError(
+                f"The plan expects a DAC that returns {plan.giv_dim} numbers per image; this one returns {measured}."
+            )
+        nets = [HyperSelectingNet(plan.giv_dim, len(v.blocks), v.box_size) for v in plan.levels]
+    hsn = nn.ModuleList(nets)
+    nn.ModuleList([dac, hsn]).to(device=like.device, dtype=like.dtype)
     boxes = nn.ModuleList(
-        _make_box(model, level, net, plan.init, generator, blank) for level, net in zip(plan.levels, hsn, strict=True)
+        _make_box(model, level, net, plan.init, generator, blank) for level, net in zip(plan.levels, nets, strict=True)
     )
-    for part in (added, boxes):
+    for part in (dac, hsn, boxes):
         part.train(model.training)
     base = model if inplace else copy_model(model)
     scope = Scope(plan.split, plan.feature)
     for index, level in enumerate(plan.levels):
         for layer in level.layers:
             for block, name in enumerate(level.layer_names(layer)):
-                make_hyper(base.get_submodule(name), Slot(index, block, layer, level.name, level.box_size), scope)
+                target = base.get_submodule(name)
+                bias = target.bias is not None
+                make_hyper(target, Slot(scope, index, block, layer, bias, level.name, level.box_size))
     base.get_submodule(plan.split).register_forward_hook(scope.on_split)
     return HairModel(base, dac, hsn, boxes, plan.with_dac(None), scope)
 
@@ -159,6 +167,6 @@ def _check_plan_alone(options: dict[str, Any]) -> None:
     given = [name for name, value in options.items() if value is not defaults[name] and value != defaults[name]]
     if given:
         raise OptionError(
-            f"`plan` is given together with {', '.join(f'`{name}`' for name in given)}, which the plan decides already. Make a new "
-            "plan with these options, or leave them out."
+            f"`plan` is given together with {', '.join(f'`{name}`' for name in given)}, which the plan decides "
+            "already. Make a new plan with these options, or leave them out."
         )

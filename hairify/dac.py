@@ -28,7 +28,8 @@ class DegradationAwareClassifier(nn.Module):
     the first two, a residual block, spatial self-attention and a residual block, then a 3×3 convolution to
     `giv_dim` channels and the global average.
 
-    Downsampling is skipped for features under 4×4, so any feature from 1×1 up is accepted.
+    Downsampling is skipped for features under 4×4, so any feature from 1×1 up is accepted. (A width of 24 or
+    less has groups of one channel, as published, and so needs two positions to normalise over.)
 
     Args:
         in_channels: channels of F_g.
@@ -47,7 +48,7 @@ class DegradationAwareClassifier(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """Map F_g of shape (B, C, H, W), H and W from 1 up, to the GIV of shape (B, D), of any real values."""
-        x = self.conv_in(feature)
+        x: Tensor = self.conv_in(feature)
         for stage in self.down:
             x = stage(x)
         x = self.mid(x)
@@ -64,7 +65,7 @@ class _Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for block in self.block:
             x = block(x)
-        return self.downsample(x)  # type: ignore[no-any-return]
+        return self.downsample(x)
 
 
 class _Downsample(nn.Module):
@@ -75,7 +76,7 @@ class _Downsample(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[2] < 4 or x.shape[3] < 4:
             return x
-        return self.conv(F.pad(x, (0, 1, 0, 1)))  # type: ignore[no-any-return]
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
 
 
 class _ResidualBlock(nn.Module):
@@ -89,7 +90,7 @@ class _ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        return x + h  # type: ignore[no-any-return]
+        return x + h
 
 
 class _Middle(nn.Module):
@@ -100,7 +101,7 @@ class _Middle(nn.Module):
         self.block_2 = _ResidualBlock(width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))  # type: ignore[no-any-return]
+        return self.block_2(self.attn_1(self.block_1(x)))
 
 
 class _SpatialAttention(nn.Module):
@@ -115,7 +116,7 @@ class _SpatialAttention(nn.Module):
         h = self.norm(x)
         q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))  # (B, H·W, C)
         attended = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))  # type: ignore[no-any-return]
+        return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))
 
 
 def _group_norm(width: int) -> nn.GroupNorm:
@@ -139,8 +140,8 @@ def make_dac(source: DACSource, feature: tuple[int, int, int], giv_dim: int) -> 
     dac: Any = source if isinstance(source, nn.Module) else source(feature[0], giv_dim) if callable(source) else None
     if not isinstance(dac, nn.Module):
         raise DACError(
-            f"`dac` is {source!r}; accepted are a module that maps F_g (B, {feature[0]}, h, w) to (B, D), and a factory "
-            "(in_channels, giv_dim) -> module."
+            f"`dac` is {source!r}; accepted are a module that maps F_g (B, {feature[0]}, h, w) to (B, D), and a "
+            "factory (in_channels, giv_dim) -> module."
         )
     return dac
 

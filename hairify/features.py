@@ -65,8 +65,10 @@ def find_feature(shapes: Sequence[tuple[int, ...]], batch: int, image: Size | No
 def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | None, strict: bool) -> Feature | None:
     if not 2 <= len(shape) <= 4 or shape[0] != batch or 0 in shape:
         return None
+    if strict and math.prod(shape) == batch * max(shape[1:]):
+        return None  # one position: pooled, whatever the image's aspect ratio
     if len(shape) == 2:
-        return None if strict else Feature(index, "vector", (shape[1], 1, 1))
+        return Feature(index, "vector", (shape[1], 1, 1))
     if len(shape) == 3:
         size = token_grid(shape[1], image)
         exact = image is not None and size[1] > 1 and _same_aspect(size, image)
@@ -101,7 +103,8 @@ def image_size(args: Sequence[Any], kwargs: dict[str, Any]) -> Size | None:
     """(H, W) of the first image, shape (B, C, H, W), among the inputs; symbolic while torch.fx traces."""
     for value in (*args, *kwargs.values()):
         if isinstance(value, torch.fx.Proxy) or (isinstance(value, Tensor) and value.ndim == 4):
-            return value.shape[2], value.shape[3]
+            height, width = value.shape[2], value.shape[3]  # type: ignore[index]  # a Proxy has any attribute
+            return height, width
     return None
 
 
@@ -119,7 +122,7 @@ def read_feature(output: Any, index: int, layout: Layout, image: Size | None) ->
     """
     feature = (output if isinstance(output, Tensor) else tensors(output)[index]).clone()
     if layout == "tokens":
-        return feature.transpose(1, 2).unflatten(2, token_grid(feature.shape[1], image))
+        return feature.transpose(1, 2).reshape(feature.shape[0], feature.shape[2], *token_grid(feature.shape[1], image))
     if layout == "channels_last":
         return feature.permute(0, 3, 1, 2)
     return feature if layout == "map" else feature[:, :, None, None]

@@ -33,14 +33,14 @@ def mix(selecting: Tensor, rows: Tensor) -> Tensor:
 
     Args:
         selecting: selecting vectors, shape (B, N).
-        rows: one tensor of a Weight Box, shape (N, \\*shape).
+        rows: one tensor of a Weight Box, shape (N, *shape).
 
     Returns:
-        Shape (B, \\*shape), dtype and device of `rows`.
+        Shape (B, *shape), dtype and device of `rows`.
     """
     with torch.autocast(device_type=rows.device.type, enabled=False):
         mixed = selecting.to(rows) @ rows.flatten(1)
-    return mixed.unflatten(1, rows.shape[1:])
+    return mixed.reshape(-1, *rows.shape[1:])
 
 
 def mixture(
@@ -64,7 +64,7 @@ def mixture(
         op: one of the `hyper_*` operations of this module.
         input: shape (k·B, ...) as `op` takes it.
         selecting: selecting vectors, shape (B, N).
-        weight: shape (N, \\*weight_shape), the rows of a Weight Box.
+        weight: shape (N, *weight_shape), the rows of a Weight Box.
         bias: shape (N, out) or None.
         strategy: the side of the law.
         settings: `stride`, `padding`, ... handed to `op`.
@@ -77,10 +77,12 @@ def mixture(
         return op(input, mix(selecting, weight), None if bias is None else mix(selecting, bias), **settings)
     if strategy == "mix_outputs":
         per_image = _rows_per_image(input, selecting)
-        outputs = torch.stack([
-            op(input, weight[i : i + 1], None if bias is None else bias[i : i + 1], **settings)
-            for i in range(weight.shape[0])
-        ])
+        outputs = torch.stack(
+            [
+                op(input, weight[i : i + 1], None if bias is None else bias[i : i + 1], **settings)
+                for i in range(weight.shape[0])
+            ]
+        )
         shares = selecting.to(outputs).repeat_interleave(per_image, dim=0)  # (k·B, N)
         return torch.einsum("bn,nb...->b...", shares, outputs)
     raise OptionError(f"`strategy` is {strategy!r}; accepted are 'mix_weights' and 'mix_outputs'.")
@@ -90,12 +92,12 @@ def hyper_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
     """`F.linear` with weights of its own for each image.
 
     Args:
-        input: shape (k·B, \\*, in_features).
+        input: shape (k·B, *, in_features).
         weight: shape (B, out_features, in_features).
         bias: shape (B, out_features) or None.
 
     Returns:
-        Shape (k·B, \\*, out_features).
+        Shape (k·B, *, out_features).
 
     Raises:
         BatchMismatchError: the input's first dimension is not a multiple of B.
@@ -123,7 +125,10 @@ def hyper_conv1d(
         input: shape (k·B, C, L).
         weight: shape (B, out, C/groups, kernel).
         bias: shape (B, out) or None.
-        stride: as in `F.conv1d`, like `padding`, `dilation` and `groups`.
+        stride: as in `F.conv1d`.
+        padding: likewise; a number or 'same' or 'valid'.
+        dilation: likewise.
+        groups: likewise.
 
     Returns:
         Shape (k·B, out, L').
@@ -149,7 +154,10 @@ def hyper_conv2d(
         input: shape (k·B, C, H, W).
         weight: shape (B, out, C/groups, kernel_h, kernel_w).
         bias: shape (B, out) or None.
-        stride: as in `F.conv2d`, like `padding`, `dilation` and `groups`.
+        stride: as in `F.conv2d`.
+        padding: likewise; numbers or 'same' or 'valid'.
+        dilation: likewise.
+        groups: likewise.
 
     Returns:
         Shape (k·B, out, H', W').
@@ -176,7 +184,11 @@ def hyper_conv_transpose2d(
         input: shape (k·B, C, H, W).
         weight: shape (B, C, out/groups, kernel_h, kernel_w).
         bias: shape (B, out) or None.
-        stride: as in `F.conv_transpose2d`, like `padding`, `output_padding`, `groups` and `dilation`.
+        stride: as in `F.conv_transpose2d`.
+        padding: likewise.
+        output_padding: likewise.
+        groups: likewise.
+        dilation: likewise.
 
     Returns:
         Shape (k·B, out, H', W').
@@ -218,16 +230,12 @@ def _is_pointwise(weight: Tensor, stride: Ints, padding: Ints | str, groups: int
 
 def _pointwise(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A 1×1 convolution as one batched matrix product, several times faster than a grouped convolution."""
-    per_image = _rows_per_image(input, weight)
-    matrix = weight.flatten(2)  # (B, out, in)
-    if per_image > 1:  # expanded matrices are copied by bmm; fold the k parts of an image into positions instead
-        images = input.unflatten(0, (-1, per_image)).transpose(1, 2).flatten(2)  # (B, C, k·positions)
-    else:
-        images = input.flatten(2)
-    output = _bmm(matrix, images, None if bias is None else bias.unsqueeze(2))
-    if per_image > 1:
-        output = output.unflatten(2, (per_image, -1)).transpose(1, 2).flatten(0, 1)
-    return output.reshape(input.shape[0], weight.shape[1], *input.shape[2:])
+    batch, per_image = weight.shape[0], _rows_per_image(input, weight)
+    # (k·B, C, ...) -> (B, C, k·positions): the parts of an image share its matrix
+    images = input.unflatten(0, (batch, per_image)).transpose(1, 2).flatten(2)
+    output = _bmm(weight.flatten(2), images, None if bias is None else bias.unsqueeze(2))
+    parts: Tensor = output.unflatten(2, (per_image, -1)).transpose(1, 2)
+    return parts.reshape(input.shape[0], weight.shape[1], *input.shape[2:])
 
 
 def _grouped(
@@ -246,9 +254,12 @@ def _grouped(
     per_image = _rows_per_image(input, weight)
     batch, channels = weight.shape[0], input.shape[1]
     # (k·B, C, ...) -> (k, B·C, ...); reshape, not view: inputs may be channels_last or otherwise strided
-    folded = input.unflatten(0, (batch, per_image)).transpose(0, 1).reshape(per_image, batch * channels, *input.shape[2:])
+    folded = (
+        input.unflatten(0, (batch, per_image)).transpose(0, 1).reshape(per_image, batch * channels, *input.shape[2:])
+    )
     output = conv(folded, weight.flatten(0, 1), None if bias is None else bias.flatten(), batch * groups)
-    return output.unflatten(1, (batch, -1)).transpose(0, 1).flatten(0, 1)
+    # (k, B·out, ...) -> (k·B, out, ...)
+    return output.reshape(per_image, batch, -1, *output.shape[2:]).transpose(0, 1).flatten(0, 1)
 
 
 def _bmm(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:

@@ -8,11 +8,12 @@ from typing import Any
 import torch.fx
 from torch import nn
 
-from hairify.baking import remove_split_hook
+from hairify.baking import unhook
 from hairify.copying import copy_model
 from hairify.errors import GraphError
 from hairify.layers import HyperLayer
 from hairify.model import HairModel
+from hairify.probing import isolated
 from hairify.tracing import ModelTracer
 
 
@@ -31,7 +32,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
 
     def after_leaf(module: nn.Module, output: Any) -> None:
         if module is split:
-            copied.scope.on_split(module, (), output)
+            copied._scope.on_split(module, (), output)
 
     tracer = ModelTracer(
         keep=lambda module: isinstance(module, HyperLayer),
@@ -40,13 +41,14 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
     )
     copied.__class__ = _with_signature_of(type(copied.base))
     try:
-        traced = tracer.trace(copied)
+        with isolated(copied):
+            traced = tracer.trace(copied)
     except Exception as error:
         raise GraphError(
-            f"torch.fx cannot follow the model ({type(hair.base).__name__}), as its `forward` depends on shapes or values: "
-            f"{error}. `torch.export` follows more networks."
+            f"torch.fx cannot follow the model ({type(hair.base).__name__}), as its `forward` depends on shapes "
+            f"or values: {error}. `torch.export` follows more networks."
         ) from error
-    remove_split_hook(copied.base, hair.plan.split)
+    unhook(split, copied._scope)
     module = torch.fx.GraphModule(copied, traced, class_name=f"Hair{type(hair.base).__name__}")
     module.graph.eliminate_dead_code()
     module.recompile()

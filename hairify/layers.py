@@ -23,61 +23,68 @@ class Slot:
     """Where a hyper layer's weights come from.
 
     Attributes:
+        scope: gives them while a forward runs.
         level: index of the level, and so of its Weight Box and HSN.
         block: row of the level's selecting vectors, the block's position in its level.
         entry: the layer's name within its block, and so within the Weight Box.
+        bias: whether there is a bias.
         level_name: name of the level, for people.
         box_size: N, for people.
     """
 
+    scope: Scope
     level: int
     block: int
     entry: str
+    bias: bool
     level_name: str
     box_size: int
 
 
 class HyperLayer(nn.Module):
-    """What all hyper layers share; mixed in before the layer class that they replace."""
+    """What all hyper layers share; mixed in before the layer class that they replace.
 
-    replaces: ClassVar[type[nn.Module]]
+    Attributes:
+        plain: the class of `torch.nn` whose computation it does.
+        source: the class of the layer that it replaces: `plain`, or a user's subclass of it.
+        hair_slot: where its weights come from; the only attribute that the replaced layer did not have.
+    """
 
-    slot: Slot
-    scope: Scope
-    source_class: type[nn.Module]
-    has_bias: bool
+    plain: ClassVar[type[nn.Module]]
+    source: ClassVar[type[nn.Module]]
+    hair_slot: Slot
 
     def generated(self) -> tuple[Tensor, Tensor | None]:
-        """This layer's weight (B, \\*shape) and bias (B, out) for the images of the running forward.
+        """This layer's weight (B, *shape) and bias (B, out) for the images of the running forward.
 
         Raises:
             OutsideForwardError: no forward is running, or it has not reached the split yet.
         """
-        weight, bias = self.scope.generate(self.slot)
+        weight, bias = self.hair_slot.scope.generate(self.hair_slot)
         return weight, bias
 
     def extra_repr(self) -> str:
         """The layer's usual arguments, its level and the size N of its Weight Box."""
         usual = super().extra_repr()
-        if self.has_bias:  # the plain class sees that the layer owns no bias, and says so
+        if self.hair_slot.bias:  # the plain class sees that the layer owns no bias, and says so
             usual = usual.replace(", bias=False", ", bias=True" if isinstance(self, nn.Linear) else "")
-        return f"{usual}, level='{self.slot.level_name}', N={self.slot.box_size}"
+        return f"{usual}, level='{self.hair_slot.level_name}', N={self.hair_slot.box_size}"
 
 
 class HyperLinear(HyperLayer, nn.Linear):
     """`nn.Linear` with weights generated for each image."""
 
-    replaces = nn.Linear
+    plain = source = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
-        """Map (k·B, \\*, in_features) to (k·B, \\*, out_features); image b's rows meet image b's weights."""
+        """Map (k·B, *, in_features) to (k·B, *, out_features); image b's rows meet image b's weights."""
         return hyper_linear(input, *self.generated())
 
 
 class HyperConv1d(HyperLayer, nn.Conv1d):
     """`nn.Conv1d` with weights generated for each image."""
 
-    replaces = nn.Conv1d
+    plain = source = nn.Conv1d
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, C, L) to (k·B, out, L'); image b's rows meet image b's weights."""
@@ -89,7 +96,7 @@ class HyperConv1d(HyperLayer, nn.Conv1d):
 class HyperConv2d(HyperLayer, nn.Conv2d):
     """`nn.Conv2d` with weights generated for each image."""
 
-    replaces = nn.Conv2d
+    plain = source = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, C, H, W) to (k·B, out, H', W'); image b's rows meet image b's weights."""
@@ -101,53 +108,70 @@ class HyperConv2d(HyperLayer, nn.Conv2d):
 class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
     """`nn.ConvTranspose2d` with weights generated for each image."""
 
-    replaces = nn.ConvTranspose2d
+    plain = source = nn.ConvTranspose2d
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (k·B, C, H, W) to (k·B, out, H', W'); image b's rows meet image b's weights."""
         weight, bias = self.generated()
-        if output_size is None:
-            output_padding = self.output_padding
-        else:
-            sizes = (self.stride, self.padding, self.kernel_size, self.dilation)
-            output_padding = _output_padding(input, output_size, *sizes)
-        return hyper_conv_transpose2d(
-            input,
-            weight,
-            bias,
-            self.stride,
-            self.padding,  # type: ignore[arg-type]
-            output_padding,  # type: ignore[arg-type]
-            self.groups,
-            self.dilation,
-        )
+        stride, kernel_size, dilation = self.stride, self.kernel_size, self.dilation
+        padding: Any = self.padding  # never a string here
+        output_padding: Any = self.output_padding
+        if output_size is not None:
+            output_padding = _output_padding(input, output_size, stride, padding, kernel_size, dilation)
+        return hyper_conv_transpose2d(input, weight, bias, stride, padding, output_padding, self.groups, dilation)
 
 
-HYPER_CLASSES: dict[type[nn.Module], type[HyperLayer]] = {
-    cls.replaces: cls for cls in (HyperConv2d, HyperConvTranspose2d, HyperConv1d, HyperLinear)
+_HYPER_CLASSES: dict[type[nn.Module], type[HyperLayer]] = {
+    cls.plain: cls for cls in (HyperConv2d, HyperConvTranspose2d, HyperConv1d, HyperLinear)
 }
 
 
-def make_hyper(layer: nn.Module, slot: Slot, scope: Scope) -> None:
+# For users' subclasses of these, made when first met.
+_HYPER_SUBCLASSES: dict[type[nn.Module], type[HyperLayer]] = {}
+
+
+def hyper_class(source: type[nn.Module]) -> type[HyperLayer]:
+    """The hyper layer for layers of class `source`, and a subclass of it.
+
+    So a layer of a user's own class keeps its methods and its answer to `isinstance`.
+    """
+    plain = _plain_class(source)
+    assert plain is not None
+    cls = _HYPER_CLASSES[plain]
+    if source is plain:
+        return cls
+    if source not in _HYPER_SUBCLASSES:
+        members = {"source": source, "__reduce__": _reduce}
+        _HYPER_SUBCLASSES[source] = type(f"Hyper{source.__name__}", (cls, source), members)
+    return _HYPER_SUBCLASSES[source]
+
+
+def _reduce(layer: HyperLayer) -> tuple[Any, ...]:
+    """Pickle and copy a layer whose class is not found by name."""
+    return _blank, (layer.source,), layer.__dict__
+
+
+def _blank(source: type[nn.Module]) -> HyperLayer:
+    cls = hyper_class(source)
+    return cls.__new__(cls)
+
+
+def make_hyper(layer: nn.Module, slot: Slot) -> None:
     """Turn a layer into a hyper layer, in place.
 
     The object stays, so that every reference to it, its settings, mode and hooks stay too; its class changes
     and its weights go.
     """
-    has_bias, source_class = layer.bias is not None, type(layer)
-    cls = layer_class(layer)
-    assert cls is not None
-    layer.__class__ = HYPER_CLASSES[cls]
+    layer.__class__ = hyper_class(type(layer))
     layer._parameters.update(dict.fromkeys(layer._parameters))
-    layer.__dict__.update(slot=slot, scope=scope, source_class=source_class, has_bias=has_bias)
+    layer.__dict__["hair_slot"] = slot
 
 
 def make_ordinary(layer: HyperLayer, parameters: Mapping[str, nn.Parameter | None]) -> None:
     """Turn a hyper layer back into a layer of its original class that owns `parameters`, in place."""
-    layer.__class__ = layer.source_class  # type: ignore[assignment]
+    layer.__class__ = layer.source  # type: ignore[assignment]
     layer._parameters.update(parameters)
-    for name in ("slot", "scope", "source_class", "has_bias"):
-        del layer.__dict__[name]
+    del layer.__dict__["hair_slot"]
 
 
 def _pad(layer: nn.Conv1d | nn.Conv2d, input: Tensor) -> tuple[Tensor, Ints | str]:
@@ -165,14 +189,13 @@ def _output_padding(
     return compute(None, input, output_size, stride, padding, kernel_size, 2, dilation)
 
 
-def layer_class(layer: nn.Module) -> type[nn.Module] | None:
-    """The plain class (`nn.Conv2d`, ...) that `layer` is an instance of, or None."""
-    return next((cls for cls in HYPER_CLASSES if isinstance(layer, cls)), None)
+def _plain_class(cls: type[nn.Module]) -> type[nn.Module] | None:
+    return next((plain for plain in _HYPER_CLASSES if issubclass(cls, plain)), None)
 
 
 def is_layer(module: nn.Module) -> bool:
     """Whether the module is of a class that can be converted, whatever else may speak against it."""
-    return layer_class(module) is not None
+    return _plain_class(type(module)) is not None
 
 
 def why_not(layer: nn.Module) -> str | None:
@@ -180,20 +203,19 @@ def why_not(layer: nn.Module) -> str | None:
 
     A layer is converted only where its call does exactly what its plain class does with its own weight.
     """
-    cls = layer_class(layer)
-    assert cls is not None
+    cls, plain = type(layer), _plain_class(type(layer))
     if isinstance(layer, HyperLayer):
         return "already a hyper layer"
-    overridden = [m for m in ("__call__", "forward", "_conv_forward") if getattr(type(layer), m, None) is not getattr(cls, m, None)]
-    if overridden:
-        return f"its class {type(layer).__name__} overrides {overridden[0]}"
-    if "forward" in layer.__dict__:
-        return "its forward was replaced on the instance"
+    for method in ("__call__", "forward", "_conv_forward", "_output_padding"):
+        if getattr(cls, method, None) is not getattr(plain, method, None):
+            return f"its class {cls.__name__} overrides {method}"
+        if method in layer.__dict__:
+            return f"its {method} was replaced on the instance"
     if layer._parameters.get("weight") is None or "bias" not in layer._parameters:
         return "its weight is parametrised (weight_norm, spectral_norm, parametrize, ...)"
     if set(layer._parameters) != {"weight", "bias"}:
         return "it owns parameters besides weight and bias"
-    if nn.parameter.is_lazy(layer.weight) or nn.parameter.is_lazy(layer.bias):
+    if any(nn.parameter.is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
         return "it is lazy and not initialised yet; run the model once first"
     return None
 
@@ -203,6 +225,7 @@ def settings(module: nn.Module) -> tuple[Any, ...]:
     names = getattr(module, "__constants__", ()) if is_layer(module) else ()
     configured = tuple((name, str(module.__dict__.get(name))) for name in names)
     parameters = tuple(
-        (name, None if p is None else (tuple(p.shape), p.dtype, str(p.device))) for name, p in module._parameters.items()
+        (name, None if p is None else (tuple(p.shape), p.dtype, str(p.device)))
+        for name, p in module._parameters.items()
     )
     return type(module), configured, parameters

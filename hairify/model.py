@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -39,15 +38,17 @@ class HairModel(nn.Module):
     boxes: nn.ModuleList
     plan: Plan
 
-    def __init__(self, base: nn.Module, dac: nn.Module, hsn: nn.ModuleList, boxes: nn.ModuleList, plan: Plan, scope: Scope) -> None:
+    def __init__(
+        self, base: nn.Module, dac: nn.Module, hsn: nn.ModuleList, boxes: nn.ModuleList, plan: Plan, scope: Scope
+    ) -> None:
         super().__init__()
         self.base, self.dac, self.hsn, self.boxes = base, dac, hsn, boxes
-        self.plan, self.scope = plan, scope
+        self.plan, self._scope = plan, scope
         self.training = base.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original network takes and returns, each image restored with its own weights."""
-        with self.scope.forward(self._hyper, image_size(args, kwargs)):
+        with self._scope.forward(self._hyper, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 
     def giv(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -57,7 +58,7 @@ class HairModel(nn.Module):
             GIVError: the split never ran.
         """
         try:
-            with self.scope.forward(self._hyper, image_size(args, kwargs), only_giv=True):
+            with self._scope.forward(self._hyper, image_size(args, kwargs), only_giv=True):
                 self.base(*args, **kwargs)
         except SplitReached as reached:
             return reached.giv
@@ -86,7 +87,7 @@ class HairModel(nn.Module):
         Raises:
             GIVError: another shape.
         """
-        with self.scope.conditioned_on(self._checked(giv)):
+        with self._scope.conditioned_on(self._checked(giv)):
             yield self
 
     def bake(self, *args: Any, giv: Tensor | None = None, **kwargs: Any) -> nn.Module:
@@ -106,7 +107,9 @@ class HairModel(nn.Module):
         from hairify.baking import bake
 
         if (giv is None) == (not args and not kwargs):
-            raise BakeError("`bake` takes either the inputs of one image, `bake(x)`, or `bake(giv=...)` of shape (1, D).")
+            raise BakeError(
+                "`bake` takes either the inputs of one image, `bake(x)`, or `bake(giv=...)` of shape (1, D)."
+            )
         if giv is None:
             with torch.no_grad():
                 giv = self.giv(*args, **kwargs)
@@ -166,5 +169,7 @@ class HairModel(nn.Module):
     def _checked(self, giv: Tensor) -> Tensor:
         if not isinstance(giv, Tensor) or giv.ndim != 2 or giv.shape[1] != self.plan.giv_dim or not giv.shape[0]:
             got = tuple(giv.shape) if isinstance(giv, Tensor) else type(giv).__name__
-            raise GIVError(f"A GIV of this model has shape (B, {self.plan.giv_dim}); got {got}. `hair.giv(x)` makes one.")
+            raise GIVError(
+                f"A GIV of this model has shape (B, {self.plan.giv_dim}); got {got}. `hair.giv(x)` makes one."
+            )
         return giv

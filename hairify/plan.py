@@ -83,8 +83,8 @@ class Plan:
         if self.share >= _LEAST_SHARE:
             return None
         return (
-            f"Only {self.share:.0%} of the parameters after the split {self.split!r} become hyper layers. `skipped` says "
-            "why the others do not; an earlier `split_at`, or `targets='layers'`, may convert more."
+            f"Only {self.share:.0%} of the parameters after the split {self.split!r} become hyper layers. "
+            "`skipped` says why the others do not; an earlier `split_at`, or `targets='layers'`, may convert more."
         )
 
     def make_dac(self) -> nn.Module:
@@ -107,7 +107,9 @@ class Plan:
         """
         modules = dict(model.named_modules())
         if self.split not in modules:
-            raise PlanMismatchError(f"The plan splits at {self.split!r}, but the model ({type(model).__name__}) has no such module.")
+            raise PlanMismatchError(
+                f"The plan splits at {self.split!r}, but the model ({type(model).__name__}) has no such module."
+            )
         for level in self.levels:
             size = 0
             for layer in level.layers:
@@ -153,16 +155,22 @@ class Plan:
                 )
             feature = data.pop("feature")
             feature["shape"] = tuple(feature["shape"])
-            levels = [
-                Level(**{k: tuple(v) if isinstance(v, list) else v for k, v in level.items()})
-                for level in data.pop("levels")
-            ]
+            levels: list[dict[str, Any]] = data.pop("levels")
+            for level in levels:
+                level["blocks"], level["layers"] = tuple(level["blocks"]), tuple(level["layers"])
             before, after = data.pop("parameters")
-            return cls(feature=Feature(**feature), levels=tuple(levels), parameters=(before, after), **data)
+            return cls(
+                feature=Feature(**feature),
+                levels=tuple(Level(**level) for level in levels),
+                parameters=(before, after),
+                **data,
+            )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"The plan cannot be read ({type(error).__name__}: {error}); the text is damaged.") from error
+            raise CheckpointError(
+                f"The plan cannot be read ({type(error).__name__}: {error}); the text is damaged."
+            ) from error
 
     def __str__(self) -> str:
         before, after = self.parameters
@@ -178,7 +186,9 @@ class Plan:
         ]
         if self.skipped:
             lines += ["", f"left as they are: {len(self.skipped)} layers"]
-            lines += [f"  {len(names):4d}  {reason}: {_some(names)}" for reason, names in _by_reason(self.skipped).items()]
+            lines += [
+                f"  {len(names):4d}  {reason}: {_some(names)}" for reason, names in _by_reason(self.skipped).items()
+            ]
         if self.warning:
             lines += ["", f"warning: {self.warning}"]
         return "\n".join(lines)
@@ -198,11 +208,23 @@ def _plain(value: Any) -> Any:
 def _table(levels: tuple[Level, ...]) -> list[str]:
     rows = [("level", "blocks M", "box size N", "layers", "P", "N·P")]
     rows += [
-        (level.name, str(len(level.blocks)), str(level.box_size), str(len(level.layers)), f"{level.row_size:,}", f"{level.box_size * level.row_size:,}")
+        (
+            level.name,
+            str(len(level.blocks)),
+            str(level.box_size),
+            str(len(level.layers)),
+            f"{level.row_size:,}",
+            f"{level.box_size * level.row_size:,}",
+        )
         for level in levels
     ]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    text = ["  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))) for row in rows]
+    text = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
     return [text[0], "  ".join("─" * w for w in widths), *text[1:]]
 
 

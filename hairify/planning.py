@@ -112,7 +112,9 @@ def _check_options(
     names = [name for name, _ in model.named_modules()]
     for option, patterns in (("include", include), ("exclude", exclude)):
         if isinstance(patterns, str):
-            raise OptionError(f"`{option}` is the string {patterns!r}; accepted is a sequence of globs, such as ({patterns!r},).")
+            raise OptionError(
+                f"`{option}` is the string {patterns!r}; accepted is a sequence of globs, such as ({patterns!r},)."
+            )
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
                 near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
@@ -146,7 +148,9 @@ def _judge_layers(
     reachable, tracer = dependents(probe, split)
     tied = _tied_layers(model)
     verdicts: dict[str, str | None] = {}
-    for name, module in sorted(model.named_modules(), key=lambda item: first[item[0]].start if item[0] in first else 2**62):
+    for name, module in sorted(
+        model.named_modules(), key=lambda item: first[item[0]].start if item[0] in first else 2**62
+    ):
         if not is_layer(module):
             if isinstance(module, _NEVER_CONVERTED):
                 verdicts[name] = f"{type(module).__name__} is not among the classes that are converted"
@@ -211,7 +215,12 @@ def _tied_layers(model: nn.Module) -> dict[str, str]:
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             users[id(parameter)].append(name)
-    return {name: next((n for n in names if n != name), name) for names in users.values() if len(names) > 1 for name in names}
+    return {
+        name: next((n for n in names if n != name), name)
+        for names in users.values()
+        if len(names) > 1
+        for name in names
+    }
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -247,7 +256,9 @@ def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, init: Ini
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise OptionError(f"`box_size` is {size!r} for {pattern!r}; accepted is an integer from 1 up.")
         if names and not fnmatch.filter(names, pattern):
-            raise OptionError(f"`box_size` names {pattern!r}, which matches no level. The levels are {', '.join(map(repr, names))}.")
+            raise OptionError(
+                f"`box_size` names {pattern!r}, which matches no level. The levels are {', '.join(map(repr, names))}."
+            )
     sizes = [
         next((n for pattern, n in wanted.items() if fnmatch.fnmatchcase(name, pattern)), m + 1)
         for name, m in zip(names, blocks, strict=True)
@@ -255,8 +266,8 @@ def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, init: Ini
     for name, m, n in zip(names, blocks, sizes, strict=True):
         if init == "preserve" and n < m:
             raise BoxSizeError(
-                f"`box_size` is {n} for level {name!r}, whose {m} blocks have {m} weight sets to preserve. Give at least "
-                f"{m} (the default is {m + 1}), or `init='random'` to start from fresh weights."
+                f"`box_size` is {n} for level {name!r}, whose {m} blocks have {m} weight sets to preserve. Give "
+                f"at least {m} (the default is {m + 1}), or `init='random'` to start from fresh weights."
             )
     return sizes
 
@@ -274,17 +285,20 @@ def _count(model: nn.Module, levels: tuple[Level, ...], dac: nn.Module, giv_dim:
 
 def _share(probe: Probe, split: str, converted: set[str]) -> float:
     first = probe.recording.first_calls()
-    after = {
+    after: dict[str, int] = {
         name: sum(p.numel() for p in module.parameters(recurse=False))
         for name, module in probe.model.named_modules()
         if name in first and first[name].end > first[split].end
     }
-    return sum(after[name] for name in converted) / max(1, sum(after.values()))
+    held = sum(after[name] for name in converted)
+    return held / max(1, sum(after.values()))
 
 
 def _nothing(split: str, skipped: dict[str, str]) -> str:
     counts = Counter(skipped.values())
-    reasons = "; ".join(f"{count} × {reason}" for reason, count in counts.most_common()) or "the model has no such layers"
+    reasons = (
+        "; ".join(f"{count} × {reason}" for reason, count in counts.most_common()) or "the model has no such layers"
+    )
     return (
         f"No layer after the split {split!r} can be converted ({reasons}). Conv2d, ConvTranspose2d, Conv1d and Linear "
         "layers that depend on the split's output are. Choose an earlier `split_at`, or wider `include` and `targets`."

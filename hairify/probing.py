@@ -140,7 +140,9 @@ class Probe:
         failures: list[str] = []
         for inputs in candidates:
             if not inputs.tensors or not inputs.tensors[0].ndim:
-                raise ExampleInputError("`example_inputs` holds no tensor; give a batch of images, such as torch.rand(1, 3, 64, 96).")
+                raise ExampleInputError(
+                    "`example_inputs` holds no tensor; give a batch of images, such as torch.rand(1, 3, 64, 96)."
+                )
             self.inputs = _one_image(inputs)
             try:
                 self.recording = self.run()
@@ -167,7 +169,7 @@ class Probe:
         model = copy_model(self.model, share_parameters=True)
         inputs = (inputs or self.inputs).map(torch.clone)
         recorder = _Recorder(model, split, grad)
-        with _isolated(model), torch.set_grad_enabled(grad), recorder:
+        with isolated(model), torch.set_grad_enabled(grad), recorder:
             model(*inputs.args, **inputs.kwargs)
         return recorder.recording
 
@@ -179,9 +181,7 @@ def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
         signature = inspect.signature(model.forward).parameters.values()
     except (TypeError, ValueError):  # a forward without a Python signature
         signature = ()  # type: ignore[assignment]
-    required = [
-        p for p in signature if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    required = [p for p in signature if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     first_conv = next((m.in_channels for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), 3)
     generator = torch.Generator().manual_seed(_SEED)
     for (height, width), channels in itertools.product(_SIZES, dict.fromkeys((3, first_conv, 1, 4))):
@@ -226,8 +226,8 @@ def batched(a: Inputs, b: Inputs) -> Inputs:
 
 
 @contextlib.contextmanager
-def _isolated(model: nn.Module) -> Iterator[None]:
-    """Own random state, no autocast and no inference mode, whatever the caller is in."""
+def isolated(model: nn.Module) -> Iterator[None]:
+    """Own random state, no autocast and no inference mode, whatever the caller is in. For running a copy of a model."""
     devices = {t.device for t in itertools.chain(model.parameters(), model.buffers())}
     accelerators = [d for d in devices if d.type not in ("cpu", "meta")]
     kinds = {d.type for d in devices} or {"cpu"}

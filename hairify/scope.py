@@ -112,7 +112,7 @@ class Scope:
         forward.selecting = [hsn(giv) for hsn in forward.hyper.hsn]
 
     def generate(self, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        """The per-image weight (B, \\*shape) and bias (B, out) of one hyper layer.
+        """The per-image weight (B, *shape) and bias (B, out) of one hyper layer.
 
         Raises:
             OutsideForwardError: no forward is running in this thread, or the split has not run yet.
@@ -120,7 +120,8 @@ class Scope:
         forward = getattr(self._local, "forward", None)
         if forward is None:
             raise OutsideForwardError(
-                f"A hyper layer of level '{slot.level_name}' was called outside its HairModel's forward, where no image "
+                f"A hyper layer of level '{slot.level_name}' was called outside its HairModel's forward, where "
+                "no image "
                 "has given it weights. Call the HairModel itself, not its `base` or a part of it; for a model of "
                 "ordinary layers use `hair.bake(x)`."
             )

@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -20,8 +21,9 @@ from hairify.model import HairModel
 from hairify.plan import Plan
 from hairify.randomness import cpu_generator
 
-FORMAT = "hairify"
 FORMAT_VERSION = 1
+# One key for all: safetensors writes several in random order, and equal models should give equal files.
+_KEY = "hairify"
 
 
 def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = False) -> None:
@@ -43,20 +45,16 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
     state = {k: v for k, v in hair.state_dict().items() if not (added_only and k.startswith("base."))}
     foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if foreign:
-        raise CheckpointError(f"The model's state holds {foreign[0]!r}, which is no tensor and cannot be saved as safetensors.")
+        raise CheckpointError(
+            f"The model's state holds {foreign[0]!r}, which is no tensor and cannot be saved as safetensors."
+        )
     kept, aliases = _without_aliases(state)
-    metadata = {
-        "format": FORMAT,
-        "version": str(FORMAT_VERSION),
-        "plan": hair.plan.to_json(),
-        "added_only": json.dumps(added_only),
-        "aliases": json.dumps(aliases, sort_keys=True),
-    }
+    about = {"version": FORMAT_VERSION, "plan": hair.plan.to_json(), "added_only": added_only, "aliases": aliases}
     target = Path(path)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
     os.close(handle)
     try:
-        safetensors.torch.save_file(kept, temporary, metadata)
+        safetensors.torch.save_file(kept, temporary, {_KEY: json.dumps(about, sort_keys=True)})
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except BaseException:
@@ -81,19 +79,20 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
             fit `base`.
         PlanMismatchError: `base` is not the network that was converted, or `dac` is missing.
     """
-    metadata, state = _read(Path(path))
-    plan = Plan.from_json(metadata["plan"])
+    about, state = _read(Path(path))
+    plan = Plan.from_json(about["plan"])
     if dac is not None:
         plan = plan.with_dac(dac)
-    state |= {alias: state[name] for alias, name in json.loads(metadata["aliases"]).items()}
+    state |= {alias: state[name] for alias, name in about["aliases"].items()}
     hair = assemble(base, plan, cpu_generator(None), inplace=False, blank=True)
     expected = set(hair.state_dict())
-    if json.loads(metadata["added_only"]):
+    if about["added_only"]:
         expected = {key for key in expected if not key.startswith("base.")}
     if expected != set(state):
         missing, surplus = sorted(expected - set(state)), sorted(set(state) - expected)
         raise CheckpointError(
-            f"{path} does not fit the model ({type(base).__name__}): missing {_first(missing)}, not expected {_first(surplus)}."
+            f"{path} does not fit the model ({type(base).__name__}): missing {_first(missing)}, not expected "
+            f"{_first(surplus)}."
         )
     try:
         hair.load_state_dict(state, strict=False)
@@ -102,25 +101,29 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
     return hair
 
 
-def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What the file says about itself, and its tensors."""
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}.")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise CheckpointError(
-                    f"{path} is a safetensors file, but no hairify checkpoint: load it into your network before `hairify`."
-                )
-            if int(metadata["version"]) > FORMAT_VERSION:
-                raise CheckpointError(
-                    f"{path} has version {metadata['version']}; this hairify reads up to {FORMAT_VERSION}. Install a newer hairify."
-                )
-            return metadata, {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-    except (safetensors.SafetensorError, KeyError, ValueError) as error:
-        if isinstance(error, CheckpointError):
-            raise
-        raise CheckpointError(f"{path} cannot be read as a hairify checkpoint; it is damaged or of another kind ({error}).") from error
+            text = (file.metadata() or {}).get(_KEY)
+            state = {key: file.get_tensor(key) for key in file.keys()} if text else {}  # noqa: SIM118 (not a dict)
+        about = json.loads(text) if text else None
+    except (safetensors.SafetensorError, ValueError, OSError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a hairify checkpoint; it is damaged or of another kind ({error})."
+        ) from error
+    if about is None:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but no hairify checkpoint: load it into your network before `hairify`."
+        )
+    if about["version"] > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has version {about['version']}; this hairify reads up to {FORMAT_VERSION}. Install a newer "
+            "hairify."
+        )
+    return about, state
 
 
 def _without_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -52,17 +52,23 @@ class _Splitter:
         if name not in self._modules or not name:
             near = difflib.get_close_matches(name, [n for n in self._modules if n], n=3, cutoff=0.4)
             hint = f" The nearest names are {', '.join(map(repr, near))}." if near else ""
-            raise SplitError(f"`split_at` is {name!r}, but the model has no such module.{hint} `model.named_modules()` lists all.")
+            raise SplitError(
+                f"`split_at` is {name!r}, but the model has no such module.{hint} `model.named_modules()` lists all."
+            )
         call = self._first.get(name)
         if call is None:
             inner = [c.module for c in self._calls if c.module.startswith(name + ".")]
             hint = f" Its last called child is {_outermost_child(inner, name)!r}." if inner else ""
-            raise SplitError(f"`split_at` is {name!r}, which is never called itself in the model's forward.{hint} Name a module that is.")
+            raise SplitError(
+                f"`split_at` is {name!r}, which is never called itself in the model's forward.{hint} Name a "
+                "module that is."
+            )
         feature = self._feature(call, strict=False)
         if feature is None:
             shapes = ", ".join(str(r.shape) for r in call.returned) or "no tensor"
             raise SplitError(
-                f"The split {name!r} returned {shapes} for {self._batch} image(s); a feature has the batch first and 2 to "
+                f"The split {name!r} returned {shapes} for {self._batch} image(s); a feature has the batch "
+                "first and 2 to "
                 "4 dimensions: (B, C, h, w), (B, h, w, C), (B, L, C) or (B, C). Choose another `split_at`."
             )
         return name, feature
@@ -76,8 +82,8 @@ class _Splitter:
                 if call.end >= earliest.end and (found := self._outermost(call, strict)):
                     return found
         raise SplitError(
-            f"No module that ends at or after the fraction {fraction} of the {len(self._layer_calls)} layer calls returns "
-            "a feature of the whole image. Name the split: `split_at='...'`."
+            f"No module that ends at or after the fraction {fraction} of the {len(self._layer_calls)} layer "
+            "calls returns a feature of the whole image. Name the split: `split_at='...'`."
         )
 
     def automatic(self) -> tuple[str, Feature]:

@@ -15,7 +15,7 @@ from torch import nn
 
 from hairify.copying import copy_model
 from hairify.layers import is_layer
-from hairify.probing import Inputs, Probe, Recording
+from hairify.probing import Inputs, Probe, Recording, isolated
 
 TracerName: TypeAlias = Literal["fx", "observed"]
 
@@ -40,7 +40,8 @@ def dependents_by_fx(probe: Probe, split: str) -> set[str] | None:
     model = copy_model(probe.model)
     tracer = ModelTracer(keep=is_layer, watch=model.get_submodule(split))
     try:
-        graph = tracer.trace(model, concrete_args=_constants(model, probe.inputs))
+        with isolated(model):
+            graph = tracer.trace(model, concrete_args=_constants(model, probe.inputs))
     except Exception:  # whatever the model does that proxies cannot: the observed run takes over
         return None
     if not tracer.watched or _layer_calls(graph, model) != _recorded_calls(probe.recording):
@@ -75,15 +76,22 @@ class ModelTracer(torch.fx.Tracer):
         after: Callable[[nn.Module, Any], None] = lambda module, output: None,
     ) -> None:
         einops = sys.modules.get("einops")
-        functions = [getattr(einops, n) for n in ("rearrange", "reduce", "repeat", "einsum", "pack", "unpack")] if einops else []
-        super().__init__(autowrap_modules=(math, *([einops] if einops else [])), autowrap_functions=tuple(functions))
+        functions = (
+            [getattr(einops, n) for n in ("rearrange", "reduce", "repeat", "einsum", "pack", "unpack")]
+            if einops
+            else []
+        )
+        modules: Any = (math, einops) if einops else (math,)
+        super().__init__(autowrap_modules=modules, autowrap_functions=tuple(functions))
         self._keep, self._watch, self._leaf, self._after = keep, watch, leaf, after
         self.watched: list[torch.fx.Node] = []
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """See torch.fx; what the constructor was told to keep as a node is a leaf, too."""
         return self._leaf(m) or super().is_leaf_module(m, module_qualified_name)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """See torch.fx; a module that proxies cannot enter becomes a node if it may."""
         name = self.path_of_module(m)
         if self.is_leaf_module(m, name):
             output = self._as_node(m, name, args, kwargs)

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from hairify.boxes import HyperSelectingNet
+from hairify.boxes import HyperSelectingNet, StackedLinear
 
 _PEAK = 0.7  # share of its own row in a block's selecting vector at the start, whatever N is: far from saturation
 _NOISE = 0.1
@@ -31,6 +31,7 @@ def start_at(hsn: HyperSelectingNet, logits: Tensor) -> Tensor:
     start to matter as soon as the last one moves.
     """
     last = hsn.layers[-1]
+    assert isinstance(last, StackedLinear)
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(logits)
@@ -44,13 +45,13 @@ def preserved_rows(weights: Tensor, selecting: Tensor, fan_in: int, generator: t
     the level's mean in the spare ones, with noise on all: identical rows would get identical gradients for ever.
 
     Args:
-        weights: trained weights of one layer in the M blocks, shape (M, \\*shape).
+        weights: trained weights of one layer in the M blocks, shape (M, *shape).
         selecting: the selecting vectors S that the HSN gives at the start, shape (M, N), float64.
         fan_in: of the layer; sets a least noise for weights that are all equal, such as zeros.
         generator: for the noise.
 
     Returns:
-        Shape (N, \\*shape), float64.
+        Shape (N, *shape), float64.
     """
     blocks, box_size = selecting.shape
     trained = weights.detach().cpu().double().flatten(1)
@@ -59,12 +60,12 @@ def preserved_rows(weights: Tensor, selecting: Tensor, fan_in: int, generator: t
     target = torch.cat([trained, spare])
     target = target + noise * torch.randn(target.shape, generator=generator, dtype=torch.float64)
     # S⁺ W + (I − S⁺S) T, rearranged
-    rows = target + torch.linalg.pinv(selecting) @ (trained - selecting @ target)
-    return rows.unflatten(1, weights.shape[1:])
+    rows: Tensor = target + torch.linalg.pinv(selecting) @ (trained - selecting @ target)
+    return rows.reshape(box_size, *weights.shape[1:])
 
 
 def fresh_rows(shape: torch.Size, fan_in: int, box_size: int, generator: torch.Generator) -> Tensor:
-    """Rows (N, \\*shape), float64, whose mixture under even selecting vectors has the spread of PyTorch's own init.
+    """Rows (N, *shape), float64, whose mixture under even selecting vectors has the spread of PyTorch's own init.
 
     An even mixture of N independent rows has a spread √N smaller than theirs; the rows make up for it.
     """

@@ -54,7 +54,11 @@ class DnCNN(nn.Module):
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.ReLU(inplace=True)]
         for _ in range(depth - 2):
-            layers += [nn.Conv2d(width, width, 3, padding="same", bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+            layers += [
+                nn.Conv2d(width, width, 3, padding="same", bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
         self.body = nn.Sequential(*layers, nn.Conv2d(width, 3, 3, padding=1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,7 +132,9 @@ class WindowBlock(nn.Module):
         y = torch.roll(self.norm1(x).view(b, h, w, c), (-self.shift, -self.shift), (1, 2))
         y = y.view(b, h // s, s, w // s, s, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, s * s, c)
         q, k, v = self.qkv(y).reshape(len(y), s * s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-        grid = torch.stack(torch.meshgrid(*[torch.arange(s, dtype=x.dtype, device=x.device)] * 2, indexing="ij"), -1).view(-1, 2)
+        grid = torch.stack(
+            torch.meshgrid(*[torch.arange(s, dtype=x.dtype, device=x.device)] * 2, indexing="ij"), -1
+        ).view(-1, 2)
         bias = self.position(grid[:, None] - grid[None]).permute(2, 0, 1)
         y = ((q @ k.transpose(-2, -1)) / 4 + bias).softmax(-1) @ v
         y = self.proj(y.transpose(1, 2).reshape(-1, s * s, c))

@@ -96,14 +96,18 @@ def test_after_one_step_everything_added_learns(network: nn.Module) -> None:
         optimizer.zero_grad()
         (hair(images(2)) - images(2)).square().mean().backward()
         optimizer.step()
-    still = [n for n, p in hair.named_parameters() if not n.startswith("base.") and (p.grad is None or not p.grad.any())]
+    still = [
+        n for n, p in hair.named_parameters() if not n.startswith("base.") and (p.grad is None or not p.grad.any())
+    ]
     assert not still
 
 
 def test_at_the_start_only_boxes_and_last_hsn_layers_learn() -> None:
     hair = hairify(UNet().double())
     hair(images()).square().mean().backward()
-    moving = {n for n, p in hair.named_parameters() if p.grad is not None and p.grad.any() and not n.startswith("base.")}
+    moving = {
+        n for n, p in hair.named_parameters() if p.grad is not None and p.grad.any() and not n.startswith("base.")
+    }
     assert moving == {n for n, _ in hair.named_parameters() if n.startswith("boxes.") or ".layers.3." in n}
 
 
@@ -118,7 +122,9 @@ def test_baking_gives_the_original_class_back(network: nn.Module) -> None:
     assert list(static.state_dict()) == list(original.state_dict())
     original.load_state_dict(static.state_dict(), strict=True)
     assert {n: type(m) for n, m in static.named_modules()} == {n: type(m) for n, m in original.named_modules()}
-    assert {n: set(m.__dict__) for n, m in static.named_modules()} == {n: set(m.__dict__) for n, m in original.named_modules()}
+    assert {n: set(m.__dict__) for n, m in static.named_modules()} == {
+        n: set(m.__dict__) for n, m in original.named_modules()
+    }
     assert not any(m._forward_hooks for m in static.modules())
     assert b"hairify.scope" not in pickle.dumps(static)
 
@@ -221,7 +227,11 @@ def test_frozen_layers_stay_frozen() -> None:
     model = UNet()
     model.up1.requires_grad_(False)
     hair = hairify(model)
-    frozen = {level.name for level, box in zip(hair.plan.levels, hair.boxes) if not any(p.requires_grad for p in box.parameters())}
+    frozen = {
+        level.name
+        for level, box in zip(hair.plan.levels, hair.boxes)
+        if not any(p.requires_grad for p in box.parameters())
+    }
     assert frozen == {level.name for level in hair.plan.levels if level.name.startswith("up1")}
 
 

@@ -196,14 +196,20 @@ def test_a_split_that_does_not_run_this_time_is_named() -> None:
     hair = hairify(Routed())
     with pytest.raises(errors.OutsideForwardError, match=r"reached before the split 'middle\.0' ran"):
         hair(torch.zeros(1, 3, 32, 48))
-    unconverted = hairify(Routed(), include=("middle",))
+    with pytest.warns(errors.HairWarning):
+        unconverted = hairify(Routed(), include=("middle",))
     with pytest.raises(errors.GIVError, match="never ran"):
         unconverted.giv(torch.zeros(1, 3, 32, 48))
 
 
 def test_baking_needs_exactly_one_image() -> None:
     hair, x = hairify(UNet()), torch.rand(2, 3, 64, 96)
-    for bake in (lambda: hair.bake(), lambda: hair.bake(x, giv=hair.giv(x)), lambda: hair.bake(x), lambda: hair.bake(giv=hair.giv(x))):
+    for bake in (
+        lambda: hair.bake(),
+        lambda: hair.bake(x, giv=hair.giv(x)),
+        lambda: hair.bake(x),
+        lambda: hair.bake(giv=hair.giv(x)),
+    ):
         with pytest.raises(errors.BakeError, match=r"`bake\(|one image"):
             bake()
 
@@ -223,6 +229,10 @@ def test_a_plan_for_another_network_is_refused() -> None:
 
 
 def test_all_errors_are_hair_errors() -> None:
-    named = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, Exception) and not issubclass(e, Warning)]
+    named = [
+        e
+        for e in vars(errors).values()
+        if isinstance(e, type) and issubclass(e, Exception) and not issubclass(e, Warning)
+    ]
     assert len(named) > 10
     assert all(issubclass(e, HairError) for e in named)

@@ -88,14 +88,18 @@ def test_dependence_through_in_place_changes_is_seen_by_both_tracers() -> None:
         (TransposedUNet, "bottom", 8 * 12),
     ],
 )
-def test_the_automatic_split_is_the_one_a_person_would_choose(make: Callable[[], nn.Module], split: str, area: int) -> None:
+def test_the_automatic_split_is_the_one_a_person_would_choose(
+    make: Callable[[], nn.Module], split: str, area: int
+) -> None:
     made = plan(make())
     assert (made.split, made.feature.area) == (split, area)
 
 
 def test_the_split_is_the_outermost_module_with_that_very_output() -> None:
     inner = nn.Sequential(nn.Sequential(nn.Conv2d(8, 8, 3, 2, 1), nn.Identity()), nn.Identity())
-    assert plan(nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), inner, nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 3, 1))).split == "1"
+    assert (
+        plan(nn.Sequential(nn.Conv2d(3, 8, 3, 1, 1), inner, nn.Conv2d(8, 8, 3, 1, 1), nn.Conv2d(8, 3, 1))).split == "1"
+    )
 
 
 def test_a_fraction_counts_layer_calls() -> None:
@@ -178,14 +182,29 @@ def test_targets() -> None:
     model = Chain(*repeated, nn.Conv2d(8, 8, 3, padding=1))  # the repeats hold far less than half
     assert set(levels(plan(model))) == {"body", "body.2", "last"}
     assert set(levels(plan(model, targets="families"))) == {"body"}
-    assert set(levels(plan(model, targets="layers"))) == {"body.0.0", "body.0.1", "body.1.0", "body.1.1", "body.2", "last"}
+    assert set(levels(plan(model, targets="layers"))) == {
+        "body.0.0",
+        "body.0.1",
+        "body.1.0",
+        "body.1.1",
+        "body.2",
+        "last",
+    }
 
 
 def test_include_and_exclude_match_layers_and_what_holds_them() -> None:
     made = plan(small_restormer(), include=("latent", "decoder*"), exclude=("*.ffn", "decoder_level2"))
-    assert {layer for level in made.levels for layer in level.layers} == {"attn.qkv", "attn.qkv_dwconv", "attn.project_out"}
+    assert {layer for level in made.levels for layer in level.layers} == {
+        "attn.qkv",
+        "attn.qkv_dwconv",
+        "attn.project_out",
+    }
     assert set(levels(made)) >= {"latent", "decoder_level3"}
-    assert made.skipped["latent.0.ffn.dwconv"] == made.skipped["refinement.0.attn.qkv"] == "ruled out by `include` or `exclude`"
+    assert (
+        made.skipped["latent.0.ffn.dwconv"]
+        == made.skipped["refinement.0.attn.qkv"]
+        == "ruled out by `include` or `exclude`"
+    )
 
 
 def test_box_sizes() -> None:

@@ -158,7 +158,12 @@ def test_a_layer_of_a_users_class_comes_back_as_that_class() -> None:
         tag = "mine"
 
     model = nn.Sequential(
-        OrderedDict(head=nn.Conv2d(3, 6, 3, 2, 1), body=Tagged(6, 6, 3, padding=1), last=nn.Conv2d(6, 12, 1), up=nn.PixelShuffle(2))
+        OrderedDict(
+            head=nn.Conv2d(3, 6, 3, 2, 1),
+            body=Tagged(6, 6, 3, padding=1),
+            last=nn.Conv2d(6, 12, 1),
+            up=nn.PixelShuffle(2),
+        )
     )
     hair = hairify(model, split_at="head")
     assert isinstance(hair.base.body, HyperLayer)

@@ -61,7 +61,9 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
         "classes": {k: type(m) for k, m in model.named_modules()},
         "modes": {k: m.training for k, m in model.named_modules()},
         "attributes": {k: sorted(m.__dict__) for k, m in model.named_modules()},
-        "hooks": {k: (list(m._forward_hooks.values()), list(m._forward_pre_hooks.values())) for k, m in model.named_modules()},
+        "hooks": {
+            k: (list(m._forward_hooks.values()), list(m._forward_pre_hooks.values())) for k, m in model.named_modules()
+        },
         "random": torch.get_rng_state(),
     }
 

@@ -93,7 +93,9 @@ def load_published(source: str | os.PathLike[str] | Mapping[str, Any]) -> HairMo
         hair = res_hair(**config, init="random").to(state["output.weight"].dtype)
         hair.load_state_dict(converted)
     except (KeyError, IndexError, RuntimeError) as error:
-        raise CheckpointError(f"The checkpoint is not one of the published Res-HAIR: {type(error).__name__}: {error}") from error
+        raise CheckpointError(
+            f"The checkpoint is not one of the published Res-HAIR: {type(error).__name__}: {error}"
+        ) from error
     return hair.eval()
 
 
@@ -106,7 +108,9 @@ def _published_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict
             raise CheckpointError(f"{os.fspath(source)} cannot be read as a checkpoint: {error}") from error
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else None
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError("The checkpoint holds no state_dict: a dict of tensors, or a dict with one under 'state_dict'.")
+        raise CheckpointError(
+            "The checkpoint holds no state_dict: a dict of tensors, or a dict with one under 'state_dict'."
+        )
     return {key.removeprefix("net."): value for key, value in state.items()}
 
 
@@ -181,4 +185,6 @@ def _split_box(state: Mapping[str, Tensor], level: str) -> dict[str, Tensor]:
         "ffn.project_out": (channels, hidden, 1, 1),
     }
     parts = state[f"{level}.kernel_box"].split([math.prod(shape) for shape in shapes.values()], dim=1)
-    return {f"{name}.weight": part.unflatten(1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+    return {
+        f"{name}.weight": part.unflatten(1, shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }

@@ -60,11 +60,15 @@ class Restormer(nn.Module):
     ) -> None:
         super().__init__()
         if len(num_blocks) != 4 or len(heads) != 4:
-            raise OptionError(f"`num_blocks` and `heads` have one number for each of 4 levels; got {num_blocks} and {heads}.")
+            raise OptionError(
+                f"`num_blocks` and `heads` have one number for each of 4 levels; got {num_blocks} and {heads}."
+            )
         if norm not in ("WithBias", "BiasFree"):
             raise OptionError(f"`norm` is {norm!r}; accepted are 'WithBias' and 'BiasFree'.")
         if any(dim * 2**level % h for level, h in enumerate(heads)):
-            raise OptionError(f"`heads` {heads} must divide the channels {[dim * 2**i for i in range(4)]} of their levels.")
+            raise OptionError(
+                f"`heads` {heads} must divide the channels {[dim * 2**i for i in range(4)]} of their levels."
+            )
 
         def blocks(channels: int, level: int, count: int) -> nn.Sequential:
             return nn.Sequential(*(TransformerBlock(channels, heads[level], expansion, norm) for _ in range(count)))
@@ -100,7 +104,7 @@ class Restormer(nn.Module):
         x = self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(x), level3], 1)))
         x = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(x), level2], 1)))
         x = self.decoder_level1(torch.cat([self.up2_1(x), level1], 1))
-        return self.output(self.refinement(x)) + image  # type: ignore[no-any-return]
+        return self.output(self.refinement(x)) + image
 
 
 class PatchEmbed(nn.Module):
@@ -111,7 +115,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, 3, padding=1, bias=False)
 
     def forward(self, image: Tensor) -> Tensor:
-        return self.proj(image)  # type: ignore[no-any-return]
+        return self.proj(image)
 
 
 class Downsample(nn.Module):
@@ -122,7 +126,7 @@ class Downsample(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1, bias=False), nn.PixelUnshuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)  # type: ignore[no-any-return]
+        return self.body(x)
 
 
 class Upsample(nn.Module):
@@ -133,7 +137,7 @@ class Upsample(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(channels, channels * 2, 3, padding=1, bias=False), nn.PixelShuffle(2))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)  # type: ignore[no-any-return]
+        return self.body(x)
 
 
 class TransformerBlock(nn.Module):
@@ -148,22 +152,22 @@ class TransformerBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.attn(self.norm1(x))
-        return x + self.ffn(self.norm2(x))  # type: ignore[no-any-return]
+        return x + self.ffn(self.norm2(x))
 
 
 class LayerNorm(nn.Module):
-    """Normalisation over the channels of each pixel; its parameters lie in `body`."""
+    """Normalisation over the channels of each pixel; its parameters lie in `body`; shapes are kept."""
 
     def __init__(self, channels: int, norm: NormKind) -> None:
         super().__init__()
         self.body = WithBiasNorm(channels) if norm == "WithBias" else BiasFreeNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.body(x)  # type: ignore[no-any-return]
+        return self.body(x)
 
 
 class WithBiasNorm(nn.Module):
-    """(x − mean) / sqrt(var + 1e-5) · weight + bias."""
+    """(x − mean) / sqrt(var + 1e-5) · weight + bias over the channels of (B, C, H, W)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -177,7 +181,7 @@ class WithBiasNorm(nn.Module):
 
 
 class BiasFreeNorm(nn.Module):
-    """x / sqrt(var + 1e-5) · weight; the variance is still the one about the mean."""
+    """x / sqrt(var + 1e-5) · weight over the channels of (B, C, H, W); the variance is still that about the mean."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -189,7 +193,10 @@ class BiasFreeNorm(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-Dconv head transposed attention (MDTA): attention between channels, linear in the number of pixels."""
+    """Multi-Dconv head transposed attention (MDTA): attention between channels, linear in the number of pixels.
+
+    Maps (B, C, H, W) to the same shape.
+    """
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -204,11 +211,11 @@ class Attention(nn.Module):
         q, k, v = qkv.flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)  # each (B, heads, C/heads, H·W)
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         attention = (q @ k.transpose(-2, -1) * self.temperature).softmax(dim=-1)
-        return self.project_out((attention @ v).reshape(x.shape))  # type: ignore[no-any-return]
+        return self.project_out((attention @ v).reshape(x.shape))
 
 
 class FeedForward(nn.Module):
-    """Gated-Dconv feed-forward network (GDFN)."""
+    """Gated-Dconv feed-forward network (GDFN): (B, C, H, W) → the same shape."""
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
@@ -218,4 +225,4 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.dwconv(self.project_in(x)).chunk(2, dim=1)
-        return self.project_out(F.gelu(gate) * value)  # type: ignore[no-any-return]
+        return self.project_out(F.gelu(gate) * value)

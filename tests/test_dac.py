@@ -1,0 +1,249 @@
+"""The published DAC on features of any size, and DACs of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from hairify import hairify, plan
+from hairify.dac import DegradationAwareClassifier, make_dac, measure_dac
+from hairify.errors import DACError, HairError
+
+
+def published(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The oracle: the published network as the reference describes it, in functional form."""
+
+    def conv(name: str, x: Tensor, **settings: Any) -> Tensor:
+        return F.conv2d(x, parameters[f"{name}.weight"], parameters[f"{name}.bias"], **settings)
+
+    def norm(name: str, x: Tensor, groups: int = 24) -> Tensor:
+        return F.group_norm(x, groups, parameters[f"{name}.weight"], parameters[f"{name}.bias"], eps=1e-6)
+
+    def residual(name: str, x: Tensor) -> Tensor:
+        h = conv(f"{name}.conv1", F.silu(norm(f"{name}.norm1", x)), padding=1)
+        return x + conv(f"{name}.conv2", F.silu(norm(f"{name}.norm2", h)), padding=1)
+
+    def attention(name: str, x: Tensor) -> Tensor:
+        h = norm(f"{name}.norm", x)
+        q, k, v = (conv(f"{name}.{part}", h).flatten(2) for part in "qkv")
+        scores = torch.einsum("bci,bcj->bij", q, k) / x.shape[1] ** 0.5
+        attended = torch.einsum("bij,bcj->bci", scores.softmax(2), v)
+        return x + conv(f"{name}.proj_out", attended.reshape(x.shape))
+
+    x = conv("conv_in", x, padding=1)
+    for stage in range(3):
+        for block in range(3):
+            x = residual(f"down.{stage}.block.{block}", x)
+        if stage < 2:
+            x = conv(f"down.{stage}.downsample.conv", F.pad(x, (0, 1, 0, 1)), stride=2)
+    x = residual("mid.block_2", attention("mid.attn_1", residual("mid.block_1", x)))
+    return conv("conv_out", F.silu(norm("norm_out", x)), padding=1).mean((2, 3))
+
+
+@pytest.mark.parametrize("size", [(16, 16), (17, 22)])
+def test_computes_the_published_network(size: tuple[int, int]) -> None:
+    dac = DegradationAwareClassifier(6, 9, width=48).double()
+    for parameter in dac.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    feature = torch.randn(2, 6, *size, dtype=torch.float64)
+    expected = published(dac.state_dict(), feature)
+    assert (dac(feature) - expected).abs().max() <= 1e-11 * expected.abs().max()
+
+
+def test_published_size() -> None:
+    dac = DegradationAwareClassifier(384, 96, width=72)
+    assert sum(p.numel() for p in dac.parameters()) == 1_457_160
+    assert {(m.num_groups, m.eps) for m in dac.modules() if isinstance(m, nn.GroupNorm)} == {(24, 1e-6)}
+
+
+def test_default_width() -> None:
+    dac = DegradationAwareClassifier(5, 64)
+    assert dac.conv_in.weight.shape == (40, 5, 3, 3)
+    assert {m.num_groups for m in dac.modules() if isinstance(m, nn.GroupNorm)} == {20}
+    assert dac(torch.randn(3, 5, 12, 8)).shape == (3, 64)
+
+
+@given(width=st.integers(1, 200))
+def test_groups_are_the_largest_divisor_up_to_24_that_leaves_two_channels_each(width: int) -> None:
+    with torch.device("meta"):
+        norms = [m for m in DegradationAwareClassifier(3, 4, width).modules() if isinstance(m, nn.GroupNorm)]
+    assert len(norms) == 2 * (3 * 3 + 2) + 2
+    for norm in norms:
+        assert norm.num_channels == width
+        assert width % norm.num_groups == 0
+        assert all(width % more for more in range(norm.num_groups + 1, 1 + min(24, width // 2)))
+        assert norm.num_groups <= 24
+        assert norm.num_groups == 1 or width // norm.num_groups >= 2
+
+
+def skipped_downsamplings(h: int, w: int) -> set[str]:
+    skipped = set()
+    for stage in range(2):
+        if min(h, w) < 4:
+            skipped.add(f"down.{stage}.downsample.conv")
+        else:
+            h, w = h // 2, w // 2
+    return skipped
+
+
+@pytest.mark.parametrize("h", range(1, 10))
+@pytest.mark.parametrize("w", range(1, 10))
+def test_any_size(h: int, w: int) -> None:
+    dac = DegradationAwareClassifier(5, 7)
+    feature = torch.randn(1, 5, h, w, requires_grad=True)
+    giv = dac(feature)
+    assert giv.shape == (1, 7)
+    assert giv.isfinite().all()
+    giv.square().sum().backward()
+    assert feature.grad.isfinite().all()
+    assert feature.grad.abs().max() > 0
+    for name, parameter in dac.named_parameters():
+        if name.rpartition(".")[0] in skipped_downsamplings(h, w):
+            assert parameter.grad is None
+        else:
+            assert parameter.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("width", [2, 3, 16, 23, 24])
+def test_narrow_dac_on_a_single_position(width: int) -> None:
+    assert DegradationAwareClassifier(5, 7, width)(torch.randn(1, 5, 1, 1)).shape == (1, 7)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (9, 8)])
+def test_images_of_a_batch_are_independent(size: tuple[int, int], training: bool) -> None:
+    dac = DegradationAwareClassifier(5, 7).double().train(training)
+    feature = torch.randn(3, 5, *size, dtype=torch.float64)
+    together, alone = dac(feature), torch.cat([dac(image[None]) for image in feature])
+    assert (together - alone).abs().max() <= 1e-12 * alone.abs().max()
+    assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+class Mean(nn.Module):
+    """A user's DAC: with a running state, and a mode of its own."""
+
+    def __init__(self, in_channels: int, giv_dim: int) -> None:
+        super().__init__()
+        self.norm, self.linear = nn.BatchNorm2d(in_channels), nn.Linear(in_channels, giv_dim)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.linear(self.norm(feature).mean((2, 3)))
+
+
+def test_sources() -> None:
+    asked: list[tuple[int, int]] = []
+
+    def factory(in_channels: int, giv_dim: int) -> nn.Module:
+        asked.append((in_channels, giv_dim))
+        return Mean(in_channels, giv_dim)
+
+    default = make_dac(None, (5, 4, 6), 12)
+    assert isinstance(default, DegradationAwareClassifier)
+    assert (default.in_channels, default.giv_dim, default.width) == (5, 12, 40)
+    module = Mean(5, 3)
+    assert make_dac(module, (5, 4, 6), 12) is module
+    for source in (factory, Mean):
+        made = make_dac(source, (5, 4, 6), 12)
+        assert isinstance(made, Mean)
+        assert measure_dac(made, (5, 4, 6)) == 12
+    assert asked == [(5, 12)]
+    assert measure_dac(default, (5, 4, 6)) == 12
+    assert measure_dac(module, (5, 4, 6)) == 3
+
+
+@pytest.mark.parametrize(
+    "source", ["resnet", 3, lambda in_channels, giv_dim: "resnet", lambda in_channels, giv_dim: None]
+)
+def test_what_is_no_dac(source: Any) -> None:
+    with pytest.raises(DACError, match=r"\(B, 5, h, w\) to \(B, D\), and a factory") as error:
+        make_dac(source, (5, 4, 6), 12)
+    assert repr(source) in str(error.value)
+
+
+class Returns(nn.Module):
+    def __init__(self, result: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.result = result
+
+    def forward(self, feature: Tensor) -> Any:
+        return self.result(feature)
+
+
+WRONG: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "map": (lambda f: f, "it returned (2, 5, 4, 6)"),
+    "one vector": (lambda f: f.mean((0, 2, 3)), "it returned (5,)"),
+    "one row": (lambda f: f.mean((0, 2, 3))[None], "it returned (1, 5)"),
+    "tuple": (lambda f: (f.mean((2, 3)),), "it returned tuple"),
+    "nothing": (lambda f: None, "it returned NoneType"),
+    "another width": (nn.Conv2d(4, 2, 1), "it raised RuntimeError"),
+}
+
+
+@pytest.mark.parametrize(("result", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_results(result: Callable[[Tensor], Any], message: str) -> None:
+    with pytest.raises(
+        DACError, match=r"\(Returns\) must return \(2, D\) for a feature of shape \(2, 5, 4, 6\)"
+    ) as error:
+        measure_dac(Returns(result), (5, 4, 6))
+    assert message in str(error.value)
+
+
+def test_a_default_dac_for_other_channels_is_refused() -> None:
+    with pytest.raises(DACError, match="expected input"):
+        measure_dac(DegradationAwareClassifier(4, 8), (5, 4, 6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_measuring_leaves_no_mark(dtype: torch.dtype) -> None:
+    dac = Mean(5, 3).to(dtype).train()
+    before, state = {k: v.clone() for k, v in dac.state_dict().items()}, torch.random.get_rng_state()
+    assert measure_dac(dac, (5, 1, 1)) == 3
+    assert dac.training
+    assert dac.norm.training
+    assert all(torch.equal(v, before[k]) for k, v in dac.state_dict().items())
+    assert all(p.grad is None for p in dac.parameters())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 5, 3, padding=1), nn.ReLU(), nn.Conv2d(5, 3, 3, padding=1))
+
+
+def test_in_a_converted_network() -> None:
+    x = torch.randn(2, 3, 16, 24)
+    for dac, giv_dim in ((Mean(5, 11), 64), (Mean, 9)):
+        hair = hairify(network(), split_at="0", targets="layers", dac=dac, giv_dim=giv_dim, example_inputs=x)
+        assert isinstance(hair.dac, Mean)
+        assert hair.plan.giv_dim == (11 if isinstance(dac, nn.Module) else 9)
+        assert hair.giv(x).shape == (2, hair.plan.giv_dim)
+        assert hair(x).shape == x.shape
+
+
+@pytest.mark.parametrize(
+    ("dac", "message"),
+    [
+        ("resnet", "`dac` is 'resnet'"),
+        (nn.Identity(), "it returned (2, 5, "),
+        (Mean(4, 8), "it raised RuntimeError"),
+        (lambda in_channels, giv_dim: Mean(in_channels, giv_dim + 1), "returns 65 numbers"),
+    ],
+)
+def test_a_network_is_not_converted_with_a_wrong_dac(dac: Any, message: str) -> None:
+    model = network()
+    classes, values = [type(m) for m in model.modules()], {k: v.clone() for k, v in model.state_dict().items()}
+    for convert in (hairify, plan):
+        options = {"inplace": True} if convert is hairify else {}
+        with pytest.raises(DACError) as error:
+            convert(model, split_at="0", targets="layers", dac=dac, **options)
+        assert isinstance(error.value, HairError)
+        assert message in str(error.value)
+    assert [type(m) for m in model.modules()] == classes
+    assert all(torch.equal(v, values[k]) for k, v in model.state_dict().items())
+    assert not model[0]._forward_hooks
