@@ -7,33 +7,32 @@ from torch import Tensor, nn
 
 from hairify.copying import copy_model
 from hairify.layers import HyperLayer, make_ordinary
-from hairify.model import HairModel
-from hairify.scope import Scope
+from hairify.scope import Hyper, Scope
 
 
-def bake(hair: HairModel, giv: Tensor) -> nn.Module:
+def bake(base: nn.Module, scope: Scope, hyper: Hyper, giv: Tensor) -> nn.Module:
     """A copy of the base network in which every hyper layer owns the weights that `giv` selects.
 
     Args:
-        hair: left as it is.
+        base: the base network of a HairModel; left as it is.
+        scope: the HairModel's; layers of another HairModel within the base stay as they are.
+        hyper: the HairModel's parts.
         giv: shape (1, D).
 
     Returns:
-        A module of the base's class, in the model's mode.
+        A module of the base's class, in its mode.
     """
-    model = copy_model(hair.base)
-    pairs = zip(hair.base.modules(), model.modules(), strict=True)
-    # those of this model: the base may hold a HairModel of its own, which stays one
+    model = copy_model(base)
     layers = [
         layer
-        for mine, layer in pairs
-        if isinstance(mine, HyperLayer) and isinstance(layer, HyperLayer) and mine.hair_slot.scope is hair._scope
+        for mine, layer in zip(base.modules(), model.modules(), strict=True)
+        if isinstance(mine, HyperLayer) and isinstance(layer, HyperLayer) and mine.hair_slot.scope is scope
     ]
-    unhook(model.get_submodule(hair.plan.split), layers[0].hair_slot.scope)
+    unhook(model.get_submodule(scope.split), layers[0].hair_slot.scope)
     with torch.no_grad():
-        selecting = [hsn(giv) for hsn in hair.hsn]
+        selecting = [hsn(giv) for hsn in hyper.hsn]
         for layer in layers:
-            slot, box = layer.hair_slot, hair.boxes[layer.hair_slot.level]
+            slot, box = layer.hair_slot, hyper.boxes[layer.hair_slot.level]
             weight, bias = box(slot.entry, selecting[slot.level][:, slot.block])
             trained = any(p.requires_grad for p in box.parameters())
             values = {"weight": weight, "bias": bias}

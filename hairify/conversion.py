@@ -14,13 +14,13 @@ from hairify.boxes import HyperSelectingNet, WeightBox
 from hairify.copying import copy_model
 from hairify.dac import DACSource, measure_dac
 from hairify.errors import AlreadyConvertedError, DACError, HairWarning, OptionError
-from hairify.layers import Slot, make_hyper
+from hairify.layers import make_hyper
 from hairify.model import HairModel
 from hairify.plan import Level, Plan, full_name
 from hairify.planning import BoxSize, Init, Targets
 from hairify.planning import plan as make_plan
 from hairify.randomness import cpu_generator, seeded
-from hairify.scope import Scope
+from hairify.scope import Scope, Slot
 from hairify.warmstart import make_rows, peaked_logits, start_at
 
 

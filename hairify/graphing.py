@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch.fx
 from torch import nn
@@ -12,9 +12,11 @@ from hairify.baking import unhook
 from hairify.copying import copy_model
 from hairify.errors import GraphError
 from hairify.layers import HyperLayer
-from hairify.model import HairModel
 from hairify.probing import isolated
 from hairify.tracing import ModelTracer
+
+if TYPE_CHECKING:
+    from hairify.model import HairModel
 
 
 def graph(hair: HairModel) -> torch.fx.GraphModule:
@@ -39,7 +41,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
         leaf=lambda module: id(module) in parts,
         after=after_leaf,
     )
-    copied.__class__ = _with_signature_of(type(copied.base))
+    copied.__class__ = _with_signature_of_base(copied)
     try:
         with isolated(copied):
             traced = tracer.trace(copied)
@@ -55,11 +57,12 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
     return module
 
 
-def _with_signature_of(base: type[nn.Module]) -> type[HairModel]:
-    """HairModel with a forward of the base's own signature: fx makes one graph input per argument of it."""
+def _with_signature_of_base(hair: HairModel) -> type[HairModel]:
+    """The model's class with a forward of its base's signature: fx makes one graph input per argument of it."""
+    cls = type(hair)
 
-    @functools.wraps(base.forward)
+    @functools.wraps(type(hair.base).forward)
     def forward(self: HairModel, *args: Any, **kwargs: Any) -> Any:
-        return HairModel.forward(self, *args, **kwargs)
+        return cls.forward(self, *args, **kwargs)
 
-    return type("HairModel", (HairModel,), {"forward": forward})
+    return type(cls.__name__, (cls,), {"forward": forward})

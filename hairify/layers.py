@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch.fx
@@ -11,34 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify.functional import Ints, hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
-from hairify.scope import Scope
+from hairify.scope import Slot
 
 # In `HairModel.graph()` each is one named node: they branch on shapes, which torch.fx cannot follow.
 for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "_output_padding"):
     torch.fx.wrap(_name)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a hyper layer's weights come from.
-
-    Attributes:
-        scope: gives them while a forward runs.
-        level: index of the level, and so of its Weight Box and HSN.
-        block: row of the level's selecting vectors, the block's position in its level.
-        entry: the layer's name within its block, and so within the Weight Box.
-        bias: whether there is a bias.
-        level_name: name of the level, for people.
-        box_size: N, for people.
-    """
-
-    scope: Scope
-    level: int
-    block: int
-    entry: str
-    bias: bool
-    level_name: str
-    box_size: int
 
 
 class HyperLayer(nn.Module):

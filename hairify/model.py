@@ -10,8 +10,10 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
+from hairify.baking import bake
 from hairify.errors import BakeError, GIVError
 from hairify.features import image_size
+from hairify.graphing import graph
 from hairify.scope import Hyper, Scope, SplitReached
 
 if TYPE_CHECKING:
@@ -104,8 +106,6 @@ class HairModel(nn.Module):
             BakeError: both or neither given, or more than one image.
             GIVError: `giv` is no GIV.
         """
-        from hairify.baking import bake
-
         if (giv is None) == (not args and not kwargs):
             raise BakeError(
                 "`bake` takes either the inputs of one image, `bake(x)`, or `bake(giv=...)` of shape (1, D)."
@@ -119,7 +119,7 @@ class HairModel(nn.Module):
                 f"`bake` makes a network for one image, but got {giv.shape[0]}. Bake each on its own, or the mean of "
                 "their GIVs: `bake(giv=hair.giv(x).mean(0, keepdim=True))`."
             )
-        return bake(self, giv)
+        return bake(self.base, self._scope, self._hyper, giv)
 
     def graph(self) -> torch.fx.GraphModule:
         """The whole computation as a graph: split → DAC → HSNs → boxes → per-image operations, each a named node.
@@ -129,8 +129,6 @@ class HairModel(nn.Module):
         Raises:
             GraphError: torch.fx cannot follow the network.
         """
-        from hairify.graphing import graph
-
         return graph(self)
 
     def hair_parameters(self) -> Iterator[nn.Parameter]:

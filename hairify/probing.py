@@ -137,7 +137,7 @@ class Probe:
     def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
         self.model = copy_model(model).requires_grad_(False).eval()
         candidates = [Inputs.of(example_inputs)] if example_inputs is not None else _default_inputs(self.model)
-        failures: list[str] = []
+        failures: dict[str, list[str]] = {}
         for inputs in candidates:
             if not inputs.tensors or not inputs.tensors[0].ndim:
                 raise ExampleInputError(
@@ -147,10 +147,11 @@ class Probe:
             try:
                 self.recording = self.run()
             except Exception as error:
-                failures.append(f"  {inputs.describe()}: {type(error).__name__}: {str(error).strip()[:300]}")
+                why = f"{type(error).__name__}: {str(error).strip()[:300]}"
+                failures.setdefault(why, []).append(inputs.describe())
             else:
                 return
-        tried = "\n".join(failures)
+        tried = "\n".join(f"  {'; '.join(shapes)}: {why}" for why, shapes in failures.items())
         raise ExampleInputError(
             f"The model ({type(model).__name__}) cannot be run on "
             + ("`example_inputs`:" if example_inputs is not None else "any of the inputs tried by default:")

@@ -6,16 +6,13 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.fx
 from torch import Tensor, nn
 
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.features import Feature, Size, read_feature
-
-if TYPE_CHECKING:
-    from hairify.layers import Slot
 
 torch.fx.wrap("read_feature")  # one named node in `HairModel.graph()`: it branches on shapes
 
@@ -133,3 +130,26 @@ class Scope:
             )
         weight, bias = forward.hyper.boxes[slot.level](slot.entry, forward.selecting[slot.level][:, slot.block])
         return weight, bias
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where a hyper layer's weights come from.
+
+    Attributes:
+        scope: gives them while a forward runs.
+        level: index of the level, and so of its Weight Box and HSN.
+        block: row of the level's selecting vectors, the block's position in its level.
+        entry: the layer's name within its block, and so within the Weight Box.
+        bias: whether there is a bias.
+        level_name: name of the level, for people.
+        box_size: N, for people.
+    """
+
+    scope: Scope
+    level: int
+    block: int
+    entry: str
+    bias: bool
+    level_name: str
+    box_size: int

@@ -104,12 +104,12 @@ class NAFNet(nn.Module):
         h, w = image.shape[-2:]
         padded = F.pad(image, (0, -w % 4, 0, -h % 4))
         x, skips = self.intro(padded), []
-        for encoder, down in zip(self.encoders, self.downs):
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x)
             skips.append(x)
             x = down(x)
         x = self.middle_blks(x)
-        for decoder, up, skip in zip(self.decoders, self.ups, reversed(skips)):
+        for decoder, up, skip in zip(self.decoders, self.ups, reversed(skips), strict=True):
             x = decoder(up(x) + skip)
         return (self.ending(x) + padded)[..., :h, :w]
 
@@ -128,7 +128,7 @@ class WindowBlock(nn.Module):
     def forward(self, x: Tensor, size: tuple[int, int]) -> Tensor:
         (h, w), s = size, self.window
         b, _, c = x.shape
-        assert h % s == 0 and w % s == 0
+        assert (h % s, w % s) == (0, 0)
         y = torch.roll(self.norm1(x).view(b, h, w, c), (-self.shift, -self.shift), (1, 2))
         y = y.view(b, h // s, s, w // s, s, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, s * s, c)
         q, k, v = self.qkv(y).reshape(len(y), s * s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)

@@ -229,7 +229,7 @@ def test_frozen_layers_stay_frozen() -> None:
     hair = hairify(model)
     frozen = {
         level.name
-        for level, box in zip(hair.plan.levels, hair.boxes)
+        for level, box in zip(hair.plan.levels, hair.boxes, strict=True)
         if not any(p.requires_grad for p in box.parameters())
     }
     assert frozen == {level.name for level in hair.plan.levels if level.name.startswith("up1")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import torch
@@ -61,8 +61,8 @@ class Locked(UNet):
         self.lock = threading.Lock()
 
 
-def sum_dac(feature: Tensor) -> Tensor:
-    return feature.mean((2, 3))
+def pooled() -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
 
 class WrongDAC(nn.Module):
@@ -70,28 +70,55 @@ class WrongDAC(nn.Module):
         return feature.mean((0, 2, 3))
 
 
-CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[HairError], str]] = {
-    "nothing after the split": (UNet, {"split_at": "out"}, errors.NothingToConvertError, r"after the split 'out'.*earlier"),
+Case: TypeAlias = tuple[Callable[[], nn.Module], dict[str, Any], type[HairError], str]
+
+CASES: dict[str, Case] = {
+    "nothing after the split": (
+        UNet,
+        {"split_at": "out"},
+        errors.NothingToConvertError,
+        r"after the split 'out'.*earlier",
+    ),
     "all excluded": (UNet, {"exclude": ("*",)}, errors.NothingToConvertError, "7 × runs before the split|ruled out"),
     "no families": (UNet, {"targets": "families"}, errors.NothingToConvertError, "not part of a repeated block"),
     "no layers": (nn.ReLU, {}, errors.SplitError, "no convolution and no linear layer"),
     "unknown split": (UNet, {"split_at": "midle.0"}, errors.SplitError, "nearest names are 'middle.0'"),
     "the model as split": (UNet, {"split_at": ""}, errors.SplitError, "no such module"),
-    "split never runs": (small_restormer, {"split_at": "latent.0.attn.project_out.x"}, errors.SplitError, "no such module"),
+    "split never runs": (
+        small_restormer,
+        {"split_at": "latent.0.attn.project_out.x"},
+        errors.SplitError,
+        "no such module",
+    ),
     "container as split": (
         lambda: nn.Sequential(nn.Conv2d(3, 3, 1), Listed(), nn.Conv2d(3, 3, 1)),
         {"split_at": "1.parts"},
         errors.SplitError,
         r"never called itself.*last called child is '1\.parts\.1'",
     ),
-    "split mixes images": (Windows, {"split_at": "fold"}, errors.SplitError, "does not keep the images of a batch apart"),
+    "split mixes images": (
+        Windows,
+        {"split_at": "fold"},
+        errors.SplitError,
+        "does not keep the images of a batch apart",
+    ),
     "split of a wrong type": (UNet, {"split_at": 2}, errors.OptionError, r"a fraction of the layer calls in \(0, 1\)"),
-    "model rejects the default inputs": (Picky, {}, errors.ExampleInputError, r"\(1, 8, 64, 96\): ValueError: give 8"),
-    "model rejects the example": (UNet, {"example_inputs": torch.rand(1, 1, 64, 96)}, errors.ExampleInputError, r"\(1, 1, 64, 96\)"),
+    "model rejects the default inputs": (Picky, {}, errors.ExampleInputError, r"\(1, 8, 64, 96\).*ValueError: give 8"),
+    "model rejects the example": (
+        UNet,
+        {"example_inputs": torch.rand(1, 1, 64, 96)},
+        errors.ExampleInputError,
+        r"\(1, 1, 64, 96\)",
+    ),
     "no tensor": (UNet, {"example_inputs": (3,)}, errors.ExampleInputError, "holds no tensor"),
     "no batches": (OneImage, {}, errors.ExampleInputError, "takes batches"),
     "small box": (small_restormer, {"box_size": {"latent": 2}}, errors.BoxSizeError, "3 blocks have 3 weight sets"),
-    "box of nothing": (UNet, {"box_size": {"latent": 9}}, errors.OptionError, "matches no level. The levels are 'middle.3'"),
+    "box of nothing": (
+        UNet,
+        {"box_size": {"latent": 9}},
+        errors.OptionError,
+        "matches no level. The levels are 'middle.3'",
+    ),
     "box of size zero": (UNet, {"box_size": 0}, errors.OptionError, "an integer from 1 up"),
     "unknown targets": (UNet, {"targets": "all"}, errors.OptionError, "'auto', 'families', 'layers'"),
     "unknown init": (UNet, {"init": "zeros"}, errors.OptionError, "'preserve', 'random'"),
@@ -100,9 +127,9 @@ CASES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], type[HairError],
     "a string for globs": (UNet, {"exclude": "up1"}, errors.OptionError, r"\('up1',\)"),
     "a DAC that is none": (UNet, {"dac": 3}, errors.DACError, "a factory"),
     "a DAC of wrong shape": (UNet, {"dac": WrongDAC()}, errors.DACError, r"returned \(32,\)"),
-    "a factory of wrong size": (UNet, {"dac": lambda c, d: nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())}, errors.DACError, "32 numbers"),
+    "a factory of wrong size": (UNet, {"dac": lambda channels, size: pooled()}, errors.DACError, "32 numbers"),
     "what cannot be copied": (Locked, {}, errors.CopyError, "__deepcopy__"),
-}  # fmt: skip
+}
 
 
 class Listed(nn.Module):
@@ -128,7 +155,7 @@ def test_bad_input_is_named_and_changes_nothing(case: str, inplace: bool) -> Non
 
 
 def test_what_is_no_model_is_refused() -> None:
-    with pytest.raises(errors.OptionError, match="is a Tensor; hairify converts an nn.Module"):
+    with pytest.raises(errors.OptionError, match=r"is a Tensor; hairify converts an nn\.Module"):
         hairify(torch.zeros(1))  # type: ignore[arg-type]
 
 
@@ -179,7 +206,7 @@ def test_a_hyper_layer_outside_its_models_forward_is_named() -> None:
         hair.base(x)
     with pytest.raises(errors.OutsideForwardError, match="level 'out'"):
         hair.out(torch.rand(1, 8, 4, 4))
-    with pytest.raises(RuntimeError, match="mat1|size|channels|expected"):
+    with pytest.raises(RuntimeError, match="channels"):
         hair(torch.rand(1, 5, 32, 48))
     with pytest.raises(errors.OutsideForwardError):  # nothing is left behind by a forward that raised
         hair.base(x)

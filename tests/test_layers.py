@@ -88,16 +88,12 @@ class Setting:
     def one_by_one(self, x: Tensor, *args: Any) -> Tensor:
         """The oracle: a plain layer for each image, its weights summed up row by row."""
         selecting = self.hyper.hsn[0](self.feature.mean((2, 3)))[:, 1]
-        parts = [
-            self.plain_with(v)(part, *args) for v, part in zip(selecting, x.tensor_split(len(selecting)), strict=True)
-        ]
-        return torch.cat(parts)
+        images = zip(selecting, x.tensor_split(len(selecting)), strict=True)
+        return torch.cat([self.plain_with(v)(image, *args) for v, image in images])
 
     def plain_with(self, v: Tensor) -> nn.Module:
         plain = copy.deepcopy(self.plain)
-        plain.load_state_dict(
-            {n: sum(v[i] * row[i] for i in range(BOX_SIZE)) for n, row in self.box.named_parameters()}
-        )
+        plain.load_state_dict({n: sum(v[i] * w[i] for i in range(BOX_SIZE)) for n, w in self.box.named_parameters()})
         return plain
 
 
@@ -159,8 +155,6 @@ def test_repr(cls: type[nn.Module], shape: tuple[int, ...], options: dict[str, A
 
 
 class Described(nn.Conv2d):
-    """A subclass that computes what its base does, and can do more."""
-
     def describe(self) -> str:
         return f"{self.in_channels} channels"
 
@@ -201,16 +195,13 @@ def test_make_ordinary_undoes_make_hyper(make_layer: Callable[..., nn.Module], b
     assert layer.notes == ["before", "after"]
 
 
-@pytest.mark.parametrize(
-    "duplicate", [lambda layer: layer, copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))]
-)
-def test_a_subclass_keeps_its_class_and_methods(duplicate: Callable[[nn.Module], nn.Module]) -> None:
-    layer = Described(4, 8, 3)
-    make_it_hyper(layer, make_scope())
-    layer = duplicate(layer)
-    assert isinstance(layer, Described)
-    assert layer.describe() == "4 channels"
-    assert repr(layer).startswith("HyperDescribed(4, 8, kernel_size=(3, 3), stride=(1, 1), level='the_level'")
+def test_a_subclass_keeps_its_class_and_methods() -> None:
+    made = Described(4, 8, 3)
+    make_it_hyper(made, make_scope())
+    for layer in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
+        assert isinstance(layer, Described)
+        assert layer.describe() == "4 channels"
+        assert repr(layer).startswith("HyperDescribed(4, 8, kernel_size=(3, 3), stride=(1, 1), level='the_level'")
 
 
 def test_hooks_run() -> None:

@@ -20,7 +20,7 @@ def assert_close(got: Tensor, expected: Tensor, tolerance: float) -> None:
     place = torch.unravel_index(difference.argmax(), difference.shape)
     worst, scale = difference.max().item(), expected.abs().max().item()
     assert worst <= tolerance * scale, (
-        f"differs by {worst / scale:.3g} of the largest value at {tuple(int(i) for i in place)}, allowed {tolerance:.3g}"
+        f"differs by {worst / scale:.3g} of the largest value at {[int(i) for i in place]}, allowed {tolerance:.3g}"
     )
 
 
