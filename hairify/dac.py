@@ -133,11 +133,19 @@ def make_dac(source: DACSource, feature: tuple[int, int, int], giv_dim: int) -> 
         giv_dim: D.
 
     Raises:
-        DACError: `source` is something else, or its product is no module.
+        DACError: `source` is something else, it raises, or its product is no module.
     """
     if source is None:
         return DegradationAwareClassifier(feature[0], giv_dim)
-    dac: Any = source if isinstance(source, nn.Module) else source(feature[0], giv_dim) if callable(source) else None
+    dac: Any = source
+    if callable(source) and not isinstance(source, nn.Module):
+        try:
+            dac = source(feature[0], giv_dim)
+        except Exception as error:
+            raise DACError(
+                f"The DAC factory was called with in_channels={feature[0]} and giv_dim={giv_dim}, and raised "
+                f"{type(error).__name__}: {error}"
+            ) from error
     if not isinstance(dac, nn.Module):
         raise DACError(
             f"`dac` is {source!r}; accepted are a module that maps F_g (B, {feature[0]}, h, w) to (B, D), and a "

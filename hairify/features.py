@@ -71,16 +71,21 @@ def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | Non
         return Feature(index, "vector", (shape[1], 1, 1))
     if len(shape) == 3:
         size = token_grid(shape[1], image)
-        exact = image is not None and size[1] > 1 and _same_aspect(size, image)
+        exact = image is not None and size[1] > 1 and _same_aspect(size, image) and not _square(shape)
         return Feature(index, "tokens", (shape[2], *size)) if exact or not strict else None
     as_map = Feature(index, "map", (shape[1], shape[2], shape[3]))
     if image is None:
         return None if strict else as_map
     if _same_aspect((shape[2], shape[3]), image):
         return as_map
-    if _same_aspect((shape[1], shape[2]), image):
+    if _same_aspect((shape[1], shape[2]), image) and not (strict and _square(shape)):
         return Feature(index, "channels_last", (shape[3], shape[1], shape[2]))
     return None if strict else as_map
+
+
+def _square(shape: tuple[int, ...]) -> bool:
+    """Whether it looks like an attention map, (..., n, n), whose other dimensions may have any ratio by chance."""
+    return shape[-2] == shape[-1]
 
 
 def _same_aspect(size: Size, image: Size) -> bool:

@@ -269,6 +269,8 @@ def _bmm(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:
 def _rows_per_image(input: Tensor, per_image: Tensor) -> int:
     """k, where `input` has k·B rows and `per_image` has B."""
     rows, batch = input.shape[0], per_image.shape[0]
+    if batch == 0:
+        raise BatchMismatchError("The batch is empty: per-image weights need at least one image.")
     if rows % batch:
         raise BatchMismatchError(
             f"An input of shape {tuple(input.shape)} cannot be divided among {batch} images: its first dimension "

@@ -75,8 +75,7 @@ def plan(
     skipped = {n: reason or "not part of a repeated block" for n, reason in verdicts.items() if n not in converted}
     if not levels:
         raise NothingToConvertError(_nothing(split, skipped))
-    made = _make_dac(dac, feature, giv_dim)
-    giv_dim = measure_dac(made, feature.shape)
+    made, giv_dim = _make_dac(dac, feature, giv_dim)
     return Plan(
         split=split,
         feature=feature,
@@ -107,7 +106,7 @@ def _check_options(
     for name, value, accepted in (("targets", targets, get_args(Targets)), ("init", init, get_args(Init))):
         if value not in accepted:
             raise OptionError(f"`{name}` is {value!r}; accepted are {', '.join(map(repr, accepted))}.")
-    if not isinstance(giv_dim, int) or giv_dim < 1:
+    if not isinstance(giv_dim, int) or isinstance(giv_dim, bool) or giv_dim < 1:
         raise OptionError(f"`giv_dim` is {giv_dim!r}; accepted is an integer from 1 up.")
     names = [name for name, _ in model.named_modules()]
     for option, patterns in (("include", include), ("exclude", exclude)):
@@ -122,14 +121,14 @@ def _check_options(
                 raise OptionError(f"`{option}` holds {pattern!r}, which matches no module of the model.{hint}")
 
 
-def _make_dac(source: DACSource, feature: Feature, giv_dim: int) -> nn.Module:
-    """A DAC to measure; the one that is trained is made anew by `hairify`."""
+def _make_dac(source: DACSource, feature: Feature, giv_dim: int) -> tuple[nn.Module, int]:
+    """A DAC to measure, and its D; the one that is trained is made anew by `hairify`."""
     with seeded(torch.Generator()):
         dac = make_dac(source, feature.shape, giv_dim)
-    measured = measure_dac(dac, feature.shape)
+        measured = measure_dac(dac, feature.shape)
     if not isinstance(source, nn.Module) and measured != giv_dim:
         raise DACError(f"The DAC factory was asked for giv_dim={giv_dim}, but its product returns {measured} numbers.")
-    return dac
+    return dac, measured
 
 
 def _judge_layers(
@@ -251,7 +250,7 @@ def _levels(probe: Probe, eligible: list[str], targets: Targets, box_size: BoxSi
 
 def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, init: Init) -> list[int]:
     """N of each level."""
-    wanted = {"*": box_size} if isinstance(box_size, int) else dict(box_size or {})
+    wanted = {"*": box_size} if not isinstance(box_size, Mapping) and box_size is not None else dict(box_size or {})
     for pattern, size in wanted.items():
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise OptionError(f"`box_size` is {size!r} for {pattern!r}; accepted is an integer from 1 up.")

@@ -117,10 +117,10 @@ class Scope:
         forward = getattr(self._local, "forward", None)
         if forward is None:
             raise OutsideForwardError(
-                f"A hyper layer of level '{slot.level_name}' was called outside its HairModel's forward, where "
-                "no image "
-                "has given it weights. Call the HairModel itself, not its `base` or a part of it; for a model of "
-                "ordinary layers use `hair.bake(x)`."
+                f"A hyper layer of level '{slot.level_name}' was called outside its HairModel's forward, where no "
+                "image has given it weights. Call the HairModel itself, not its `base` or a part of it; for a model of "
+                "ordinary layers use `hair.bake(x)`. (Gradient checkpointing calls layers again during the backward "
+                "pass: turn it off for converted layers.)"
             )
         if not forward.selecting:
             raise OutsideForwardError(

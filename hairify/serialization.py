@@ -38,7 +38,8 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
             with the network they were trained on.
 
     Raises:
-        CheckpointError: `hair` is no HairModel, or its state holds something other than tensors.
+        CheckpointError: `hair` is no HairModel, its state holds something other than tensors, or there is no
+            such folder.
     """
     if not isinstance(hair, HairModel):
         raise CheckpointError(f"`save` takes a HairModel; got a {type(hair).__name__}.")
@@ -51,6 +52,8 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
     kept, aliases = _without_aliases(state)
     about = {"version": FORMAT_VERSION, "plan": hair.plan.to_json(), "added_only": added_only, "aliases": aliases}
     target = Path(path)
+    if not target.parent.is_dir():
+        raise CheckpointError(f"There is no folder {target.parent} to save {target.name} in.")
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
     os.close(handle)
     try:
@@ -78,6 +81,7 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
         CheckpointError: the file is missing, damaged, no hairify checkpoint, from a newer hairify, or does not
             fit `base`.
         PlanMismatchError: `base` is not the network that was converted, or `dac` is missing.
+        AlreadyConvertedError: `base` is a HairModel.
     """
     about, state = _read(Path(path))
     plan = Plan.from_json(about["plan"])

@@ -67,9 +67,8 @@ class _Splitter:
         if feature is None:
             shapes = ", ".join(str(r.shape) for r in call.returned) or "no tensor"
             raise SplitError(
-                f"The split {name!r} returned {shapes} for {self._batch} image(s); a feature has the batch "
-                "first and 2 to "
-                "4 dimensions: (B, C, h, w), (B, h, w, C), (B, L, C) or (B, C). Choose another `split_at`."
+                f"The split {name!r} returned {shapes} for {self._batch} image(s); a feature has the batch first and "
+                "2 to 4 dimensions: (B, C, h, w), (B, h, w, C), (B, L, C) or (B, C). Choose another `split_at`."
             )
         return name, feature
 

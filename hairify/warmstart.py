@@ -42,7 +42,8 @@ def preserved_rows(weights: Tensor, selecting: Tensor, fan_in: int, generator: t
     """Rows W with S·W = the trained weights, as near as that allows to a target that trains well.
 
     The solution is S⁺ W_trained + (I − S⁺S) T. The target T holds the trained weights in the first M rows and
-    the level's mean in the spare ones, with noise on all: identical rows would get identical gradients for ever.
+    the level's mean in the spare ones, with noise on all: rows that are identical and weigh alike in every
+    selecting vector would get identical gradients for ever.
 
     Args:
         weights: trained weights of one layer in the M blocks, shape (M, *shape).

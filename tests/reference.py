@@ -14,7 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hairify import HairModel
+
 DATA = Path(__file__).parent / "data"
+
+# A Res-HAIR that is quickly made.
+SMALL = {"dim": 8, "num_blocks": (2, 2, 2, 2), "num_refinement_blocks": 2, "norm": "BiasFree"}
 
 
 def record(name: str) -> dict[str, Any]:
@@ -38,6 +43,24 @@ def largest_error(model: nn.Module, name: str) -> float:
     with torch.no_grad():
         got = model.double().eval()(_images(*about["input"], about["seed"]))
     return (got - expected).abs().max().item()
+
+
+def as_published(hair: HairModel) -> dict[str, Tensor]:
+    """The authors' layout of a HairModel's parameters: an independent inverse of the importer."""
+    order = ("attn.qkv", "attn.qkv_dwconv", "attn.project_out", "ffn.project_in", "ffn.dwconv", "ffn.project_out")
+    state: dict[str, Tensor] = {}
+    levels = [level.name for level in hair.plan.levels]
+    for key, value in hair.base.state_dict().items():
+        level = key.partition(".")[0]
+        state[key.replace(f"{level}.", f"{level}.blocks.", 1) if level in levels else key] = value
+    for i, level in enumerate(levels):
+        box = hair.boxes[i].state_dict()
+        state[f"{level}.kernel_box"] = torch.cat([box[f"{name}.weight"].flatten(1) for name in order], 1)
+        for j, layer in enumerate(hair.hsn[i].layers):
+            for name in ("weight", "bias"):
+                for m, value in enumerate(getattr(layer, name)):
+                    state[f"{level}.extracts.{m}.net.{2 * j}.{name}"] = value.detach()
+    return state | {f"feature.{key}": value for key, value in hair.dac.state_dict().items()}
 
 
 def _values(key: str, shape: list[int], index: int, about: dict[str, Any]) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from models.test_res_hair import SMALL, as_published
+from reference import SMALL, as_published
 
 import hairify
 import hairify.errors
@@ -28,9 +28,8 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob
 WITH_CODE = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-PRINTED = re.compile(
-    r"(?:^|  )# ->(?: (.*))?$", re.MULTILINE
-)  # `print(x)  # -> what it prints`, or on lines of their own
+# What a block prints, line by line: `print(x)  # -> 1` at the end of a line of code, or lines of their own.
+PRINTED = re.compile(r"(?:^|  )# ->(?: (.*))?$", re.MULTILINE)
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 

@@ -119,6 +119,9 @@ CASES: dict[str, Case] = {
         errors.OptionError,
         "matches no level. The levels are 'middle.3'",
     ),
+    "box that is no number": (UNet, {"box_size": "4"}, errors.OptionError, "an integer from 1 up"),
+    "box of a fraction": (UNet, {"box_size": {"out": 2.5}}, errors.OptionError, "an integer from 1 up"),
+    "GIV of truth": (UNet, {"giv_dim": True}, errors.OptionError, "giv_dim"),
     "box of size zero": (UNet, {"box_size": 0}, errors.OptionError, "an integer from 1 up"),
     "unknown targets": (UNet, {"targets": "all"}, errors.OptionError, "'auto', 'families', 'layers'"),
     "unknown init": (UNet, {"init": "zeros"}, errors.OptionError, "'preserve', 'random'"),
@@ -128,6 +131,12 @@ CASES: dict[str, Case] = {
     "a DAC that is none": (UNet, {"dac": 3}, errors.DACError, "a factory"),
     "a DAC of wrong shape": (UNet, {"dac": WrongDAC()}, errors.DACError, r"returned \(32,\)"),
     "a factory of wrong size": (UNet, {"dac": lambda channels, size: pooled()}, errors.DACError, "32 numbers"),
+    "a factory that raises": (
+        UNet,
+        {"dac": lambda channels: pooled()},
+        errors.DACError,
+        "in_channels=32 and giv_dim=64",
+    ),
     "what cannot be copied": (Locked, {}, errors.CopyError, "__deepcopy__"),
 }
 
@@ -263,3 +272,8 @@ def test_all_errors_are_hair_errors() -> None:
     ]
     assert len(named) > 10
     assert all(issubclass(e, HairError) for e in named)
+
+
+def test_an_empty_batch_is_named() -> None:
+    with pytest.raises(errors.BatchMismatchError, match="batch is empty"):
+        hairify(UNet())(torch.rand(0, 3, 64, 96))

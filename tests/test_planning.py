@@ -107,6 +107,23 @@ def test_a_fraction_counts_layer_calls() -> None:
     assert [plan(chain, split_at=f).split for f in (0.05, 0.1, 0.11, 0.5, 0.9)] == ["0", "0", "1", "4", "8"]
 
 
+class ChannelAttention(nn.Module):
+    """Its attention map is (B, 8, 12, 12): heads and channels happen to have the aspect ratio of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.drop = nn.Conv2d(96, 288, 1), nn.Dropout(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).flatten(2).unflatten(1, (3, 8, 12)).unbind(1)
+        return x + (self.drop((q @ k.transpose(2, 3)).softmax(-1)) @ v).reshape(x.shape)
+
+
+def test_an_attention_map_is_not_taken_for_a_feature() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 96, 3, 2, 1), ChannelAttention(), nn.Conv2d(96, 96, 3, 1, 1), nn.Conv2d(96, 3, 1))
+    assert "drop" not in plan(net).split
+
+
 def levels(made: Plan) -> dict[str, tuple[int, int, int]]:
     """{name: (M, N, layers)}."""
     return {level.name: (len(level.blocks), level.box_size, len(level.layers)) for level in made.levels}

@@ -186,3 +186,5 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_what_is_no_hair_model_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="takes a HairModel; got a UNet"):
         save(UNet(), tmp_path / "x")  # type: ignore[arg-type]
+    with pytest.raises(CheckpointError, match=r"no folder .*absent to save x"):
+        save(hairify(UNet()), tmp_path / "absent" / "x")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from reference import largest_error, published_state
+from reference import SMALL, as_published, largest_error, published_state
 
 from hairify.errors import CheckpointError
 from hairify.models import load_published, res_hair
@@ -31,27 +31,6 @@ def test_published_size_and_levels() -> None:
         "decoder_level1": 5,
         "refinement": 5,
     }
-
-
-SMALL = {"dim": 8, "num_blocks": (2, 2, 2, 2), "num_refinement_blocks": 2, "norm": "BiasFree"}
-
-
-def as_published(hair: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The authors' layout of a HairModel's parameters: an independent inverse of the importer."""
-    order = ("attn.qkv", "attn.qkv_dwconv", "attn.project_out", "ffn.project_in", "ffn.dwconv", "ffn.project_out")
-    state: dict[str, torch.Tensor] = {}
-    levels = [level.name for level in hair.plan.levels]
-    for key, value in hair.base.state_dict().items():
-        level = key.partition(".")[0]
-        state[key.replace(f"{level}.", f"{level}.blocks.", 1) if level in levels else key] = value
-    for i, level in enumerate(levels):
-        box = hair.boxes[i].state_dict()
-        state[f"{level}.kernel_box"] = torch.cat([box[f"{name}.weight"].flatten(1) for name in order], 1)
-        for j, layer in enumerate(hair.hsn[i].layers):
-            for name in ("weight", "bias"):
-                for m, value in enumerate(getattr(layer, name)):
-                    state[f"{level}.extracts.{m}.net.{2 * j}.{name}"] = value.detach()
-    return state | {f"feature.{key}": value for key, value in hair.dac.state_dict().items()}
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
