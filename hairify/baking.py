@@ -22,24 +22,25 @@ def bake(base: nn.Module, scope: Scope, hyper: Hyper, giv: Tensor) -> nn.Module:
     Returns:
         A module of the base's class, in its mode.
     """
-    model = copy_model(base)
-    layers = [
-        layer
-        for mine, layer in zip(base.modules(), model.modules(), strict=True)
-        if isinstance(mine, HyperLayer) and isinstance(layer, HyperLayer) and mine.hair_slot.scope is scope
-    ]
-    unhook(model.get_submodule(scope.split), layers[0].hair_slot.scope)
-    with torch.no_grad():
-        selecting = [hsn(giv) for hsn in hyper.hsn]
+    with torch.inference_mode(False), torch.enable_grad():  # the result can be trained wherever it was made
+        model = copy_model(base)
+        layers = [
+            layer
+            for mine, layer in zip(base.modules(), model.modules(), strict=True)
+            if isinstance(mine, HyperLayer) and isinstance(layer, HyperLayer) and mine.hair_slot.scope is scope
+        ]
+        unhook(model.get_submodule(scope.split), layers[0].hair_slot.scope)
+        selecting = [hsn(giv.detach().clone()).detach() for hsn in hyper.hsn]
         for layer in layers:
-            slot, box = layer.hair_slot, hyper.boxes[layer.hair_slot.level]
-            weight, bias = box(slot.entry, selecting[slot.level][:, slot.block])
-            trained = any(p.requires_grad for p in box.parameters())
-            values = {"weight": weight, "bias": bias}
-            make_ordinary(
-                layer, {k: None if v is None else nn.Parameter(v[0].clone(), trained) for k, v in values.items()}
-            )
+            slot = layer.hair_slot
+            weight, bias = hyper.boxes[slot.level](slot.entry, selecting[slot.level][:, slot.block])
+            make_ordinary(layer, {"weight": _parameter(weight), "bias": None if bias is None else _parameter(bias)})
     return model
+
+
+def _parameter(generated: Tensor) -> nn.Parameter:
+    """The weights of the one image, trained where the rows are that they come from."""
+    return nn.Parameter(generated[0].detach().clone(), requires_grad=generated.requires_grad)
 
 
 def unhook(split: nn.Module, scope: Scope) -> None:

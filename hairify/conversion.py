@@ -61,7 +61,8 @@ def hairify(
             rest too where repeated blocks hold less than half of what can be converted.
         include: globs over module names; only layers that match, or lie in a module that does, are converted.
         exclude: likewise, for what is not converted.
-        dac: a module F_g → (B, D), or a factory (in_channels, giv_dim) → module; None for the published one.
+        dac: a module F_g → (B, D), which is copied, or a factory (in_channels, giv_dim) → module; None for the
+            published one.
         giv_dim: D, the length of the GIV.
         init: "preserve" keeps the trained function exactly, "random" draws fresh weights for the converted layers.
         generator: makes the conversion's random draws reproducible. The global random state is left alone;
@@ -94,13 +95,17 @@ def hairify(
         "giv_dim": giv_dim,
         "init": init,
     }
+    for name, value, kind in (("plan", plan, Plan), ("generator", generator, torch.Generator)):
+        if value is not None and not isinstance(value, kind):
+            raise OptionError(f"`{name}` is {value!r}; accepted is a {kind.__name__}.")
     if plan is None:
         plan = make_plan(model, dac=dac, **options)
     else:
         _check_plan_alone(options)
         if dac is not None:
             plan = plan.with_dac(dac)
-    hair = assemble(model, plan, cpu_generator(generator), inplace=inplace)
+    with torch.inference_mode(False):  # the result can be trained wherever it was made
+        hair = assemble(model, plan, cpu_generator(generator), inplace=inplace)
     if plan.warning:
         warnings.warn(plan.warning, HairWarning, stacklevel=2)
     return hair

@@ -49,6 +49,10 @@ class BatchMismatchError(HairError, ValueError):
     """A tensor cannot be divided evenly among the images whose weights it meets."""
 
 
+class ShapeError(HairError, ValueError):
+    """Tensors given to a per-image operation do not fit each other."""
+
+
 class OutsideForwardError(HairError, RuntimeError):
     """A hyper layer ran where no GIV is known: outside its `HairModel`'s forward, or before the split."""
 

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hairify.errors import BatchMismatchError, OptionError
+from hairify.errors import BatchMismatchError, OptionError, ShapeError
 
 Ints: TypeAlias = int | Sequence[int]
 Strategy: TypeAlias = Literal["mix_weights", "mix_outputs"]
@@ -71,8 +71,16 @@ def mixture(
 
     Raises:
         OptionError: unknown strategy.
+        ShapeError: `selecting`, `weight` and `bias` differ in N.
         BatchMismatchError: the input's first dimension is not a multiple of B.
     """
+    rows = weight.shape[0]
+    if selecting.shape[1] != rows or (bias is not None and bias.shape[0] != rows):
+        raise ShapeError(
+            f"Selecting vectors of shape {tuple(selecting.shape)} do not fit {rows} rows of weights"
+            + (f" and {bias.shape[0]} of biases" if bias is not None else "")
+            + "; N must be the same in all."
+        )
     if strategy == "mix_weights":
         return op(input, mix(selecting, weight), None if bias is None else mix(selecting, bias), **settings)
     if strategy == "mix_outputs":
@@ -101,7 +109,9 @@ def hyper_linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> T
 
     Raises:
         BatchMismatchError: the input's first dimension is not a multiple of B.
+        ShapeError: the bias does not fit the weight.
     """
+    _check_bias(bias, weight.shape[0], weight.shape[1])
     if weight.shape[0] == 1:
         return F.linear(input, weight[0], None if bias is None else bias[0])
     _rows_per_image(input, weight)
@@ -135,6 +145,7 @@ def hyper_conv1d(
 
     Raises:
         BatchMismatchError: the input's first dimension is not a multiple of B.
+        ShapeError: the bias does not fit the weight.
     """
     return _conv(F.conv1d, input, weight, bias, stride, padding, dilation, groups)
 
@@ -164,6 +175,7 @@ def hyper_conv2d(
 
     Raises:
         BatchMismatchError: the input's first dimension is not a multiple of B.
+        ShapeError: the bias does not fit the weight.
     """
     return _conv(F.conv2d, input, weight, bias, stride, padding, dilation, groups)
 
@@ -195,7 +207,9 @@ def hyper_conv_transpose2d(
 
     Raises:
         BatchMismatchError: the input's first dimension is not a multiple of B.
+        ShapeError: the bias does not fit the weight.
     """
+    _check_bias(bias, weight.shape[0], weight.shape[2] * groups)
 
     def conv(x: Tensor, w: Tensor, b: Tensor | None, g: int) -> Tensor:
         return F.conv_transpose2d(x, w, b, stride, padding, output_padding, g, dilation)
@@ -213,6 +227,7 @@ def _conv(
     dilation: Ints,
     groups: int,
 ) -> Tensor:
+    _check_bias(bias, weight.shape[0], weight.shape[1])
     if weight.shape[0] > 1 and _is_pointwise(weight, stride, padding, groups):
         return _pointwise(input, weight, bias)
 
@@ -260,6 +275,11 @@ def _grouped(
     output = conv(folded, weight.flatten(0, 1), None if bias is None else bias.flatten(), batch * groups)
     # (k, B·out, ...) -> (k·B, out, ...)
     return output.reshape(per_image, batch, -1, *output.shape[2:]).transpose(0, 1).flatten(0, 1)
+
+
+def _check_bias(bias: Tensor | None, batch: int, out: int) -> None:
+    if bias is not None and bias.shape != (batch, out):
+        raise ShapeError(f"The bias has shape {tuple(bias.shape)}; with this weight it is ({batch}, {out}).")
 
 
 def _bmm(a: Tensor, b: Tensor, bias: Tensor | None) -> Tensor:

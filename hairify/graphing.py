@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from typing import TYPE_CHECKING, Any
 
 import torch.fx
@@ -12,7 +13,7 @@ from hairify.baking import unhook
 from hairify.copying import copy_model
 from hairify.errors import GraphError
 from hairify.layers import HyperLayer
-from hairify.probing import isolated
+from hairify.probing import ONE_AT_A_TIME, isolated
 from hairify.tracing import ModelTracer
 
 if TYPE_CHECKING:
@@ -43,16 +44,16 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
     )
     copied.__class__ = _with_signature_of_base(copied)
     try:
-        with isolated(copied):
-            traced = tracer.trace(copied)
+        with ONE_AT_A_TIME, isolated(copied):
+            traced = tracer.trace(copied, concrete_args=_defaults(copied.base))
     except Exception as error:
         raise GraphError(
-            f"torch.fx cannot follow the model ({type(hair.base).__name__}), as its `forward` depends on shapes "
-            f"or values: {error}. `torch.export` follows more networks."
+            f"torch.fx cannot follow the model ({type(hair.base).__name__}): {type(error).__name__}: {error}. "
+            "`torch.export` follows more networks."
         ) from error
     unhook(split, copied._scope)
     module = torch.fx.GraphModule(copied, traced, class_name=f"Hair{type(hair.base).__name__}")
-    module.graph.eliminate_dead_code()
+    module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes_in_place(module, node))
     module.recompile()
     return module
 
@@ -66,3 +67,17 @@ def _with_signature_of_base(hair: HairModel) -> type[HairModel]:
         return cls.forward(self, *args, **kwargs)
 
     return type(cls.__name__, (cls,), {"forward": forward})
+
+
+def _defaults(base: nn.Module) -> dict[str, Any]:
+    """Arguments with a default are constants of the graph: `if mask is None` cannot be decided for an input."""
+    parameters = inspect.signature(base.forward).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
+
+
+def _writes_in_place(root: nn.Module, node: torch.fx.Node) -> bool:
+    """Whether a node matters though nobody uses its result."""
+    if node.op == "call_module":
+        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+    name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
+    return bool(node.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))

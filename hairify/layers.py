@@ -21,23 +21,14 @@ class HyperLayer(nn.Module):
     """What all hyper layers share; mixed in before the layer class that they replace.
 
     Attributes:
-        plain: the class of `torch.nn` whose computation it does.
-        source: the class of the layer that it replaces: `plain`, or a user's subclass of it.
-        hair_slot: where its weights come from; the only attribute that the replaced layer did not have.
+        hair_plain: the class of `torch.nn` whose computation it does.
+        hair_source: the class of the layer that it replaces: `hair_plain`, or a user's subclass of it.
+        hair_slot: where its weights come from; the only instance attribute that the replaced layer did not have.
     """
 
-    plain: ClassVar[type[nn.Module]]
-    source: ClassVar[type[nn.Module]]
+    hair_plain: ClassVar[type[nn.Module]]
+    hair_source: ClassVar[type[nn.Module]]
     hair_slot: Slot
-
-    def generated(self) -> tuple[Tensor, Tensor | None]:
-        """This layer's weight (B, *shape) and bias (B, out) for the images of the running forward.
-
-        Raises:
-            OutsideForwardError: no forward is running, or it has not reached the split yet.
-        """
-        weight, bias = self.hair_slot.scope.generate(self.hair_slot)
-        return weight, bias
 
     def extra_repr(self) -> str:
         """The layer's usual arguments, its level and the size N of its Weight Box."""
@@ -47,24 +38,33 @@ class HyperLayer(nn.Module):
         return f"{usual}, level='{self.hair_slot.level_name}', N={self.hair_slot.box_size}"
 
 
+def generated(layer: HyperLayer) -> tuple[Tensor, Tensor | None]:
+    """A hyper layer's weight (B, *shape) and bias (B, out) for the images of the running forward.
+
+    Raises:
+        OutsideForwardError: no forward is running, or it has not reached the split yet.
+    """
+    return layer.hair_slot.scope.generate(layer.hair_slot)
+
+
 class HyperLinear(HyperLayer, nn.Linear):
     """`nn.Linear` with weights generated for each image."""
 
-    plain = source = nn.Linear
+    hair_plain = hair_source = nn.Linear
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, *, in_features) to (k·B, *, out_features); image b's rows meet image b's weights."""
-        return hyper_linear(input, *self.generated())
+        return hyper_linear(input, *generated(self))
 
 
 class HyperConv1d(HyperLayer, nn.Conv1d):
     """`nn.Conv1d` with weights generated for each image."""
 
-    plain = source = nn.Conv1d
+    hair_plain = hair_source = nn.Conv1d
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, C, L) to (k·B, out, L'); image b's rows meet image b's weights."""
-        weight, bias = self.generated()
+        weight, bias = generated(self)
         input, padding = _pad(self, input)
         return hyper_conv1d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
@@ -72,11 +72,11 @@ class HyperConv1d(HyperLayer, nn.Conv1d):
 class HyperConv2d(HyperLayer, nn.Conv2d):
     """`nn.Conv2d` with weights generated for each image."""
 
-    plain = source = nn.Conv2d
+    hair_plain = hair_source = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, C, H, W) to (k·B, out, H', W'); image b's rows meet image b's weights."""
-        weight, bias = self.generated()
+        weight, bias = generated(self)
         input, padding = _pad(self, input)
         return hyper_conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
 
@@ -84,11 +84,11 @@ class HyperConv2d(HyperLayer, nn.Conv2d):
 class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
     """`nn.ConvTranspose2d` with weights generated for each image."""
 
-    plain = source = nn.ConvTranspose2d
+    hair_plain = hair_source = nn.ConvTranspose2d
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (k·B, C, H, W) to (k·B, out, H', W'); image b's rows meet image b's weights."""
-        weight, bias = self.generated()
+        weight, bias = generated(self)
         stride, kernel_size, dilation = self.stride, self.kernel_size, self.dilation
         padding: Any = self.padding  # never a string here
         output_padding: Any = self.output_padding
@@ -98,7 +98,7 @@ class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
 
 
 _HYPER_CLASSES: dict[type[nn.Module], type[HyperLayer]] = {
-    cls.plain: cls for cls in (HyperConv2d, HyperConvTranspose2d, HyperConv1d, HyperLinear)
+    cls.hair_plain: cls for cls in (HyperConv2d, HyperConvTranspose2d, HyperConv1d, HyperLinear)
 }
 
 
@@ -117,14 +117,14 @@ def hyper_class(source: type[nn.Module]) -> type[HyperLayer]:
     if source is plain:
         return cls
     if source not in _HYPER_SUBCLASSES:
-        members = {"source": source, "__reduce__": _reduce}
+        members = {"hair_source": source, "__reduce__": _reduce}
         _HYPER_SUBCLASSES[source] = type(f"Hyper{source.__name__}", (cls, source), members)
     return _HYPER_SUBCLASSES[source]
 
 
 def _reduce(layer: HyperLayer) -> tuple[Any, ...]:
     """Pickle and copy a layer whose class is not found by name."""
-    return _blank, (layer.source,), layer.__dict__
+    return _blank, (type(layer).hair_source,), layer.__dict__
 
 
 def _blank(source: type[nn.Module]) -> HyperLayer:
@@ -145,7 +145,7 @@ def make_hyper(layer: nn.Module, slot: Slot) -> None:
 
 def make_ordinary(layer: HyperLayer, parameters: Mapping[str, nn.Parameter | None]) -> None:
     """Turn a hyper layer back into a layer of its original class that owns `parameters`, in place."""
-    layer.__class__ = layer.source  # type: ignore[assignment]
+    layer.__class__ = type(layer).hair_source  # type: ignore[assignment]
     layer._parameters.update(parameters)
     del layer.__dict__["hair_slot"]
 
@@ -191,6 +191,10 @@ def why_not(layer: nn.Module) -> str | None:
         return "its weight is parametrised (weight_norm, spectral_norm, parametrize, ...)"
     if set(layer._parameters) != {"weight", "bias"}:
         return "it owns parameters besides weight and bias"
+    try:
+        hyper_class(cls)
+    except Exception as error:  # __init_subclass__, a metaclass, __slots__: anything may speak against it
+        return f"its class {cls.__name__} cannot be subclassed ({type(error).__name__}: {error})"
     if any(nn.parameter.is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
         return "it is lazy and not initialised yet; run the model once first"
     return None

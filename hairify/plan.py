@@ -6,13 +6,14 @@ import dataclasses
 import json
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
 from torch import nn
 
+from hairify.copying import copy_model
 from hairify.dac import DACSource, DegradationAwareClassifier, make_dac
 from hairify.errors import CheckpointError, PlanMismatchError
-from hairify.features import Feature
+from hairify.features import Feature, Layout
 from hairify.layers import is_layer, settings, why_not
 from hairify.tracing import TracerName
 
@@ -88,12 +89,13 @@ class Plan:
         )
 
     def make_dac(self) -> nn.Module:
-        """A fresh built-in DAC, or what `dac_source` says."""
+        """A fresh built-in DAC, a copy of the module in `dac_source`, or what the factory there makes."""
         if self.dac_source is None and self.dac_width is not None:
             return DegradationAwareClassifier(self.feature.channels, self.giv_dim, self.dac_width)
         if self.dac_source is None:
             raise PlanMismatchError(f"The plan was made with a DAC of your own ({self.dac}); give it again: `dac=...`.")
-        return make_dac(self.dac_source, self.feature.shape, self.giv_dim)
+        dac = make_dac(self.dac_source, self.feature.shape, self.giv_dim)
+        return copy_model(dac) if dac is self.dac_source else dac
 
     def with_dac(self, dac: DACSource) -> Plan:
         """The same plan with a DAC, or a factory of one, in place of the recorded one."""
@@ -105,7 +107,7 @@ class Plan:
         Raises:
             PlanMismatchError: a module is missing, or layers that share a Weight Box are not alike.
         """
-        modules = dict(model.named_modules())
+        modules, tied = dict(model.named_modules()), tied_layers(model)
         if self.split not in modules:
             raise PlanMismatchError(
                 f"The plan splits at {self.split!r}, but the model ({type(model).__name__}) has no such module."
@@ -113,7 +115,12 @@ class Plan:
         for level in self.levels:
             size = 0
             for layer in level.layers:
-                found = [self._layer(modules, name, level) for name in level.layer_names(layer)]
+                names = level.layer_names(layer)
+                found = [self._layer(modules, name, level) for name in names]
+                if name := next((name for name in names if name in tied), None):
+                    raise PlanMismatchError(
+                        f"The plan converts {name!r}, whose weight is tied to that of {tied[name]!r}."
+                    )
                 if len({settings(module) for module in found}) > 1:
                     raise PlanMismatchError(f"Layer {layer!r} is not alike in all blocks of level {level.name!r}.")
                 size += sum(p.numel() for p in found[0].parameters())
@@ -153,24 +160,36 @@ class Plan:
                 raise CheckpointError(
                     f"The plan has version {version}; this hairify reads up to {PLAN_VERSION}. Install a newer hairify."
                 )
-            feature = data.pop("feature")
+            feature, levels, (before, after) = data.pop("feature"), data.pop("levels"), data.pop("parameters")
             feature["shape"] = tuple(feature["shape"])
-            levels: list[dict[str, Any]] = data.pop("levels")
             for level in levels:
                 level["blocks"], level["layers"] = tuple(level["blocks"]), tuple(level["layers"])
-            before, after = data.pop("parameters")
-            return cls(
+            plan = cls(
                 feature=Feature(**feature),
                 levels=tuple(Level(**level) for level in levels),
                 parameters=(before, after),
                 **data,
             )
+            if problem := plan._problem():
+                raise CheckpointError(f"The plan cannot be carried out: {problem}; the text is damaged.")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
                 f"The plan cannot be read ({type(error).__name__}: {error}); the text is damaged."
             ) from error
+        return plan
+
+    def _problem(self) -> str | None:
+        """What is wrong with the numbers and words of a plan that was read, or None."""
+        sizes = [self.giv_dim, *self.feature.shape, *(n for v in self.levels for n in (v.box_size, v.row_size))]
+        if not all(isinstance(n, int) and n >= 1 for n in (*sizes, 1 if self.dac_width is None else self.dac_width)):
+            return "a size is no number from 1 up"
+        if not self.levels or not all(v.blocks and v.layers for v in self.levels):
+            return "a level holds no layer"
+        if self.feature.layout not in get_args(Layout):
+            return f"the layout {self.feature.layout!r} is not among {', '.join(get_args(Layout))}"
+        return None
 
     def __str__(self) -> str:
         before, after = self.parameters
@@ -192,6 +211,24 @@ class Plan:
         if self.warning:
             lines += ["", f"warning: {self.warning}"]
         return "\n".join(lines)
+
+
+def tied_layers(model: nn.Module) -> dict[str, str]:
+    """{module: another one that uses one of its parameters}."""
+    users: dict[int, list[str]] = defaultdict(list)
+    for name, module in model.named_modules():
+        for parameter in module.parameters(recurse=False):
+            users[id(parameter)].append(name)
+    shared = [names for names in users.values() if len(names) > 1]
+    return {name: next((other for other in names if other != name), name) for names in shared for name in names}
+
+
+def all_names(model: nn.Module) -> dict[str, list[str]]:
+    """{name: all names of the module, this one first}; the keys are the names under which modules are first found."""
+    names: dict[int, list[str]] = defaultdict(list)
+    for name, module in model.named_modules(remove_duplicate=False):
+        names[id(module)].append(name)
+    return {each[0]: each for each in names.values()}
 
 
 def full_name(block: str, layer: str) -> str:

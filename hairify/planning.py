@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections import Counter, defaultdict
+import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -24,11 +25,12 @@ from hairify.errors import (
 )
 from hairify.families import Family, Siblings
 from hairify.features import Feature, tensors
-from hairify.layers import is_layer, why_not
+from hairify.layers import HyperLayer, is_layer, why_not
 from hairify.model import HairModel
-from hairify.plan import Level, Plan, full_name
-from hairify.probing import Probe, Recording, batched, second_image
+from hairify.plan import Level, Plan, all_names, full_name, tied_layers
+from hairify.probing import ONE_AT_A_TIME, Probe, Recording, both_images, second_image
 from hairify.randomness import seeded
+from hairify.rehearsal import unfaithful
 from hairify.splitting import choose_split
 from hairify.tracing import TracerName, dependents
 
@@ -66,6 +68,22 @@ def plan(
         HairError: see `hairify`.
     """
     _check_options(model, targets, init, giv_dim, include, exclude)
+    with ONE_AT_A_TIME:
+        return _plan(model, split_at, example_inputs, box_size, targets, include, exclude, dac, giv_dim, init)
+
+
+def _plan(
+    model: nn.Module,
+    split_at: str | float | None,
+    example_inputs: Any,
+    box_size: BoxSize,
+    targets: Targets,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    dac: DACSource,
+    giv_dim: int,
+    init: Init,
+) -> Plan:
     probe = Probe(model, example_inputs)
     split, feature = choose_split(probe, split_at)
     verdicts, tracer = _judge_layers(probe, split, feature, include, exclude)
@@ -98,9 +116,12 @@ def _check_options(
 ) -> None:
     if not isinstance(model, nn.Module):
         raise OptionError(f"`model` is a {type(model).__name__}; hairify converts an nn.Module.")
-    if isinstance(model, HairModel):
+    own = {m._scope for m in model.modules() if isinstance(m, HairModel)}
+    if isinstance(model, HairModel) or any(
+        isinstance(m, HyperLayer) and m.hair_slot.scope not in own for m in model.modules()
+    ):
         raise AlreadyConvertedError(
-            "The model is a HairModel already. Convert the original model, or change this one with "
+            "The model is a HairModel already, or part of one. Convert the original model, or change this one with "
             "`hairify(hair.bake(giv=...), ...)`."
         )
     for name, value, accepted in (("targets", targets, get_args(Targets)), ("init", init, get_args(Init))):
@@ -108,12 +129,10 @@ def _check_options(
             raise OptionError(f"`{name}` is {value!r}; accepted are {', '.join(map(repr, accepted))}.")
     if not isinstance(giv_dim, int) or isinstance(giv_dim, bool) or giv_dim < 1:
         raise OptionError(f"`giv_dim` is {giv_dim!r}; accepted is an integer from 1 up.")
-    names = [name for name, _ in model.named_modules()]
+    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     for option, patterns in (("include", include), ("exclude", exclude)):
-        if isinstance(patterns, str):
-            raise OptionError(
-                f"`{option}` is the string {patterns!r}; accepted is a sequence of globs, such as ({patterns!r},)."
-            )
+        if not isinstance(patterns, (list, tuple)) or not all(isinstance(pattern, str) for pattern in patterns):
+            raise OptionError(f"`{option}` is {patterns!r}; accepted is a sequence of globs, such as ('decoder.*',).")
         for pattern in patterns:
             if not fnmatch.filter(names, pattern):
                 near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
@@ -145,7 +164,7 @@ def _judge_layers(
     first = alone.first_calls()
     end_of_split = first[split].end
     reachable, tracer = dependents(probe, split)
-    tied = _tied_layers(model)
+    tied, names = tied_layers(model), all_names(model)
     verdicts: dict[str, str | None] = {}
     for name, module in sorted(
         model.named_modules(), key=lambda item: first[item[0]].start if item[0] in first else 2**62
@@ -156,7 +175,7 @@ def _judge_layers(
             continue
         if (reason := why_not(module)) is not None:
             verdicts[name] = reason
-        elif not _matches(name, include) or _matches(name, exclude):
+        elif not _matches(names[name], include) or _matches(names[name], exclude):
             verdicts[name] = "ruled out by `include` or `exclude`"
         elif name in tied:
             verdicts[name] = f"its weight is tied to that of {tied[name]!r}"
@@ -172,6 +191,8 @@ def _judge_layers(
             verdicts[name] = "what it receives is not ordered by image"
         else:
             verdicts[name] = None
+    for name in unfaithful(probe, [name for name, reason in verdicts.items() if reason is None]):
+        verdicts[name] = "without a weight of its own the model does not compute the same"
     return verdicts, tracer
 
 
@@ -180,7 +201,7 @@ def _runs_of_two_images(probe: Probe, split: str) -> tuple[Recording, Recording,
     a, b = probe.inputs, second_image(probe.inputs)
     try:
         probe.recording = probe.run(split=split)  # in place of the first recording, whose tensors can go
-        return probe.recording, probe.run(b, split=split), probe.run(batched(a, b), split=split)
+        return probe.recording, probe.run(b, split=split), probe.run(both_images(a, b), split=split)
     except Exception as error:
         raise ExampleInputError(
             f"The model runs on one image of {a.describe()}, but not on a second one or on a batch of two: "
@@ -208,25 +229,11 @@ def _image_major(both: Tensor, a: Tensor, b: Tensor) -> bool:
     return bool((both.double() - alone).abs().max() <= tolerance * alone.abs().max()) if a.numel() else True
 
 
-def _tied_layers(model: nn.Module) -> dict[str, str]:
-    """{layer: another module that uses one of its parameters}."""
-    users: dict[int, list[str]] = defaultdict(list)
-    for name, module in model.named_modules():
-        for parameter in module.parameters(recurse=False):
-            users[id(parameter)].append(name)
-    return {
-        name: next((n for n in names if n != name), name)
-        for names in users.values()
-        if len(names) > 1
-        for name in names
-    }
-
-
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a glob matches the module or one that holds it."""
-    parts = name.split(".")
-    around = [".".join(parts[:i]) for i in range(1, len(parts) + 1)]
-    return any(fnmatch.fnmatchcase(n, pattern) for n in around for pattern in patterns)
+def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
+    """Whether a glob matches the module, under any of its names, or one that holds it."""
+    parts = [name.split(".") for name in names]
+    around = [".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)]
+    return any(fnmatch.fnmatchcase(name, pattern) for name in around for pattern in patterns)
 
 
 def _levels(probe: Probe, eligible: list[str], targets: Targets, box_size: BoxSize, init: Init) -> tuple[Level, ...]:
@@ -240,7 +247,9 @@ def _levels(probe: Probe, eligible: list[str], targets: Targets, box_size: BoxSi
     families.sort(key=lambda f: order[full_name(f.blocks[0], f.layers[0])])
     names: list[str] = []
     for family in families:
-        names.append(family.parent if family.parent and family.parent not in names else family.blocks[0])
+        first = family.blocks[0]
+        candidates = itertools.chain((family.parent, first), (f"{first}+{i}" for i in itertools.count(2)))
+        names.append(next(name for name in candidates if name and name not in names))
     chosen = _box_sizes(names, [len(f.blocks) for f in families], box_size, init)
     return tuple(
         Level(name, f.blocks, f.layers, n, sum(sizes[full_name(f.blocks[0], layer)] for layer in f.layers))
@@ -252,6 +261,8 @@ def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, init: Ini
     """N of each level."""
     wanted = {"*": box_size} if not isinstance(box_size, Mapping) and box_size is not None else dict(box_size or {})
     for pattern, size in wanted.items():
+        if not isinstance(pattern, str):
+            raise OptionError(f"`box_size` has the key {pattern!r}; accepted are globs over the names of levels.")
         if not isinstance(size, int) or isinstance(size, bool) or size < 1:
             raise OptionError(f"`box_size` is {size!r} for {pattern!r}; accepted is an integer from 1 up.")
         if names and not fnmatch.filter(names, pattern):

@@ -10,6 +10,9 @@ from __future__ import annotations
 import contextlib
 import inspect
 import itertools
+import random
+import sys
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -32,22 +35,47 @@ _SIZES: tuple[Size, ...] = ((64, 96), (128, 192), (64, 64), (128, 128), (48, 48)
 
 @dataclass(frozen=True)
 class Inputs:
-    """Arguments of one call of a model."""
+    """Arguments of one call of a model.
+
+    Attributes:
+        args: positional arguments.
+        kwargs: keyword arguments.
+        batched: for each tensor among them, whether its first dimension is that of the first tensor, the image.
+    """
 
     args: tuple[Any, ...]
-    kwargs: dict[str, Any] = field(default_factory=dict)
+    kwargs: dict[str, Any]
+    batched: tuple[bool, ...]
 
     @classmethod
     def of(cls, example: Any) -> Inputs:
-        """From what users give as `example_inputs`: a tensor, a tuple or list of arguments, or a dict of keywords."""
-        if isinstance(example, Mapping):
-            return cls((), dict(example))
-        return cls(tuple(example) if isinstance(example, (tuple, list)) else (example,))
+        """From what users give as `example_inputs`: a tensor, a tuple or list of arguments, or a dict of keywords.
 
-    def map(self, fn: Callable[[Tensor], Tensor]) -> Inputs:
-        """The same arguments with `fn` applied to every tensor."""
-        args, kwargs = pytree.tree_map_only(Tensor, fn, (self.args, self.kwargs))
-        return Inputs(args, kwargs)
+        Raises:
+            ExampleInputError: there is no batch of images in it.
+        """
+        kwargs = dict(example) if isinstance(example, Mapping) else {}
+        args = () if kwargs else tuple(example) if isinstance(example, (tuple, list)) else (example,)
+        found = tensors((args, kwargs))
+        if not found or not found[0].ndim or not found[0].shape[0]:
+            raise ExampleInputError(
+                "`example_inputs` holds no batch of images; give one, such as torch.rand(1, 3, 64, 96)."
+            )
+        batch = found[0].shape[0]
+        return cls(args, kwargs, tuple(t.ndim > 0 and t.shape[0] == batch for t in found))
+
+    def map(self, fn: Callable[..., Tensor], *others: Inputs, batched_only: bool = False) -> Inputs:
+        """The same arguments with `fn` applied to every tensor, and to those of `others` in its place."""
+        flat, spec = pytree.tree_flatten((self.args, self.kwargs))
+        changed = iter(
+            [
+                fn(*each) if batched or not batched_only else each[0]
+                for batched, *each in zip(self.batched, self.tensors, *(o.tensors for o in others), strict=True)
+            ]
+        )
+        leaves = [next(changed) if isinstance(leaf, Tensor) else leaf for leaf in flat]
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        return Inputs(args, kwargs, self.batched)
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -135,15 +163,17 @@ class Probe:
     """
 
     def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
+        if (
+            scripted := next((n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)), None)
+        ) is not None:
+            raise ExampleInputError(
+                f"The module {scripted!r} is TorchScript, whose inside cannot be seen. Give the model before scripting."
+            )
         self.model = copy_model(model).requires_grad_(False).eval()
         candidates = [Inputs.of(example_inputs)] if example_inputs is not None else _default_inputs(self.model)
         failures: dict[str, list[str]] = {}
         for inputs in candidates:
-            if not inputs.tensors or not inputs.tensors[0].ndim:
-                raise ExampleInputError(
-                    "`example_inputs` holds no tensor; give a batch of images, such as torch.rand(1, 3, 64, 96)."
-                )
-            self.inputs = _one_image(inputs)
+            self.inputs = inputs.map(lambda t: t[:1], batched_only=True)  # the first image alone
             try:
                 self.recording = self.run()
             except Exception as error:
@@ -156,7 +186,8 @@ class Probe:
             f"The model ({type(model).__name__}) cannot be run on "
             + ("`example_inputs`:" if example_inputs is not None else "any of the inputs tried by default:")
             + f"\n{tried}\nGive `example_inputs` (a tensor, a tuple of arguments or a dict of keywords) with which "
-            "the model runs in evaluation mode."
+            "the model runs in evaluation mode. A tensor whose first dimension is that of the first tensor, the "
+            "image, counts as batched: a batch size that no other dimension has tells them apart."
         )
 
     def run(self, inputs: Inputs | None = None, *, split: str | None = None, grad: bool = False) -> Recording:
@@ -187,23 +218,14 @@ def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
     generator = torch.Generator().manual_seed(_SEED)
     for (height, width), channels in itertools.product(_SIZES, dict.fromkeys((3, first_conv, 1, 4))):
         images = (torch.rand(1, channels, height, width, generator=generator) for _ in range(max(1, len(required))))
-        yield Inputs(tuple(image.to(parameter) for image in images))
-
-
-def _one_image(inputs: Inputs) -> Inputs:
-    """The first image alone; only tensors whose first dimension is the batch are batched."""
-    batch = inputs.batch
-    return inputs.map(lambda t: t[:1] if t.ndim and t.shape[0] == batch else t)
+        yield Inputs.of(tuple(image.to(parameter) for image in images))
 
 
 def second_image(inputs: Inputs) -> Inputs:
     """Inputs of the same shapes for another image: fresh values in the range of the given ones."""
     generator = torch.Generator().manual_seed(_SEED + 1)
-    batch = inputs.batch
 
     def other(t: Tensor) -> Tensor:
-        if not t.ndim or t.shape[0] != batch:
-            return t
         if not t.is_floating_point():
             return t.flip(tuple(range(1, t.ndim)))
         low, high = t.min(), t.max()
@@ -211,19 +233,16 @@ def second_image(inputs: Inputs) -> Inputs:
             low, high = low - 0.5, high + 0.5
         return low + (high - low) * torch.rand(t.shape, generator=generator).to(t)
 
-    return inputs.map(other)
+    return inputs.map(other, batched_only=True)
 
 
-def batched(a: Inputs, b: Inputs) -> Inputs:
+def both_images(a: Inputs, b: Inputs) -> Inputs:
     """Two images in one batch."""
-    batch = a.batch
-    flat_a, spec = pytree.tree_flatten((a.args, a.kwargs))
-    flat_b = pytree.tree_leaves((b.args, b.kwargs))
-    both = [
-        torch.cat([x, y]) if isinstance(x, Tensor) and x.ndim and x.shape[0] == batch else x
-        for x, y in zip(flat_a, flat_b, strict=True)
-    ]
-    return Inputs(*pytree.tree_unflatten(both, spec))
+    return a.map(lambda x, y: torch.cat([x, y]), b, batched_only=True)
+
+
+# Forking the random state and patching by torch.fx concern the whole process.
+ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -240,7 +259,24 @@ def isolated(model: nn.Module) -> Iterator[None]:
         for device in accelerators:
             stack.enter_context(torch.random.fork_rng([device.index or 0], device_type=device.type))
         torch.manual_seed(_SEED)
+        stack.enter_context(_python_randomness())
         yield
+
+
+@contextlib.contextmanager
+def _python_randomness() -> Iterator[None]:
+    """Own random state also for `random`, and for numpy if it is in use."""
+    numpy = sys.modules.get("numpy")
+    states = random.getstate(), numpy.random.get_state() if numpy else None
+    random.seed(_SEED)
+    if numpy:
+        numpy.random.seed(_SEED)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])
 
 
 class _Recorder(TorchFunctionMode):
@@ -269,7 +305,7 @@ class _Recorder(TorchFunctionMode):
         self._running.append((name, self._tick(), interface))
         received = tensors((args, kwargs))
         if layer and received:
-            self.recording.received[name].append(received[0])
+            self.recording.received[name].append(received[0].clone())  # the network may change its own later
 
     def left(self, name: str) -> None:
         while self._running[-1][0] != name:  # calls that raised, where the model caught the error
@@ -280,7 +316,8 @@ class _Recorder(TorchFunctionMode):
         _, start, interface = self._leaving.pop()
         found = tensors(output)
         self._alive += found
-        returned = tuple(Returned((id(t), t._version), tuple(t.shape)) for t in found)
+        versions = [0 if t.is_inference() else t._version for t in found]
+        returned = tuple(Returned((id(t), v), tuple(t.shape)) for t, v in zip(found, versions, strict=True))
         self.recording.calls.append(Call(name, interface, start, self._tick(), returned))
         if name != self._split or name in self.recording.watched:
             return None

@@ -74,11 +74,12 @@ class Scope:
     @contextlib.contextmanager
     def forward(self, hyper: Hyper, image: Size | None, *, only_giv: bool = False) -> Iterator[None]:
         """The time of one forward: within it, hyper layers have weights once the split has run."""
+        before = getattr(self._local, "forward", None)  # a hook in the model may run the model, say for its GIV
         self._local.forward = _Forward(hyper, image, only_giv)
         try:
             yield
         finally:
-            self._local.forward = None
+            self._local.forward = before
 
     @contextlib.contextmanager
     def conditioned_on(self, giv: Tensor) -> Iterator[None]:

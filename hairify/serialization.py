@@ -34,8 +34,8 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
     Args:
         hair: the model.
         path: the file to write; one that exists is replaced.
-        added_only: leave the base network's own weights out: DAC, HSNs and Weight Boxes alone are small, and go
-            with the network they were trained on.
+        added_only: leave the base network's own parameters out: what remains is small, and goes with the network
+            it was trained on. Buffers of the base are kept: training moves BatchNorm's, also where it is frozen.
 
     Raises:
         CheckpointError: `hair` is no HairModel, its state holds something other than tensors, or there is no
@@ -43,7 +43,7 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
     """
     if not isinstance(hair, HairModel):
         raise CheckpointError(f"`save` takes a HairModel; got a {type(hair).__name__}.")
-    state = {k: v for k, v in hair.state_dict().items() if not (added_only and k.startswith("base."))}
+    state = {k: v for k, v in hair.state_dict().items() if not added_only or k not in _of_the_base(hair)}
     foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if foreign:
         raise CheckpointError(
@@ -52,8 +52,9 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
     kept, aliases = _without_aliases(state)
     about = {"version": FORMAT_VERSION, "plan": hair.plan.to_json(), "added_only": added_only, "aliases": aliases}
     target = Path(path)
-    if not target.parent.is_dir():
-        raise CheckpointError(f"There is no folder {target.parent} to save {target.name} in.")
+    if not target.parent.is_dir() or target.is_dir():
+        wrong = f"{target} is a folder" if target.is_dir() else f"There is no folder {target.parent}"
+        raise CheckpointError(f"{wrong}; `path` is the file to write.")
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
     os.close(handle)
     try:
@@ -87,11 +88,10 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
     plan = Plan.from_json(about["plan"])
     if dac is not None:
         plan = plan.with_dac(dac)
-    state |= {alias: state[name] for alias, name in about["aliases"].items()}
     hair = assemble(base, plan, cpu_generator(None), inplace=False, blank=True)
     expected = set(hair.state_dict())
     if about["added_only"]:
-        expected = {key for key in expected if not key.startswith("base.")}
+        expected -= _of_the_base(hair)
     if expected != set(state):
         missing, surplus = sorted(expected - set(state)), sorted(set(state) - expected)
         raise CheckpointError(
@@ -122,12 +122,28 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(
             f"{path} is a safetensors file, but no hairify checkpoint: load it into your network before `hairify`."
         )
+    if not _well_formed(about, state):
+        raise CheckpointError(f"{path} cannot be read as a hairify checkpoint; what it says of itself is damaged.")
     if about["version"] > FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has version {about['version']}; this hairify reads up to {FORMAT_VERSION}. Install a newer "
             "hairify."
         )
-    return about, state
+    return about, state | {alias: state[name] for alias, name in about["aliases"].items()}
+
+
+def _well_formed(about: Any, state: dict[str, Tensor]) -> bool:
+    kinds = {"version": int, "plan": str, "added_only": bool, "aliases": dict}
+    return (
+        isinstance(about, dict)
+        and all(isinstance(about.get(key), kind) for key, kind in kinds.items())
+        and all(name in state for name in about["aliases"].values())
+    )
+
+
+def _of_the_base(hair: HairModel) -> set[str]:
+    """Keys of the base network's own parameters."""
+    return {f"base.{name}" for name, _ in hair.base.named_parameters(remove_duplicate=False)}
 
 
 def _without_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 
 from hairify.errors import OptionError, SplitError
 from hairify.families import Siblings
 from hairify.features import Feature, find_feature
 from hairify.layers import is_layer, why_not
+from hairify.plan import all_names
 from hairify.probing import Call, Probe
+
+# What runs at a resolution whose layers hold less than this is a side branch: pooled gates, pyramid arms.
+_LEAST_HELD = 0.1
 
 
 def choose_split(probe: Probe, split_at: str | float | None) -> tuple[str, Feature]:
@@ -46,9 +51,11 @@ class _Splitter:
         self._calls = probe.recording.calls
         self._first = probe.recording.first_calls()
         self._modules = dict(probe.model.named_modules())
+        self._canonical = {alias: name for name, aliases in all_names(probe.model).items() for alias in aliases}
         self._layer_calls = [c for c in self._calls if is_layer(self._modules[c.module])]
 
     def named(self, name: str) -> tuple[str, Feature]:
+        name = self._canonical.get(name, name)
         if name not in self._modules or not name:
             near = difflib.get_close_matches(name, [n for n in self._modules if n], n=3, cutoff=0.4)
             hint = f" The nearest names are {', '.join(map(repr, near))}." if near else ""
@@ -87,11 +94,14 @@ class _Splitter:
 
     def automatic(self) -> tuple[str, Feature]:
         features = [(c, f) for c in self._calls if c.module and (f := self._feature(c, strict=True)) is not None]
-        layers = [f.area for c, f in features if is_layer(self._modules[c.module])]
-        if not layers:
+        held: dict[int, int] = defaultdict(int)  # resolution, in the order of first use -> parameters of its layers
+        for c, f in features:
+            if is_layer(module := self._modules[c.module]) and self._first[c.module] is c:
+                held[f.area] += sum(p.numel() for p in module.parameters())
+        if not held:
             return self.at_fraction(0.5)
-        lowest = min(f.area for c, f in features if self._first[c.module] is c)
-        if lowest >= layers[0]:  # the first layer is already at the lowest resolution: it is constant
+        lowest = min(area for area in held if held[area] >= _LEAST_HELD * sum(held.values()))
+        if lowest >= next(iter(held)):  # the first layer is already at the lowest resolution: it is constant
             return self._half_way()
         reached = (found for c, f in features if f.area == lowest and (found := self._outermost(c, strict=True)))
         return next(reached, None) or self.at_fraction(0.5)

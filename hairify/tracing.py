@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import inspect
 import math
-import operator
 import sys
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
 
 import torch.fx
 from torch import nn
 
 from hairify.copying import copy_model
+from hairify.errors import ExampleInputError
 from hairify.layers import is_layer
 from hairify.probing import Inputs, Probe, Recording, isolated
 
@@ -21,12 +22,25 @@ TracerName: TypeAlias = Literal["fx", "observed"]
 
 
 def dependents(probe: Probe, split: str) -> tuple[set[str], TracerName]:
-    """The layers whose input depends on the split's first output, and how that was found.
+    """The layers whose input depends on the split's first output, and which tracer vouches for it.
 
-    Both ways give the same answer wherever torch.fx can follow the model.
+    The symbolic graph counts where torch.fx can follow the model and the run bears it out: writes through
+    views and `detach` look different to the two, and then the run decides.
+
+    Raises:
+        ExampleInputError: neither works.
     """
     symbolic = dependents_by_fx(probe, split)
-    return (symbolic, "fx") if symbolic is not None else (dependents_by_run(probe, split), "observed")
+    try:
+        observed = dependents_by_run(probe, split)
+    except Exception as error:
+        if symbolic is None:
+            raise ExampleInputError(
+                f"Which layers depend on the split {split!r} cannot be found: the model fails where gradients are "
+                f"recorded ({type(error).__name__}: {error})."
+            ) from error
+        return symbolic, "fx"
+    return observed, "fx" if symbolic == observed else "observed"
 
 
 def dependents_by_run(probe: Probe, split: str) -> set[str]:
@@ -49,7 +63,7 @@ def dependents_by_fx(probe: Probe, split: str) -> set[str] | None:
     reached, names = set(tracer.watched), set()
     for node in graph.nodes:
         if any(n in reached for n in node.all_input_nodes):
-            reached |= {node, *_changed_in_place(node)}
+            reached.add(node)
             if node.op == "call_module" and is_layer(model.get_submodule(str(node.target))):
                 names.add(str(node.target))
     return names
@@ -85,6 +99,7 @@ class ModelTracer(torch.fx.Tracer):
         super().__init__(autowrap_modules=modules, autowrap_functions=tuple(functions))
         self._keep, self._watch, self._leaf, self._after = keep, watch, leaf, after
         self.watched: list[torch.fx.Node] = []
+        self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """See torch.fx; what the constructor was told to keep as a node is a leaf, too."""
@@ -92,6 +107,8 @@ class ModelTracer(torch.fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """See torch.fx; a module that proxies cannot enter becomes a node if it may."""
+        if threading.get_ident() != self._thread:  # while it traces, torch.fx sees the module calls of all threads
+            return forward(*args, **kwargs)
         name = self.path_of_module(m)
         if self.is_leaf_module(m, name):
             output = self._as_node(m, name, args, kwargs)
@@ -133,12 +150,3 @@ def _layer_calls(graph: torch.fx.Graph, model: nn.Module) -> Counter[str]:
 
 def _recorded_calls(recording: Recording) -> Counter[str]:
     return Counter({name: len(received) for name, received in recording.received.items()})
-
-
-def _changed_in_place(node: torch.fx.Node) -> Iterator[torch.fx.Node]:
-    """The tensors that `x.add_(y)` or `x[i].copy_(y)` changes: later uses of `x` depend on y, too."""
-    method = str(node.target) if node.op == "call_method" else ""
-    changed = node.args[0] if method.endswith("_") and not method.endswith("__") else None
-    while isinstance(changed, torch.fx.Node):
-        yield changed
-        changed = changed.args[0] if changed.target is operator.getitem else None

@@ -110,7 +110,7 @@ CASES: dict[str, Case] = {
         errors.ExampleInputError,
         r"\(1, 1, 64, 96\)",
     ),
-    "no tensor": (UNet, {"example_inputs": (3,)}, errors.ExampleInputError, "holds no tensor"),
+    "no tensor": (UNet, {"example_inputs": (3,)}, errors.ExampleInputError, "holds no batch of images"),
     "no batches": (OneImage, {}, errors.ExampleInputError, "takes batches"),
     "small box": (small_restormer, {"box_size": {"latent": 2}}, errors.BoxSizeError, "3 blocks have 3 weight sets"),
     "box of nothing": (
@@ -127,7 +127,7 @@ CASES: dict[str, Case] = {
     "unknown init": (UNet, {"init": "zeros"}, errors.OptionError, "'preserve', 'random'"),
     "no GIV": (UNet, {"giv_dim": 0}, errors.OptionError, "giv_dim"),
     "a glob that matches nothing": (UNet, {"include": ("encoder",)}, errors.OptionError, "matches no module"),
-    "a string for globs": (UNet, {"exclude": "up1"}, errors.OptionError, r"\('up1',\)"),
+    "a string for globs": (UNet, {"exclude": "up1"}, errors.OptionError, r"a sequence of globs, such as \('decoder"),
     "a DAC that is none": (UNet, {"dac": 3}, errors.DACError, "a factory"),
     "a DAC of wrong shape": (UNet, {"dac": WrongDAC()}, errors.DACError, r"returned \(32,\)"),
     "a factory of wrong size": (UNet, {"dac": lambda channels, size: pooled()}, errors.DACError, "32 numbers"),
@@ -248,6 +248,25 @@ def test_baking_needs_exactly_one_image() -> None:
     ):
         with pytest.raises(errors.BakeError, match=r"`bake\(|one image"):
             bake()
+
+
+def test_arguments_of_wrong_types_are_named() -> None:
+    for options in ({"plan": "x"}, {"generator": 3}, {"include": None}, {"exclude": (3,)}, {"box_size": {3: 4}}):
+        with pytest.raises(errors.OptionError, match=r"accepted (is|are)"):
+            hairify(UNet(), **options)  # type: ignore[arg-type]
+
+
+def test_a_part_of_a_hair_model_is_refused() -> None:
+    with pytest.raises(errors.AlreadyConvertedError, match="part of one"):
+        hairify(hairify(UNet()).base)
+
+
+def test_a_plan_is_not_applied_to_tied_weights() -> None:
+    model = small_restormer()
+    made = plan(model)
+    model.latent[1].attn.qkv.weight = model.latent[0].attn.qkv.weight
+    with pytest.raises(errors.PlanMismatchError, match="weight is tied"):
+        hairify(model, plan=made)
 
 
 def test_a_plan_for_another_network_is_refused() -> None:

@@ -13,6 +13,7 @@ from util import assert_close, assert_differs, perturb
 
 from hairify import HairModel, hairify
 from hairify.errors import OutsideForwardError
+from hairify.layers import generated
 
 BATCHES = 6
 
@@ -72,6 +73,23 @@ def test_conditioning_ends_when_its_block_raises(hair: HairModel) -> None:
     assert torch.equal(hair(x), free)
 
 
+def test_a_hook_may_ask_for_the_giv_during_a_forward(hair: HairModel) -> None:
+    x, seen = torch.rand(2, 3, 32, 48).double(), []
+    free = hair(x)
+    hair.base.up3.register_forward_hook(lambda module, args, output: seen.append(hair.giv(x)))
+    assert torch.equal(hair(x), free)
+    assert torch.equal(seen[0], hair.giv(x))
+
+
+def test_inference_mode_around_conversion_and_baking_leaves_trainable_models() -> None:
+    x = torch.rand(1, 3, 32, 48)
+    with torch.inference_mode():
+        hair = hairify(UNet())
+        static = hair.bake(x)
+    for model in (hair, static):
+        model(x).sum().backward()
+
+
 def test_gradients_flow_through_the_giv(hair: HairModel) -> None:
     x = torch.rand(1, 3, 32, 48).double()
     giv = hair.giv(x).detach().requires_grad_()
@@ -108,7 +126,7 @@ def test_autocast_keeps_the_start() -> None:
     hair, x = hairify(model), torch.rand(2, 3, 32, 48)
     weights: list[tuple[Tensor, Tensor]] = []
     layer = next(m for m in hair.base.modules() if hasattr(m, "hair_slot"))
-    layer.register_forward_hook(lambda module, args, output: weights.append(module.generated()))
+    layer.register_forward_hook(lambda module, args, output: weights.append(generated(module)))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         got, expected = hair(x), model(x)
     assert got.dtype == expected.dtype

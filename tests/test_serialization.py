@@ -46,12 +46,13 @@ def test_round_trip_without_tracing(
     assert [p.name for p in tmp_path.iterdir()] == ["hair.safetensors"]
 
 
-def test_added_only_is_small_and_holds_nothing_of_the_base(tmp_path: Path) -> None:
-    hair = hairify(small_restormer())
+def test_added_only_is_small_and_holds_no_parameter_of_the_base(tmp_path: Path) -> None:
+    hair = hairify(UNet())
     save(hair, tmp_path / "added.safetensors", added_only=True)
     with safetensors.safe_open(tmp_path / "added.safetensors", "pt") as file:
         names = set(file.keys())
-    assert names == {k for k in hair.state_dict() if not k.startswith("base.")}
+    buffers = {f"base.{name}" for name, _ in hair.base.named_buffers()}
+    assert names == {k for k in hair.state_dict() if not k.startswith("base.")} | buffers
 
 
 def test_equal_models_give_equal_files(tmp_path: Path) -> None:
@@ -186,5 +187,43 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 def test_what_is_no_hair_model_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="takes a HairModel; got a UNet"):
         save(UNet(), tmp_path / "x")  # type: ignore[arg-type]
-    with pytest.raises(CheckpointError, match=r"no folder .*absent to save x"):
+    with pytest.raises(CheckpointError, match=r"no folder .*absent; `path` is the file to write"):
         save(hairify(UNet()), tmp_path / "absent" / "x")
+    with pytest.raises(CheckpointError, match="is a folder; `path` is the file to write"):
+        save(hairify(UNet()), tmp_path)
+
+
+def test_added_only_keeps_the_statistics_that_training_moves(tmp_path: Path) -> None:
+    original = UNet()
+    hair = hairify(original)
+    hair.base.requires_grad_(False)
+    hair.train()
+    for _ in range(3):
+        hair(torch.rand(2, 3, 32, 48) * 3)
+    save(hair.eval(), tmp_path / "added", added_only=True)
+    assert_differs(hairify(original).eval()(X), hair(X))
+    assert torch.equal(load(tmp_path / "added", original).eval()(X), hair(X))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"version": None},
+        {"version": "1"},
+        {"plan": None},
+        {"aliases": ["x"]},
+        {"aliases": {"base.x": "absent"}},
+        {"plan": {"giv_dim": -3}},
+        {"plan": {"levels": []}},
+        {"plan": {"feature": {"index": 0, "layout": "spiral", "shape": [32, 8, 12]}}},
+    ],
+)
+def test_metadata_that_makes_no_sense_is_named(change: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "hair"
+    save(hairify(UNet()), path)
+    tensors, about = read(path)
+    if isinstance(change.get("plan"), dict):
+        change = {"plan": json.dumps(json.loads(about["plan"]) | change["plan"])}
+    write(path, tensors, {k: v for k, v in (about | change).items() if v is not None})
+    with pytest.raises(CheckpointError, match="damaged"):
+        load(path, UNet())

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from util import assert_close, assert_unchanged, perturb, snapshot
 
 from hairify import hairify
-from hairify.errors import NothingToConvertError
+from hairify.errors import SplitError
 from hairify.layers import HyperLayer
 
 
@@ -98,15 +98,19 @@ def test_what_is_shared_stays_shared(make: type[nn.Module]) -> None:
         assert_close(hair(x)[:1], static(x[:1]), 1e-10)
         assert_close(hair(x), torch.cat([hair(x[i : i + 1]) for i in range(3)]), 1e-10)
     assert list(static.state_dict()) == list(model.state_dict())
-    for a, b in (("first", "second"), ("left.0", "right.1"), ("conv", "stages.0")):
-        if hasattr(model, a.partition(".")[0]) and a != "conv":
-            assert static.get_submodule(a) is static.get_submodule(b)
+    if make is TwoNames:
+        assert static.first is static.second
+    if make is TwoParents:
+        assert static.left[0] is static.right[1]
+    if make is PlainList:
+        assert static.conv is static.stages[0]
+        assert hair.base.conv is hair.base.stages[0]
 
 
 @pytest.mark.parametrize("model", [nn.Conv2d(3, 3, 3, padding=1), nn.Linear(96, 96)])
 def test_a_model_that_is_one_layer_is_refused(model: nn.Module) -> None:
     before = snapshot(model)
-    with pytest.raises((NothingToConvertError, ValueError), match=r"Conv2d|split"):
+    with pytest.raises(SplitError, match="No module that ends at or after the fraction"):
         hairify(model, inplace=True)
     assert_unchanged(model, before)
 

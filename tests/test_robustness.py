@@ -1,0 +1,307 @@
+"""Networks and circumstances that once went wrong, or might."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import random
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from networks import UNet, small_restormer
+from torch import Tensor, nn
+from util import assert_close, assert_differs, perturb
+
+from hairify import HairModel, functional, hairify, plan
+from hairify.errors import ExampleInputError, GraphError, ShapeError
+from hairify.layers import HyperLayer
+
+
+class Net(nn.Module):
+    """head, split at half the resolution, a body for each test to fill, and back."""
+
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__()
+        self.head, self.split = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.body = nn.ModuleList(body)
+        self.last = nn.Conv2d(8, 12, 3, padding=1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        for layer in self.body:
+            x = layer(x)
+        return x
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image + F.pixel_shuffle(self.last(self.middle(self.split(self.head(image)))), 2)
+
+
+def conv(cls: type[nn.Conv2d] = nn.Conv2d, **options: Any) -> nn.Conv2d:
+    return cls(8, 8, 3, padding=1, **options)
+
+
+X = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0)).double()
+
+
+def converted(net: nn.Module) -> HairModel:
+    """With the split by name, checked for the exact start."""
+    net = net.double().eval()
+    hair = hairify(net, split_at="split", targets="layers")
+    with torch.no_grad():
+        assert_close(hair(X), net(X), 1e-10)
+    return hair
+
+
+def test_other_threads_run_their_models_while_one_plans() -> None:
+    bystander, failures, done = UNet().eval(), [], threading.Event()
+    x = torch.rand(1, 3, 16, 16)
+    expected = bystander(x)
+
+    def work() -> None:
+        while not done.is_set():
+            try:
+                assert torch.equal(bystander(x), expected)
+            except Exception as error:
+                failures.append(error)
+
+    worker = threading.Thread(target=work)
+    worker.start()
+    try:
+        hair = hairify(small_restormer(), example_inputs=torch.rand(1, 3, 32, 48))
+        hair.graph()
+    finally:
+        done.set()
+        worker.join()
+    assert not failures
+
+
+def test_threads_plan_at_once() -> None:
+    models, plans = [UNet() for _ in range(3)], []
+    state = torch.get_rng_state()
+    threads = [threading.Thread(target=lambda m=m: plans.append(plan(m))) for m in models]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [p.tracer for p in plans] == ["fx"] * 3
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+class Tokens(nn.Module):
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.inner(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(x.shape)
+
+
+def test_a_transformer_of_torch_keeps_what_its_fused_path_reads() -> None:
+    encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    hair = converted(Net(conv(), Tokens(encoder)))
+    assert (
+        hair.plan.skipped["body.1.inner.linear1"] == "without a weight of its own the model does not compute the same"
+    )
+    assert isinstance(hair.base.body[0], HyperLayer)
+    hair.train()(X).sum().backward()
+    for grad in (True, False):
+        with torch.set_grad_enabled(grad):
+            hair.eval()(X)
+
+
+class AsksForBias(Net):
+    def middle(self, x: Tensor) -> Tensor:
+        return super().middle(x) + (0 if self.body[0].bias is not None else 100)
+
+
+def test_a_layer_whose_bias_is_asked_for_is_left_alone() -> None:
+    hair = converted(AsksForBias(conv(), conv()))
+    assert [isinstance(layer, HyperLayer) for layer in hair.base.body] == [False, True]
+
+
+class WritesInPlace(Net):
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__(*body)
+        self.relu = nn.ReLU(inplace=True)
+
+    def middle(self, x: Tensor) -> Tensor:
+        y = self.body[0](x)
+        y.add_(x)
+        self.relu(y)
+        F.relu(y, inplace=True)
+        return self.body[1](y)
+
+
+class Optional(Net):
+    def forward(self, image: Tensor, scale: Tensor | None = None, flag: bool = True) -> Tensor:  # type: ignore[override]
+        return super().forward(image) * (1 if scale is None else scale) if flag else image
+
+
+@pytest.mark.parametrize("net", [WritesInPlace(conv(), conv()), Optional(conv(), conv())])
+def test_the_graph_keeps_in_place_changes_and_default_arguments(net: nn.Module) -> None:
+    hair = perturb(converted(net))
+    with torch.no_grad():
+        assert_close(hair.graph()(X), hair(X), 1e-12)
+
+
+class Variadic(Net):
+    def forward(self, *images: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(sum(images))
+
+
+def test_what_has_no_graph_is_told_with_its_cause() -> None:
+    hair = hairify(Variadic(conv()), example_inputs=torch.rand(1, 3, 32, 48), split_at="split")
+    with pytest.raises(GraphError, match=r"cannot follow the model \(Variadic\): \w+"):
+        hair.graph()
+
+
+class Final(nn.Conv2d):
+    def __init_subclass__(cls, **options: Any) -> None:
+        raise TypeError("no subclasses")
+
+
+class Busy(nn.Conv2d):
+    """Names that a hyper layer might want for itself."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.source, self.plain, self.scope, self.slot = "a", "b", "c", "d"
+
+    def generated(self) -> str:
+        return "mine"
+
+
+def test_classes_that_resist_are_left_alone_and_busy_ones_keep_their_names() -> None:
+    hair = converted(Net(conv(Busy), conv(Final)))
+    assert "cannot be subclassed (TypeError: no subclasses)" in hair.plan.skipped["body.1"]
+    for twin in (hair, copy.deepcopy(hair), pickle.loads(pickle.dumps(hair))):
+        layer = twin.base.body[0]
+        assert isinstance(layer, Busy)
+        assert (layer.source, layer.plain, layer.scope, layer.slot, layer.generated()) == ("a", "b", "c", "d", "mine")
+        assert torch.equal(twin(X), hair(X))
+        assert type(twin.bake(X[:1]).body[0]) is Busy
+
+
+class Pooled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.fc(feature.mean((2, 3)))
+
+
+def test_a_users_dac_is_copied() -> None:
+    dac = Pooled().eval()
+    first = hairify(Net(conv()).double(), dac=dac, split_at="split")
+    second = hairify(Net(conv()), dac=dac, split_at="split")
+    assert first.dac is not dac
+    assert dac.fc.weight.dtype == torch.float32
+    assert not dac.training
+    assert first(X).dtype == torch.float64
+    assert second(X.float()).dtype == torch.float32
+
+
+class WithConstant(Net):
+    def forward(self, image: Tensor, gain: Tensor) -> Tensor:  # type: ignore[override]
+        if gain.shape != (1, 3, 1, 1):
+            raise ValueError("the gain must be (1, 3, 1, 1)")
+        return super().forward(image) * gain
+
+
+def test_what_is_batched_follows_from_the_examples_own_batch() -> None:
+    gain = torch.rand(1, 3, 1, 1)
+    hair = hairify(WithConstant(conv()), example_inputs=(torch.rand(2, 3, 32, 48), gain), split_at="split")
+    assert hair(X.float(), gain).shape == X.shape
+    with pytest.raises(ExampleInputError, match="a batch of two"):
+        hairify(WithConstant(conv()), example_inputs=(torch.rand(1, 3, 32, 48), gain), split_at="split")
+
+
+def test_baked_parameters_are_frozen_where_their_rows_are() -> None:
+    net = Net(conv(), conv())
+    net.body[0].weight.requires_grad_(False)
+    static = hairify(net, split_at="split", targets="layers").bake(X[:1].float())
+    assert [p.requires_grad for p in static.body.parameters()] == [False, True, True, True]
+
+
+class Gate(nn.Module):
+    """A pooled side branch that scales the features (an enhanced spatial attention)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.squeeze, self.inside, self.expand = nn.Conv2d(24, 4, 1), nn.Conv2d(4, 4, 3, padding=1), nn.Conv2d(4, 24, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        low = self.inside(F.avg_pool2d(self.squeeze(x), 4))
+        return x * torch.sigmoid(self.expand(F.interpolate(low, size=x.shape[-2:])))
+
+
+def test_the_split_is_not_put_into_a_side_branch() -> None:
+    blocks = [
+        nn.Sequential(nn.Conv2d(24, 24, 3, padding=1), nn.GELU(), nn.Conv2d(24, 24, 3, padding=1), Gate())
+        for _ in range(6)
+    ]
+    net = nn.Sequential(nn.Conv2d(3, 24, 3, padding=1), nn.Sequential(*blocks), nn.Conv2d(24, 3, 3, padding=1))
+    made = plan(net)
+    assert made.split == "1.2"  # half-way through the six blocks
+    assert made.levels[0].blocks == ("1.3", "1.4", "1.5")
+
+
+class OtherDice(Net):
+    def middle(self, x: Tensor) -> Tensor:
+        return super().middle(x) + random.random() + float(np.random.rand())
+
+
+def test_other_random_states_are_left_alone() -> None:
+    states = random.getstate(), np.random.get_state()[1].tolist()
+    hairify(OtherDice(conv()), split_at="split")
+    assert (random.getstate(), np.random.get_state()[1].tolist()) == states
+
+
+def test_a_module_answers_to_all_its_names() -> None:
+    net = Net(conv(), conv())
+    net.alias, net.second = net.split, net.body[1]
+    made = plan(net, split_at="alias", exclude=("second",), targets="layers")
+    assert made.split == "split"
+    assert made.skipped["body.1"] == "ruled out by `include` or `exclude`"
+
+
+def test_levels_have_names_of_their_own() -> None:
+    def thrice() -> nn.Module:
+        return nn.ModuleDict({name: nn.Conv2d(8, 8, 1) for name in "xyz"} | {"c": nn.Conv2d(8, 8, 3, padding=1)})
+
+    class Both(Net):
+        def middle(self, x: Tensor) -> Tensor:
+            for block in self.body:
+                x = block["c"](block["z"](block["y"](block["x"](x)))) if isinstance(block, nn.ModuleDict) else block(x)
+            return x
+
+    made = plan(Both(conv(), thrice(), conv(), thrice()), split_at="split", targets="families")
+    names = [level.name for level in made.levels]
+    assert len(names) == len(set(names)) > 2
+
+
+def test_torchscript_is_named() -> None:
+    with pytest.raises(ExampleInputError, match=r"'body\.0' is TorchScript"):
+        hairify(Net(torch.jit.script(nn.Sequential(conv()))), split_at="split")
+
+
+def test_shapes_that_do_not_fit_are_named() -> None:
+    x, weight = torch.rand(2, 3, 5, 5), torch.rand(2, 4, 3, 3, 3)
+    for bias in (torch.rand(4), torch.rand(4, 2), torch.rand(2, 1), torch.rand(1, 4)):
+        with pytest.raises(ShapeError, match=r"with this weight it is \(2, 4\)"):
+            functional.hyper_conv2d(x, weight, bias)
+    with pytest.raises(ShapeError, match=r"it is \(1, 4\)"):
+        functional.hyper_conv2d(x, weight[:1], torch.rand(2, 4))
+    for selecting, bias in ((torch.rand(2, 3), None), (torch.rand(2, 1), None), (torch.rand(2, 2), torch.rand(3, 4))):
+        with pytest.raises(ShapeError, match="N must be the same in all"):
+            functional.mixture(functional.hyper_conv2d, x, selecting, weight, bias, strategy="mix_outputs")
+
+
+def test_a_perturbed_copy_differs() -> None:
+    hair = converted(Net(conv(), conv()))
+    start = hair(X)
+    assert_differs(perturb(hair)(X), start, 1e-6)
