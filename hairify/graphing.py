@@ -13,7 +13,8 @@ from hairify.baking import unhook
 from hairify.copying import copy_model
 from hairify.errors import GraphError
 from hairify.layers import HyperLayer
-from hairify.probing import ONE_AT_A_TIME, isolated
+from hairify.probing import isolated
+from hairify.randomness import ONE_AT_A_TIME
 from hairify.tracing import ModelTracer
 
 if TYPE_CHECKING:

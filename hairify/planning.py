@@ -28,8 +28,8 @@ from hairify.features import Feature, tensors
 from hairify.layers import HyperLayer, is_layer, why_not
 from hairify.model import HairModel
 from hairify.plan import Level, Plan, all_names, full_name, tied_layers
-from hairify.probing import ONE_AT_A_TIME, Probe, Recording, both_images, second_image
-from hairify.randomness import seeded
+from hairify.probing import Probe, Recording, both_images, second_image
+from hairify.randomness import ONE_AT_A_TIME, seeded
 from hairify.rehearsal import unfaithful
 from hairify.splitting import choose_split
 from hairify.tracing import TracerName, dependents
@@ -69,46 +69,31 @@ def plan(
     """
     _check_options(model, targets, init, giv_dim, include, exclude)
     with ONE_AT_A_TIME:
-        return _plan(model, split_at, example_inputs, box_size, targets, include, exclude, dac, giv_dim, init)
-
-
-def _plan(
-    model: nn.Module,
-    split_at: str | float | None,
-    example_inputs: Any,
-    box_size: BoxSize,
-    targets: Targets,
-    include: Sequence[str],
-    exclude: Sequence[str],
-    dac: DACSource,
-    giv_dim: int,
-    init: Init,
-) -> Plan:
-    probe = Probe(model, example_inputs)
-    split, feature = choose_split(probe, split_at)
-    verdicts, tracer = _judge_layers(probe, split, feature, include, exclude)
-    eligible = [name for name, reason in verdicts.items() if reason is None]
-    levels = _levels(probe, eligible, targets, box_size, init) if eligible else ()
-    converted = {name for level in levels for layer in level.layers for name in level.layer_names(layer)}
-    skipped = {n: reason or "not part of a repeated block" for n, reason in verdicts.items() if n not in converted}
-    if not levels:
-        raise NothingToConvertError(_nothing(split, skipped))
-    made, giv_dim = _make_dac(dac, feature, giv_dim)
-    return Plan(
-        split=split,
-        feature=feature,
-        tracer=tracer,
-        levels=levels,
-        skipped=skipped,
-        parameters=_count(model, levels, made, giv_dim),
-        share=_share(probe, split, converted),
-        giv_dim=giv_dim,
-        dac=type(made).__name__,
-        dac_width=made.width if type(made) is DegradationAwareClassifier else None,
-        init=init,
-        inputs=probe.inputs.describe(),
-        dac_source=dac,
-    )
+        probe = Probe(model, example_inputs)
+        split, feature = choose_split(probe, split_at)
+        verdicts, tracer = _judge_layers(probe, split, feature, include, exclude)
+        eligible = [name for name, reason in verdicts.items() if reason is None]
+        levels = _levels(probe, eligible, targets, box_size, init) if eligible else ()
+        converted = {name for level in levels for layer in level.layers for name in level.layer_names(layer)}
+        skipped = {n: reason or "not part of a repeated block" for n, reason in verdicts.items() if n not in converted}
+        if not levels:
+            raise NothingToConvertError(_nothing(split, skipped))
+        made, giv_dim = _make_dac(dac, feature, giv_dim)
+        return Plan(
+            split=split,
+            feature=feature,
+            tracer=tracer,
+            levels=levels,
+            skipped=skipped,
+            parameters=_count(model, levels, made, giv_dim),
+            share=_share(probe, split, converted),
+            giv_dim=giv_dim,
+            dac=type(made).__name__,
+            dac_width=made.width if type(made) is DegradationAwareClassifier else None,
+            init=init,
+            inputs=probe.inputs.describe(),
+            dac_source=dac,
+        )
 
 
 def _check_options(

@@ -12,7 +12,6 @@ import inspect
 import itertools
 import random
 import sys
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -239,10 +238,6 @@ def second_image(inputs: Inputs) -> Inputs:
 def both_images(a: Inputs, b: Inputs) -> Inputs:
     """Two images in one batch."""
     return a.map(lambda x, y: torch.cat([x, y]), b, batched_only=True)
-
-
-# Forking the random state and patching by torch.fx concern the whole process.
-ONE_AT_A_TIME = threading.RLock()
 
 
 @contextlib.contextmanager

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator
 
 import torch
+
+# Forking the random state and patching by torch.fx concern the whole process.
+ONE_AT_A_TIME = threading.RLock()
 
 
 def cpu_generator(generator: torch.Generator | None) -> torch.Generator:
@@ -20,6 +24,6 @@ def cpu_generator(generator: torch.Generator | None) -> torch.Generator:
 def seeded(generator: torch.Generator) -> Iterator[None]:
     """Within it, modules are made on the CPU with random numbers that follow the CPU generator given."""
     seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(seed)
         yield

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from einops import rearrange
+from einops.layers.torch import Rearrange
 from networks import NETWORKS, DnCNN, NAFNet, TransposedUNet, UNet, WindowNet, small_restormer
 from torch import Tensor, nn
 from util import assert_unchanged, snapshot
@@ -47,6 +49,31 @@ def test_both_tracers_give_the_same_plan(name: str, split_at: float | None, monk
     assert observed.tracer == "observed"
     assert by_fx.tracer == ("observed" if name == "window" else "fx")
     assert {**by_fx.__dict__, "tracer": ""} == {**observed.__dict__, "tracer": ""}
+
+
+class Rearranged(Chain):
+    """einops as function and as layer, and an untraceable submodule that holds no layer."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(8, 8, 1), nn.Linear(8, 8))
+        self.tokens, self.branches = Rearrange("b c h w -> b (h w) c"), Branches()
+
+    def middle(self, x: Tensor) -> Tensor:
+        y = self.body[1](self.tokens(self.branches(self.body[0](x))))
+        return x + rearrange(y, "b (h w) c -> b c h w", h=x.shape[2])
+
+
+class Branches(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.shape[2] > 4 else -x
+
+
+def test_fx_follows_einops_and_keeps_what_it_cannot_enter() -> None:
+    hair = hairify(Rearranged(), split_at="split", targets="layers")
+    assert hair.plan.tracer == "fx"
+    assert len(hair.plan.levels) == 3
+    x = torch.rand(2, 3, 32, 48)
+    assert torch.allclose(hair.graph()(x), hair(x), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
