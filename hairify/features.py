@@ -76,10 +76,12 @@ def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | Non
     as_map = Feature(index, "map", (shape[1], shape[2], shape[3]))
     if image is None:
         return None if strict else as_map
-    if _same_aspect((shape[2], shape[3]), image):
-        return as_map
-    if _same_aspect((shape[1], shape[2]), image) and not (strict and _square(shape)):
-        return Feature(index, "channels_last", (shape[3], shape[1], shape[2]))
+    last = Feature(index, "channels_last", (shape[3], shape[1], shape[2]))
+    candidates = [as_map] if strict and _square(shape) else [as_map, last]
+    for rounded in (False, True):  # what fits exactly goes before what fits up to rounding
+        for feature in candidates:
+            if _same_aspect(feature.shape[1:], image, rounded=rounded):
+                return feature
     return None if strict else as_map
 
 
@@ -88,11 +90,11 @@ def _square(shape: tuple[int, ...]) -> bool:
     return shape[-2] == shape[-1]
 
 
-def _same_aspect(size: Size, image: Size) -> bool:
+def _same_aspect(size: Size, image: Size, *, rounded: bool = True) -> bool:
     (h, w), (height, width) = size, image
     if h * width == w * height:
         return True
-    return min(h, w) >= _LEAST_ROUNDED_SIDE and abs(h * width - w * height) <= max(height, width)
+    return rounded and min(h, w) >= _LEAST_ROUNDED_SIDE and abs(h * width - w * height) <= max(height, width)
 
 
 def token_grid(length: int, image: Size | None) -> Size:
