@@ -28,7 +28,7 @@ from hairify.features import Feature, tensors
 from hairify.layers import HyperLayer, is_layer, why_not
 from hairify.model import HairModel
 from hairify.plan import Level, Plan, all_names, full_name, tied_layers
-from hairify.probing import Probe, Recording, both_images, second_image
+from hairify.probing import Probe, Recording, both_images, same_up_to_rounding, second_image
 from hairify.randomness import ONE_AT_A_TIME, seeded
 from hairify.rehearsal import unfaithful
 from hairify.splitting import choose_split
@@ -204,14 +204,7 @@ def _calls_image_major(both: list[Tensor], a: list[Tensor], b: list[Tensor]) -> 
 
 def _image_major(both: Tensor, a: Tensor, b: Tensor) -> bool:
     """Whether the rows of `both` are those of image a, then those of image b, up to rounding."""
-    if not a.ndim or a.shape != b.shape or both.shape != (2 * a.shape[0], *a.shape[1:]):
-        return False
-    if not a.is_floating_point():
-        return torch.equal(both, torch.cat([a, b]))
-    # Kernels may round differently for another batch size, and depth multiplies that; sqrt(eps) tells it from mixing.
-    tolerance = torch.finfo(a.dtype).eps ** 0.5
-    alone = torch.cat([a, b]).double()
-    return bool((both.double() - alone).abs().max() <= tolerance * alone.abs().max()) if a.numel() else True
+    return a.ndim > 0 and a.shape == b.shape and same_up_to_rounding(both, torch.cat([a, b]))
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:

@@ -12,7 +12,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from hairify.errors import GIVError, OutsideForwardError
-from hairify.features import Feature, Size, read_feature
+from hairify.features import Feature, Size, read_feature, tensors
 
 torch.fx.wrap("read_feature")  # one named node in `HairModel.graph()`: it branches on shapes
 
@@ -96,14 +96,13 @@ class Scope:
         forward = getattr(self._local, "forward", None)
         if forward is None or forward.selecting:
             return
-        feature = read_feature(output, self.feature.index, self.feature.layout, forward.image)
-        giv = getattr(self._local, "giv", None)
-        if giv is None or forward.only_giv:
-            giv = forward.hyper.dac(feature)
-        elif giv.shape[0] not in (1, feature.shape[0]):
+        giv = None if forward.only_giv else getattr(self._local, "giv", None)
+        if giv is None:
+            giv = forward.hyper.dac(read_feature(output, self.feature.index, self.feature.layout, forward.image))
+        elif giv.shape[0] not in (1, batch := tensors(output)[self.feature.index].shape[0]):
             raise GIVError(
-                f"`conditioned_on` got {giv.shape[0]} GIVs, but the batch has {feature.shape[0]} images. Give one GIV "
-                "per image, or a single one of shape (1, D) for all."
+                f"`conditioned_on` got {giv.shape[0]} GIVs, but the batch has {batch} images. Give one GIV per image, "
+                "or a single one of shape (1, D) for all."
             )
         if forward.only_giv:
             raise SplitReached(giv)

@@ -43,7 +43,8 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
     """
     if not isinstance(hair, HairModel):
         raise CheckpointError(f"`save` takes a HairModel; got a {type(hair).__name__}.")
-    state = {k: v for k, v in hair.state_dict().items() if not added_only or k not in _of_the_base(hair)}
+    left_out = _of_the_base(hair) if added_only else set()
+    state = {k: v for k, v in hair.state_dict().items() if k not in left_out}
     foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
     if foreign:
         raise CheckpointError(

@@ -51,7 +51,7 @@ def dependents_by_run(probe: Probe, split: str) -> set[str]:
 
 def dependents_by_fx(probe: Probe, split: str) -> set[str] | None:
     """From reachability in the symbolic graph; None where torch.fx cannot follow the model, or sees other calls."""
-    model = copy_model(probe.model)
+    model = copy_model(probe.model, share_parameters=True)
     tracer = ModelTracer(keep=is_layer, watch=model.get_submodule(split))
     try:
         with isolated(model):

@@ -199,6 +199,24 @@ class TransposedUNet(nn.Module):
         return x + self.fuse(self.relu(self.dec1(y)))
 
 
+class Chain(nn.Module):
+    """head, split at half the resolution to feed the DAC, a body for each test to fill, and back."""
+
+    def __init__(self, *body: nn.Module) -> None:
+        super().__init__()
+        self.head, self.split = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
+        self.body = nn.ModuleList(body)
+        self.last = nn.Conv2d(8, 12, 3, padding=1)
+
+    def middle(self, x: Tensor) -> Tensor:
+        for layer in self.body:
+            x = layer(x)
+        return x
+
+    def forward(self, image: Tensor) -> Tensor:
+        return image + F.pixel_shuffle(self.last(self.middle(self.split(self.head(image)))), 2)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "restormer": small_restormer,
     "unet": UNet,

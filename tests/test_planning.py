@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from einops.layers.torch import Rearrange
-from networks import NETWORKS, DnCNN, NAFNet, TransposedUNet, UNet, WindowNet, small_restormer
+from networks import NETWORKS, Chain, DnCNN, NAFNet, TransposedUNet, UNet, WindowNet, small_restormer
 from torch import Tensor, nn
 from util import assert_unchanged, snapshot
 
@@ -19,24 +19,6 @@ from hairify.errors import HairWarning, OptionError
 from hairify.probing import Probe
 
 EXAMPLE = torch.rand(1, 3, 32, 48)
-
-
-class Chain(nn.Module):
-    """A strided convolution to feed the DAC, then whatever a test puts behind it."""
-
-    def __init__(self, *layers: nn.Module, width: int = 8) -> None:
-        super().__init__()
-        self.head, self.split = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, width, 3, 2, 1)
-        self.body = nn.ModuleList(layers)
-        self.last = nn.Conv2d(width, 12, 3, padding=1)
-
-    def middle(self, x: Tensor) -> Tensor:
-        for layer in self.body:
-            x = layer(x)
-        return x
-
-    def forward(self, image: Tensor) -> Tensor:
-        return image + F.pixel_shuffle(self.last(self.middle(self.split(self.head(image)))), 2)
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -12,31 +12,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import UNet, small_restormer
+from networks import Chain, UNet, small_restormer
 from torch import Tensor, nn
 from util import assert_close, assert_differs, perturb
 
 from hairify import HairModel, functional, hairify, plan
 from hairify.errors import ExampleInputError, GraphError, ShapeError
 from hairify.layers import HyperLayer
-
-
-class Net(nn.Module):
-    """head, split at half the resolution, a body for each test to fill, and back."""
-
-    def __init__(self, *body: nn.Module) -> None:
-        super().__init__()
-        self.head, self.split = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, 2, 1)
-        self.body = nn.ModuleList(body)
-        self.last = nn.Conv2d(8, 12, 3, padding=1)
-
-    def middle(self, x: Tensor) -> Tensor:
-        for layer in self.body:
-            x = layer(x)
-        return x
-
-    def forward(self, image: Tensor) -> Tensor:
-        return image + F.pixel_shuffle(self.last(self.middle(self.split(self.head(image)))), 2)
 
 
 def conv(cls: type[nn.Conv2d] = nn.Conv2d, **options: Any) -> nn.Conv2d:
@@ -101,7 +83,7 @@ class Tokens(nn.Module):
 
 def test_a_transformer_of_torch_keeps_what_its_fused_path_reads() -> None:
     encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    hair = converted(Net(conv(), Tokens(encoder)))
+    hair = converted(Chain(conv(), Tokens(encoder)))
     assert (
         hair.plan.skipped["body.1.inner.linear1"] == "without a weight of its own the model does not compute the same"
     )
@@ -112,7 +94,7 @@ def test_a_transformer_of_torch_keeps_what_its_fused_path_reads() -> None:
             hair.eval()(X)
 
 
-class AsksForBias(Net):
+class AsksForBias(Chain):
     def middle(self, x: Tensor) -> Tensor:
         return super().middle(x) + (0 if self.body[0].bias is not None else 100)
 
@@ -122,7 +104,7 @@ def test_a_layer_whose_bias_is_asked_for_is_left_alone() -> None:
     assert [isinstance(layer, HyperLayer) for layer in hair.base.body] == [False, True]
 
 
-class WritesInPlace(Net):
+class WritesInPlace(Chain):
     def __init__(self, *body: nn.Module) -> None:
         super().__init__(*body)
         self.relu = nn.ReLU(inplace=True)
@@ -135,7 +117,7 @@ class WritesInPlace(Net):
         return self.body[1](y)
 
 
-class Optional(Net):
+class Optional(Chain):
     def forward(self, image: Tensor, scale: Tensor | None = None, flag: bool = True) -> Tensor:  # type: ignore[override]
         return super().forward(image) * (1 if scale is None else scale) if flag else image
 
@@ -147,7 +129,7 @@ def test_the_graph_keeps_in_place_changes_and_default_arguments(net: nn.Module) 
         assert_close(hair.graph()(X), hair(X), 1e-12)
 
 
-class Variadic(Net):
+class Variadic(Chain):
     def forward(self, *images: Tensor) -> Tensor:  # type: ignore[override]
         return super().forward(sum(images))
 
@@ -175,7 +157,7 @@ class Busy(nn.Conv2d):
 
 
 def test_classes_that_resist_are_left_alone_and_busy_ones_keep_their_names() -> None:
-    hair = converted(Net(conv(Busy), conv(Final)))
+    hair = converted(Chain(conv(Busy), conv(Final)))
     assert "cannot be subclassed (TypeError: no subclasses)" in hair.plan.skipped["body.1"]
     for twin in (hair, copy.deepcopy(hair), pickle.loads(pickle.dumps(hair))):
         layer = twin.base.body[0]
@@ -196,8 +178,8 @@ class Pooled(nn.Module):
 
 def test_a_users_dac_is_copied() -> None:
     dac = Pooled().eval()
-    first = hairify(Net(conv()).double(), dac=dac, split_at="split")
-    second = hairify(Net(conv()), dac=dac, split_at="split")
+    first = hairify(Chain(conv()).double(), dac=dac, split_at="split")
+    second = hairify(Chain(conv()), dac=dac, split_at="split")
     assert first.dac is not dac
     assert dac.fc.weight.dtype == torch.float32
     assert not dac.training
@@ -205,7 +187,7 @@ def test_a_users_dac_is_copied() -> None:
     assert second(X.float()).dtype == torch.float32
 
 
-class WithConstant(Net):
+class WithConstant(Chain):
     def forward(self, image: Tensor, gain: Tensor) -> Tensor:  # type: ignore[override]
         if gain.shape != (1, 3, 1, 1):
             raise ValueError("the gain must be (1, 3, 1, 1)")
@@ -221,7 +203,7 @@ def test_what_is_batched_follows_from_the_examples_own_batch() -> None:
 
 
 def test_baked_parameters_are_frozen_where_their_rows_are() -> None:
-    net = Net(conv(), conv())
+    net = Chain(conv(), conv())
     net.body[0].weight.requires_grad_(False)
     static = hairify(net, split_at="split", targets="layers").bake(X[:1].float())
     assert [p.requires_grad for p in static.body.parameters()] == [False, True, True, True]
@@ -250,7 +232,7 @@ def test_the_split_is_not_put_into_a_side_branch() -> None:
     assert made.levels[0].blocks == ("1.3", "1.4", "1.5")
 
 
-class OtherDice(Net):
+class OtherDice(Chain):
     def middle(self, x: Tensor) -> Tensor:
         return super().middle(x) + random.random() + float(np.random.rand())
 
@@ -262,7 +244,7 @@ def test_other_random_states_are_left_alone() -> None:
 
 
 def test_a_module_answers_to_all_its_names() -> None:
-    net = Net(conv(), conv())
+    net = Chain(conv(), conv())
     net.alias, net.second = net.split, net.body[1]
     made = plan(net, split_at="alias", exclude=("second",), targets="layers")
     assert made.split == "split"
@@ -273,7 +255,7 @@ def test_levels_have_names_of_their_own() -> None:
     def thrice() -> nn.Module:
         return nn.ModuleDict({name: nn.Conv2d(8, 8, 1) for name in "xyz"} | {"c": nn.Conv2d(8, 8, 3, padding=1)})
 
-    class Both(Net):
+    class Both(Chain):
         def middle(self, x: Tensor) -> Tensor:
             for block in self.body:
                 x = block["c"](block["z"](block["y"](block["x"](x)))) if isinstance(block, nn.ModuleDict) else block(x)
@@ -286,7 +268,7 @@ def test_levels_have_names_of_their_own() -> None:
 
 def test_torchscript_is_named() -> None:
     with pytest.raises(ExampleInputError, match=r"'body\.0' is TorchScript"):
-        hairify(Net(torch.jit.script(nn.Sequential(conv()))), split_at="split")
+        hairify(Chain(torch.jit.script(nn.Sequential(conv()))), split_at="split")
 
 
 def test_shapes_that_do_not_fit_are_named() -> None:
@@ -302,6 +284,6 @@ def test_shapes_that_do_not_fit_are_named() -> None:
 
 
 def test_a_perturbed_copy_differs() -> None:
-    hair = converted(Net(conv(), conv()))
+    hair = converted(Chain(conv(), conv()))
     start = hair(X)
     assert_differs(perturb(hair)(X), start, 1e-6)
