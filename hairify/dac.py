@@ -19,6 +19,7 @@ DEFAULT_WIDTH = 40
 _STAGES = 3
 _BLOCKS_PER_STAGE = 3
 _MOST_GROUPS = 24
+_LEAST_PADDED = 5  # side of what the strided convolution gets at least, so that it returns 2×2 at least
 
 
 class DegradationAwareClassifier(nn.Module):
@@ -74,9 +75,9 @@ class _Downsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.shape[2] < 4 or x.shape[3] < 4:
-            return x
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
+        """Map (B, C, H, W) to (B, C, H', W'), H' = max(H // 2, 2), W' = max(W // 2, 2)."""
+        height, width = (torch.sym_max(1, _LEAST_PADDED - n) for n in x.shape[2:])
+        return self.conv(F.pad(x, (0, width, 0, height)))
 
 
 class _ResidualBlock(nn.Module):
@@ -110,13 +111,24 @@ class _SpatialAttention(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = _group_norm(width)
-        self.q, self.k, self.v, self.proj_out = (nn.Conv2d(width, width, 1) for _ in range(4))
+        self.q, self.k, self.v, self.proj_out = (_Pointwise(width, width, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
-        q, k, v = (layer(h).flatten(2).transpose(1, 2) for layer in (self.q, self.k, self.v))  # (B, H·W, C)
-        attended = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(attended.transpose(1, 2).reshape(x.shape))
+        h = self.norm(x).flatten(2)
+        q, k, v = (layer(h).transpose(1, 2) for layer in (self.q, self.k, self.v))  # (B, H·W, C)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return x + self.proj_out(attended).reshape(x.shape)
+
+
+class _Pointwise(nn.Conv2d):
+    """A 1×1 convolution, as published, of positions in a row (B, C, L).
+
+    After attention, these lie in memory in a way for which a map's convolution cannot be compiled with dynamic sizes
+    (pytorch/pytorch#185510).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.conv1d(input, self.weight.flatten(2), self.bias)
 
 
 def _group_norm(width: int) -> nn.GroupNorm:

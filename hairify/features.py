@@ -12,6 +12,8 @@ import torch.fx
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+from hairify.symbolic import is_symbolic
+
 Layout: TypeAlias = Literal["map", "channels_last", "tokens", "vector"]
 Size: TypeAlias = tuple[int, int]
 
@@ -98,12 +100,24 @@ def _same_aspect(size: Size, image: Size, *, rounded: bool = True) -> bool:
 
 
 def token_grid(length: int, image: Size | None) -> Size:
-    """(h, w) with h·w = `length` at the image's aspect ratio, or (length, 1) where there is none."""
-    if image is not None:
-        h = max(1, round(math.sqrt(length * image[0] / image[1])))
-        if length % h == 0:
-            return h, length // h
-    return length, 1
+    """(h, w) with h·w = `length`, as near to the image's aspect ratio as possible; (length, 1) without an image.
+
+    Networks pad images to a multiple of their window or patch, so the ratios may differ a little.
+    """
+    if image is None:
+        return length, 1
+    h = length * image[0] / image[1]
+    if is_symbolic(length):  # no search then; the sizes must fit the aspect ratio to rounding
+        rounded = round(torch._sym_sqrt(h))
+        return rounded, length // rounded
+    h = math.sqrt(h)
+    below, beside = _divisor_up_to(length, round(h)), length // _divisor_up_to(length, round(length / h))
+    return min(((n, length // n) for n in (below, beside)), key=lambda size: abs(math.log(size[0] / h)))
+
+
+def _divisor_up_to(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`, and at least 1."""
+    return next((n for n in range(most, 1, -1) if number % n == 0), 1)
 
 
 def image_size(args: Sequence[Any], kwargs: dict[str, Any]) -> Size | None:

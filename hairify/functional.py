@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hairify.errors import BatchMismatchError, OptionError, ShapeError
+from hairify.symbolic import is_symbolic
 
 Ints: TypeAlias = int | Sequence[int]
 Strategy: TypeAlias = Literal["mix_weights", "mix_outputs"]
@@ -211,6 +212,9 @@ def hyper_conv_transpose2d(
     """
     _check_bias(bias, weight.shape[0], weight.shape[2] * groups)
 
+    if is_symbolic(weight.shape[0]):  # then `groups` cannot depend on it
+        return _folded(input, weight, bias, stride, padding, output_padding, groups, dilation)
+
     def conv(x: Tensor, w: Tensor, b: Tensor | None, g: int) -> Tensor:
         return F.conv_transpose2d(x, w, b, stride, padding, output_padding, g, dilation)
 
@@ -230,6 +234,8 @@ def _conv(
     _check_bias(bias, weight.shape[0], weight.shape[1])
     if weight.shape[0] > 1 and _is_pointwise(weight, stride, padding, groups):
         return _pointwise(input, weight, bias)
+    if is_symbolic(weight.shape[0]):  # then `groups` cannot depend on it
+        return _unfolded(input, weight, bias, stride, padding, dilation, groups)
 
     def conv(x: Tensor, w: Tensor, b: Tensor | None, g: int) -> Tensor:
         return op(x, w, b, stride, padding, dilation, g)
@@ -275,6 +281,77 @@ def _grouped(
     output = conv(folded, weight.flatten(0, 1), None if bias is None else bias.flatten(), batch * groups)
     # (k, B·out, ...) -> (k·B, out, ...)
     return output.reshape(per_image, batch, -1, *output.shape[2:]).transpose(0, 1).flatten(0, 1)
+
+
+def _unfolded(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints | str,
+    dilation: Ints,
+    groups: int,
+) -> Tensor:
+    """A convolution over one or two dimensions as a matrix product with the patches under its kernel."""
+    if weight.ndim == 4:  # one dimension: a map of height 1
+        stride, dilation = (1, *_tuple(stride, 1)), (1, *_tuple(dilation, 1))
+        padding = padding if isinstance(padding, str) else (0, *_tuple(padding, 1))
+        return _unfolded(input.unsqueeze(2), weight.unsqueeze(3), bias, stride, padding, dilation, groups).squeeze(2)
+    stride, dilation, kernel = _tuple(stride, 2), _tuple(dilation, 2), weight.shape[3:]
+    if isinstance(padding, str):
+        spans = [d * (k - 1) if padding == "same" else 0 for d, k in zip(dilation, kernel, strict=True)]
+        input = F.pad(input, (spans[1] // 2, spans[1] - spans[1] // 2, spans[0] // 2, spans[0] - spans[0] // 2))
+        padding = 0
+    padding = _tuple(padding, 2)
+    size = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, p, d, k, s in zip(input.shape[2:], padding, dilation, kernel, stride, strict=True)
+    ]
+    patches = F.unfold(input, kernel, dilation, padding, stride)  # (k·B, C·kernel, positions)
+    output = _grouped_product(weight.flatten(2).unflatten(1, (groups, -1)), patches)
+    return _with_bias(output.unflatten(2, size), bias)
+
+
+def _folded(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Ints,
+    padding: Ints,
+    output_padding: Ints,
+    groups: int,
+    dilation: Ints,
+) -> Tensor:
+    """A transposed convolution: a matrix product at each position, the resulting patches added up."""
+    stride, padding, output_padding, dilation = (_tuple(v, 2) for v in (stride, padding, output_padding, dilation))
+    kernel = weight.shape[3:]
+    size = [
+        (n - 1) * s - 2 * p + d * (k - 1) + o + 1
+        for n, s, p, d, k, o in zip(input.shape[2:], stride, padding, dilation, kernel, output_padding, strict=True)
+    ]
+    patches = _grouped_product(weight.unflatten(1, (groups, -1)).flatten(3).transpose(2, 3), input.flatten(2))
+    return _with_bias(F.fold(patches, size, kernel, dilation, padding, stride), bias)
+
+
+def _grouped_product(weight: Tensor, columns: Tensor) -> Tensor:
+    """Multiply (B, groups, out/groups, n) with the columns (k·B, groups·n, positions) to (k·B, out, positions)."""
+    batch, groups, _, n = weight.shape
+    per_image = _rows_per_image(columns, weight)
+    parts = columns.unflatten(1, (groups, n)).unflatten(0, (batch, per_image)).permute(0, 2, 3, 1, 4).flatten(3)
+    product = torch.bmm(weight.flatten(0, 1), parts.flatten(0, 1)).unflatten(0, (batch, groups))
+    product = product.unflatten(3, (per_image, -1)).permute(0, 3, 1, 2, 4)
+    return product.flatten(0, 1).flatten(1, 2)
+
+
+def _with_bias(output: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return output
+    per_image = output.unflatten(0, (bias.shape[0], -1))
+    return (per_image + bias[:, None, :, None, None]).flatten(0, 1)
+
+
+def _tuple(value: Ints, length: int) -> tuple[int, ...]:
+    return (value,) * length if isinstance(value, int) else tuple(value)
 
 
 def _check_bias(bias: Tensor | None, batch: int, out: int) -> None:
