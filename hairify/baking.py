@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from hairify.checkpointing import stop_checkpointing
 from hairify.copying import copy_model
 from hairify.layers import HyperLayer, make_ordinary
 from hairify.scope import Hyper, Scope
@@ -29,11 +30,13 @@ def bake(base: nn.Module, scope: Scope, hyper: Hyper, giv: Tensor) -> nn.Module:
             for mine, layer in zip(base.modules(), model.modules(), strict=True)
             if isinstance(mine, HyperLayer) and isinstance(layer, HyperLayer) and mine.hair_slot.scope is scope
         ]
-        unhook(model.get_submodule(scope.split), layers[0].hair_slot.scope)
+        copied_scope = layers[0].hair_slot.scope
+        unhook(model.get_submodule(scope.split), copied_scope)
+        stop_checkpointing(model, copied_scope)
         selecting = [hsn(giv.detach().clone()).detach() for hsn in hyper.hsn]
         for layer in layers:
             slot = layer.hair_slot
-            weight, bias = hyper.boxes[slot.level](slot.entry, selecting[slot.level][:, slot.block])
+            weight, bias = hyper.boxes[slot.level](slot.entry, selecting[slot.level][:, slot.block], slot.block)
             make_ordinary(layer, {"weight": _parameter(weight), "bias": None if bias is None else _parameter(bias)})
     return model
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hairify.functional import mix
+from hairify.functional import full_precision, mix, mix_low_rank
 
 _LEAST_WIDTH = 4
+_FACTORS = ("left", "right", "bias_change")
 
 
 class WeightBox(nn.Module):
@@ -23,8 +25,8 @@ class WeightBox(nn.Module):
     weights are made when the layer runs, and gradients touch no more than it used.
 
     Args:
-        rows: {name of a layer within the block: {"weight": (N, ...), "bias": (N, ...)}}; the name is "" where
-            the block is itself a layer.
+        rows: {name of a layer within the block: {"weight": (N, ...), "bias": (N, ...)}}, or in a `LowRankBox` the
+            parameters that it says; the name is "" where the block is itself a layer.
     """
 
     def __init__(self, rows: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
@@ -36,22 +38,54 @@ class WeightBox(nn.Module):
             for name, parameter in parameters.items():
                 home.register_parameter(name, parameter)
 
-    def forward(self, entry: str, selecting: Tensor) -> tuple[Tensor, Tensor | None]:
+    def forward(self, entry: str, selecting: Tensor, block: int = 0) -> tuple[Tensor, Tensor | None]:
         """Per-image weight and bias of one layer, w = Σ_i V_s[i] W[i] (paper, equation 4).
 
         Args:
             entry: the layer's name within the block.
             selecting: selecting vectors, shape (B, N).
+            block: the block's position in its level; here all blocks share all rows.
 
         Returns:
             Weight (B, *shape) and bias (B, out) or None.
         """
-        home: nn.Module = self
+        rows = self._rows(entry)
+        selecting = selecting.to(rows.weight.device)
+        bias = getattr(rows, "bias", None)
+        return mix(selecting, rows.weight), None if bias is None else mix(selecting, bias)
+
+    def _rows(self, entry: str) -> Any:
+        """The module that holds one layer's parameters, as attributes: replicas of `nn.DataParallel` have no others."""
+        home: Any = self
         for part in entry.split(".") if entry else ():
-            home = home._modules[part]  # type: ignore[assignment]
-        bias = home._parameters.get("bias")
-        selecting = selecting.to(home._parameters["weight"].device)  # type: ignore[union-attr]
-        return mix(selecting, home._parameters["weight"]), None if bias is None else mix(selecting, bias)  # type: ignore[arg-type]
+            home = home._modules[part]
+        return home
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightBox:
+        """Convert rows as matrices: `to(memory_format=...)` is meant for kernels, and refuses a stack of them."""
+        super()._apply(lambda rows: fn(rows.flatten(1)).reshape(rows.shape), recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+class LowRankBox(WeightBox):
+    """A Weight Box whose rows differ by matrices of low rank: for block m, row i is W_m + A_i B_i.
+
+    The whole weights W_m are as many as the blocks had; the rows add only their factors. Since selecting vectors sum
+    to 1, block m's weight for an image is W_m + Σ_i V_s[i] A_i B_i. Each layer owns `weight` (M, *shape), `left`
+    (N, out, rank), `right` (N, rank, columns), and with a bias `bias` (M, out) and `bias_change` (N, out).
+    """
+
+    def forward(self, entry: str, selecting: Tensor, block: int = 0) -> tuple[Tensor, Tensor | None]:
+        """As `WeightBox`; `block` chooses W_m."""
+        rows = self._rows(entry)
+        selecting = selecting.to(rows.weight.device)
+        weight = mix_low_rank(selecting, rows.weight[block], rows.left, rows.right)
+        bias = getattr(rows, "bias", None)
+        return weight, None if bias is None else bias[block] + mix(selecting, rows.bias_change)
+
+    def factors(self) -> Iterator[nn.Parameter]:
+        """The parameters by which the rows differ."""
+        return (p for name, p in self.named_parameters() if name.rpartition(".")[2] in _FACTORS)
 
 
 class HyperSelectingNet(nn.Module):
@@ -73,7 +107,7 @@ class HyperSelectingNet(nn.Module):
 
     def forward(self, giv: Tensor) -> Tensor:
         """Map the GIV (B, D) to the selecting vectors (B, M, N): positive, with sum 1 over N."""
-        with torch.autocast(device_type=giv.device.type, enabled=False):
+        with full_precision(giv.device):
             x = giv.unsqueeze(0)
             for i, layer in enumerate(self.layers):
                 x = layer(F.gelu(x) if i else x)

@@ -10,18 +10,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from hairify.boxes import HyperSelectingNet, WeightBox
+from hairify.boxes import HyperSelectingNet, LowRankBox, WeightBox
 from hairify.copying import copy_model
 from hairify.dac import DACSource, measure_dac
 from hairify.errors import AlreadyConvertedError, DACError, HairWarning, OptionError
 from hairify.layers import make_hyper
 from hairify.model import HairModel
 from hairify.plan import Level, Plan, full_name
-from hairify.planning import BoxSize, Init, Targets
+from hairify.planning import BoxKind, BoxSize, Init, Targets, network_of
 from hairify.planning import plan as make_plan
 from hairify.randomness import cpu_generator, seeded
 from hairify.scope import Scope, Slot
-from hairify.warmstart import make_rows, peaked_logits, start_at
+from hairify.warmstart import make_low_rank, make_rows, peaked_logits, start_at
 
 
 def hairify(
@@ -32,6 +32,8 @@ def hairify(
     split_at: str | float | None = None,
     example_inputs: Any = None,
     box_size: BoxSize = None,
+    box: BoxKind = "full",
+    rank: int | None = None,
     targets: Targets = "auto",
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
@@ -49,7 +51,8 @@ def hairify(
     The model is observed on a copy in evaluation mode; its own forward hooks run there as in any forward.
 
     Args:
-        model: any network from images (B, C, H, W) to images. It is left as it is, unless `inplace`.
+        model: any network from images (B, C, H, W) to images, or a loader's description that holds it as `model`
+            (spandrel's `ModelDescriptor`). It is left as it is, unless `inplace`.
         plan: carry out this plan, made by `plan`; then no other planning option may be given.
         inplace: convert `model` itself instead of a copy.
         split_at: name of the module whose output feeds the DAC, or a fraction in (0, 1) of the layer calls, or
@@ -57,6 +60,9 @@ def hairify(
         example_inputs: a tensor, a tuple of arguments or a dict of keywords on which the model runs; small
             and non-square is best. None tries usual image shapes.
         box_size: N, for all levels or as {glob over level names: N}; None for M + 1 in a level of M blocks.
+        box: "full" rows are complete parameter sets, as published; those of "low_rank" boxes differ by matrices of
+            low rank, W_m + A_i B_i, which adds few parameters also where levels have a single block (plain U-Nets).
+        rank: of these matrices; None for 4. See `HairModel.parameter_groups` for their weight decay.
         targets: "families" converts repeated blocks, "layers" every layer by itself, "auto" the former, and the
             rest too where repeated blocks hold less than half of what can be converted.
         include: globs over module names; only layers that match, or lie in a module that does, are converted.
@@ -89,6 +95,8 @@ def hairify(
         "split_at": split_at,
         "example_inputs": example_inputs,
         "box_size": box_size,
+        "box": box,
+        "rank": rank,
         "targets": targets,
         "include": include,
         "exclude": exclude,
@@ -98,6 +106,7 @@ def hairify(
     for name, value, kind in (("plan", plan, Plan), ("generator", generator, torch.Generator)):
         if value is not None and not isinstance(value, kind):
             raise OptionError(f"`{name}` is {value!r}; accepted is a {kind.__name__}.")
+    model = network_of(model)
     if plan is None:
         plan = make_plan(model, dac=dac, **options)
     else:
@@ -160,11 +169,15 @@ def _make_box(
     """The Weight Box of one level, and the HSN's start that goes with it."""
     preserve = init == "preserve" and not blank
     selecting = start_at(hsn, peaked_logits(len(level.blocks), level.box_size)) if preserve else None
+    draw = None if blank else generator
     rows = {}
     for layer in level.layers:
         layers = [model.get_submodule(name) for name in level.layer_names(layer)]
-        rows[layer] = make_rows(layers, level.box_size, selecting, None if blank else generator)
-    return WeightBox(rows)
+        if level.rank is None:
+            rows[layer] = make_rows(layers, level.box_size, selecting, draw)
+        else:
+            rows[layer] = make_low_rank(layers, level.box_size, level.rank, selecting, draw)
+    return WeightBox(rows) if level.rank is None else LowRankBox(rows)
 
 
 def _check_plan_alone(options: dict[str, Any]) -> None:

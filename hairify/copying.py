@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +29,8 @@ def copy_model(model: M, *, share_parameters: bool = False) -> M:
         CopyError: the model holds something that cannot be copied (a lock, an open file, ...).
     """
     memo: dict[int, Any] = {id(p): p for p in model.parameters()} if share_parameters else {}
+    for module in model.modules():  # a module's empty dicts, ten of hooks alone, take most of the time to copy
+        memo.update({id(v): type(v)() for v in vars(module).values() if type(v) in (dict, OrderedDict) and not v})
     try:
         with _DetachNonLeaves():
             return copy.deepcopy(model, memo)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass
 
@@ -52,15 +52,18 @@ class Siblings:
         self._within: dict[str, list[str]] = defaultdict(list)  # module -> its eligible layers
         self._groups: dict[str, tuple[str, ...]] = {}  # module -> its identical siblings, itself included
         names = {id(module): name for name, module in model.named_modules()}
-        self._children = {
-            names[id(module)]: [names[id(child)] for child in module.children()] for module in model.modules()
+        self._children = {  # {parent: {attribute: child}}, all under the names by which they are first found
+            names[id(module)]: {attribute: names[id(child)] for attribute, child in module.named_children()}
+            for module in model.modules()
         }
+        holders = Counter(child for children in self._children.values() for child in children.values())
+        self._shared = {child for child, count in holders.items() if count > 1}
         self._modules = dict(model.named_modules())
         for layer in eligible:
-            for ancestor in _and_ancestors(layer):
+            for ancestor in self._and_ancestors(layer):
                 self._within[ancestor].append(layer)
         for parent, children in self._children.items():
-            self._group(parent, children)
+            self._group(parent, list(children.values()))
 
     def groups(self) -> dict[tuple[str, ...], int]:
         """Every group of siblings that counts as a repeat, with the number of parameters it holds."""
@@ -74,7 +77,7 @@ class Siblings:
         """
         members: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for layer in self._order:
-            around = [a for a in _and_ancestors(layer) if a in self._groups]
+            around = [a for a in self._and_ancestors(layer) if a in self._groups]
             best = max(around, key=lambda a: len(self._groups[a]), default=layer)  # max keeps the first, the innermost
             group = self._groups.get(best, ())
             if len(group) > 1 and best == group[0]:  # the first block speaks for all: they are identical
@@ -97,8 +100,11 @@ class Siblings:
         """A number equal for modules of equal structure; None for those without parameters."""
         if name not in self._signatures:
             module = self._modules[name]
-            inside = [(child[len(name) :], self._signature(child)) for child in self._children[name]]
-            inside = [(child, signature) for child, signature in inside if signature is not None]
+            inside = [
+                (attribute, child if child in self._shared else signature)
+                for attribute, child in self._children[name].items()
+                if (signature := self._signature(child)) is not None
+            ]
             if inside or module._parameters:
                 key = (settings(module), name in self._eligible, tuple(inside))
                 self._signatures[name] = self._ids.setdefault(key, len(self._ids))
@@ -106,16 +112,18 @@ class Siblings:
                 self._signatures[name] = None
         return self._signatures[name]
 
+    def _and_ancestors(self, name: str) -> Iterator[str]:
+        """The name itself and those of the modules around it, innermost first, without the model itself.
+
+        It ends at a module that several others hold: that is no part of one block.
+        """
+        while name:
+            yield name
+            name = "" if name in self._shared else _parent(name)
+
     def _parameters(self, group: tuple[str, ...]) -> int:
         return sum(p.numel() for name in group for p in self._modules[name].parameters())
 
 
 def _parent(name: str) -> str:
     return name.rpartition(".")[0]
-
-
-def _and_ancestors(name: str) -> Iterator[str]:
-    """The name itself and those of the modules around it, innermost first, without the model itself."""
-    while name:
-        yield name
-        name = _parent(name)

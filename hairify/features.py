@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -19,6 +20,8 @@ Size: TypeAlias = tuple[int, int]
 
 # Below this many positions a side, "the aspect ratio up to rounding" says nothing: 1×1 would match any image.
 _LEAST_ROUNDED_SIDE = 4
+# Networks without padding lose a border at each convolution, up to this part of a small image.
+_MOST_BORDER = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -73,16 +76,16 @@ def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | Non
         return Feature(index, "vector", (shape[1], 1, 1))
     if len(shape) == 3:
         size = token_grid(shape[1], image)
-        exact = image is not None and size[1] > 1 and _same_aspect(size, image) and not _square(shape)
-        return Feature(index, "tokens", (shape[2], *size)) if exact or not strict else None
+        fits = image is not None and size[1] > 1 and (_fits_exactly(size, image) or _fits_rounded(size, image))
+        return Feature(index, "tokens", (shape[2], *size)) if (fits and not _square(shape)) or not strict else None
     as_map = Feature(index, "map", (shape[1], shape[2], shape[3]))
     if image is None:
         return None if strict else as_map
     last = Feature(index, "channels_last", (shape[3], shape[1], shape[2]))
     candidates = [as_map] if strict and _square(shape) else [as_map, last]
-    for rounded in (False, True):  # what fits exactly goes before what fits up to rounding
+    for fits_image in (_fits_exactly, _fits_rounded, _fits_cropped):  # what fits better goes first
         for feature in candidates:
-            if _same_aspect(feature.shape[1:], image, rounded=rounded):
+            if fits_image(feature.shape[1:], image):
                 return feature
     return None if strict else as_map
 
@@ -92,11 +95,24 @@ def _square(shape: tuple[int, ...]) -> bool:
     return shape[-2] == shape[-1]
 
 
-def _same_aspect(size: Size, image: Size, *, rounded: bool = True) -> bool:
+def _fits_exactly(size: Size, image: Size) -> bool:
+    """Whether a map has the image's aspect ratio."""
+    return size[0] * image[1] == size[1] * image[0]
+
+
+def _fits_rounded(size: Size, image: Size) -> bool:
+    """Whether it does up to the rounding of its sides."""
+    difference = abs(size[0] * image[1] - size[1] * image[0])
+    return min(size) >= _LEAST_ROUNDED_SIDE and difference <= max(image)
+
+
+def _fits_cropped(size: Size, image: Size) -> bool:
+    """Whether it does but for a border: what is cut off or added on all sides leaves width - height as it is."""
     (h, w), (height, width) = size, image
-    if h * width == w * height:
-        return True
-    return rounded and min(h, w) >= _LEAST_ROUNDED_SIDE and abs(h * width - w * height) <= max(height, width)
+    if min(size) < _LEAST_ROUNDED_SIDE or (width - height) * (w - h) <= 0:
+        return False
+    scale = Fraction(width - height, w - h)
+    return 1 in (scale.numerator, scale.denominator) and abs(h * scale - height) <= _MOST_BORDER * height
 
 
 def token_grid(length: int, image: Size | None) -> Size:
@@ -122,7 +138,7 @@ def _divisor_up_to(number: int, most: int) -> int:
 
 def image_size(args: Sequence[Any], kwargs: dict[str, Any]) -> Size | None:
     """(H, W) of the first image, shape (B, C, H, W), among the inputs; symbolic while torch.fx traces."""
-    for value in (*args, *kwargs.values()):
+    for value in pytree.tree_leaves((args, kwargs)):
         if isinstance(value, torch.fx.Proxy) or (isinstance(value, Tensor) and value.ndim == 4):
             height, width = value.shape[2], value.shape[3]  # type: ignore[index]  # a Proxy has any attribute
             return height, width
@@ -152,3 +168,18 @@ def read_feature(output: Any, index: int, layout: Layout, image: Size | None) ->
 def tensors(tree: Any) -> list[Tensor]:
     """All tensors in nested lists, tuples and dicts, in their order."""
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def all_tensors(value: Any) -> list[Tensor]:
+    """All tensors in a model's output of any kind: as `tensors`, and in dataclasses and other objects' attributes."""
+    found: list[Tensor] = []
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif isinstance(leaf, Mapping):
+            found += all_tensors(list(leaf.values()))
+        elif isinstance(leaf, (list, tuple)):
+            found += all_tensors(list(leaf))
+        elif hasattr(leaf, "__dict__") and not isinstance(leaf, (type, torch.nn.Module)):
+            found += all_tensors(list(vars(leaf).values()))
+    return found

@@ -10,7 +10,9 @@ a network folds k windows or patches of each image into the batch; the rows of i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Literal, TypeAlias
 
 import torch
@@ -23,7 +25,7 @@ from hairify.symbolic import is_symbolic
 Ints: TypeAlias = int | Sequence[int]
 Strategy: TypeAlias = Literal["mix_weights", "mix_outputs"]
 
-__all__ = ["hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "mix", "mixture"]
+__all__ = ["hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "mix", "mix_low_rank", "mixture"]
 
 
 def mix(selecting: Tensor, rows: Tensor) -> Tensor:
@@ -39,9 +41,36 @@ def mix(selecting: Tensor, rows: Tensor) -> Tensor:
     Returns:
         Shape (B, *shape), dtype and device of `rows`.
     """
-    with torch.autocast(device_type=rows.device.type, enabled=False):
+    with full_precision(rows.device):
         mixed = selecting.to(rows) @ rows.flatten(1)
     return mixed.reshape(-1, *rows.shape[1:])
+
+
+def mix_low_rank(selecting: Tensor, weight: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Per-image weights w = W + Σ_i V_s[i] A_i B_i, of which A_i B_i is a matrix of low rank.
+
+    Precision is kept as in `mix`.
+
+    Args:
+        selecting: selecting vectors, shape (B, N).
+        weight: W, shape (out, *shape), read as a matrix of `out` rows.
+        left: the A_i, shape (N, out, rank).
+        right: the B_i, shape (N, rank, columns), columns the product of `shape`.
+
+    Returns:
+        Shape (B, out, *shape), dtype and device of `weight`.
+    """
+    with full_precision(weight.device):
+        scaled = selecting.to(left)[:, None, :, None] * left.transpose(0, 1)  # (B, out, N, rank)
+        change = scaled.flatten(2) @ right.flatten(0, 1)
+        return weight + change.unflatten(2, weight.shape[1:])
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Without autocast, on devices that have it."""
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def mixture(
@@ -256,7 +285,7 @@ def _pointwise(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     images = input.unflatten(0, (batch, per_image)).transpose(1, 2).flatten(2)
     output = _bmm(weight.flatten(2), images, None if bias is None else bias.unsqueeze(2))
     parts: Tensor = output.unflatten(2, (per_image, -1)).transpose(1, 2)
-    return parts.reshape(input.shape[0], weight.shape[1], *input.shape[2:])
+    return _laid_out_like(input, parts.reshape(input.shape[0], weight.shape[1], *input.shape[2:]))
 
 
 def _grouped(
@@ -280,7 +309,14 @@ def _grouped(
     )
     output = conv(folded, weight.flatten(0, 1), None if bias is None else bias.flatten(), batch * groups)
     # (k, B·out, ...) -> (k·B, out, ...)
-    return output.reshape(per_image, batch, -1, *output.shape[2:]).transpose(0, 1).flatten(0, 1)
+    return _laid_out_like(input, output.reshape(per_image, batch, -1, *output.shape[2:]).transpose(0, 1).flatten(0, 1))
+
+
+def _laid_out_like(input: Tensor, output: Tensor) -> Tensor:
+    """Channels last where the input is, as plain convolutions do: networks take views, dropout draws in that order."""
+    if input.ndim != 4 or input.is_contiguous() or not input.permute(0, 2, 3, 1).is_contiguous():
+        return output
+    return output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
 def _unfolded(

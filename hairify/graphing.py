@@ -10,6 +10,7 @@ import torch.fx
 from torch import nn
 
 from hairify.baking import unhook
+from hairify.checkpointing import stop_checkpointing
 from hairify.copying import copy_model
 from hairify.errors import GraphError
 from hairify.layers import HyperLayer
@@ -31,6 +32,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
         GraphError: torch.fx cannot follow the network.
     """
     copied = copy_model(hair)
+    stop_checkpointing(copied.base, copied._scope)
     split = copied.base.get_submodule(hair.plan.split)
     parts = {id(copied.dac), *map(id, copied.hsn), *map(id, copied.boxes)}
 

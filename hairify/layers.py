@@ -187,10 +187,13 @@ def why_not(layer: nn.Module) -> str | None:
             return f"its class {cls.__name__} overrides {method}"
         if method in layer.__dict__:
             return f"its {method} was replaced on the instance"
-    if layer._parameters.get("weight") is None or "bias" not in layer._parameters:
+    weight = layer._parameters.get("weight")
+    if weight is None or "bias" not in layer._parameters:
         return "its weight is parametrised (weight_norm, spectral_norm, parametrize, ...)"
     if set(layer._parameters) != {"weight", "bias"}:
         return "it owns parameters besides weight and bias"
+    if not weight.is_floating_point():
+        return "its weight holds no real numbers"
     try:
         hyper_class(cls)
     except Exception as error:  # __init_subclass__, a metaclass, __slots__: anything may speak against it

@@ -11,6 +11,8 @@ import torch.fx
 from torch import Tensor, nn
 
 from hairify.baking import bake
+from hairify.boxes import LowRankBox
+from hairify.checkpointing import checkpoint_blocks, stop_checkpointing
 from hairify.errors import BakeError, GIVError
 from hairify.features import image_size
 from hairify.graphing import graph
@@ -59,12 +61,12 @@ class HairModel(nn.Module):
         Raises:
             GIVError: the split never ran.
         """
-        try:
-            with self._scope.forward(self._hyper, image_size(args, kwargs), only_giv=True):
-                self.base(*args, **kwargs)
-        except SplitReached as reached:
-            return reached.giv
-        raise GIVError(f"The split {self.plan.split!r} never ran on these inputs, so there is no GIV.")
+        image = image_size(args, kwargs)
+        with self._scope.forward(self._hyper, image, only_giv=True) as forward, contextlib.suppress(SplitReached):
+            self.base(*args, **kwargs)
+        if forward.giv is None:
+            raise GIVError(f"The split {self.plan.split!r} never ran on these inputs, so there is no GIV.")
+        return forward.giv
 
     def selecting_vectors(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The selecting vectors of a batch: {block name: (B, N)}, each positive with sum 1."""
@@ -131,6 +133,43 @@ class HairModel(nn.Module):
         """
         return graph(self)
 
+    def checkpoint_blocks(self, enabled: bool = True) -> HairModel:
+        """Trade time for memory in training: the blocks' activations and weights are made again in the backward pass.
+
+        It holds for the blocks of all levels, where gradients are recorded. The second run uses the first one's
+        selecting vectors and random numbers, and leaves buffers such as BatchNorm's alone. `nn.DataParallel`
+        cannot replicate checkpointed blocks; DDP and FSDP need no replicas.
+
+        Args:
+            enabled: False turns it off.
+
+        Returns:
+            The model itself.
+        """
+        stop_checkpointing(self.base, self._scope)
+        if enabled:
+            checkpoint_blocks(self.base, self._scope, (block for level in self.plan.levels for block in level.blocks))
+        return self
+
+    def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
+        """Groups for an optimizer that decay all parameters but the factors of low-rank boxes.
+
+            optimizer = torch.optim.AdamW(hair.parameter_groups(weight_decay=1e-2), lr=2e-4)
+
+        Decay pulls those factors, which are the differences between a box's rows, to zero, and so all images
+        to the same weights; the rows of full boxes it leaves apart.
+
+        Args:
+            weight_decay: of the other parameters.
+
+        Returns:
+            One group, or two where there are low-rank boxes. Each parameter is in exactly one.
+        """
+        factors = [p for box in self.boxes if isinstance(box, LowRankBox) for p in box.factors()]
+        known = {id(p) for p in factors}
+        groups = [{"params": [p for p in self.parameters() if id(p) not in known], "weight_decay": weight_decay}]
+        return [*groups, {"params": factors, "weight_decay": 0.0}] if factors else groups
+
     def hair_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that conversion added: DAC, HSNs and Weight Boxes."""
         for part in (self.dac, self.hsn, self.boxes):
@@ -171,3 +210,9 @@ class HairModel(nn.Module):
                 f"A GIV of this model has shape (B, {self.plan.giv_dim}); got {got}. `hair.giv(x)` makes one."
             )
         return giv
+
+
+def within_hair_models(model: nn.Module) -> set[str]:
+    """Names of all that lies within HairModels that are themselves parts of a model."""
+    held = [(name, module) for name, module in model.named_modules() if isinstance(module, HairModel)]
+    return {f"{name}.{part}" for name, module in held for part, _ in module.named_modules() if part}

@@ -17,7 +17,7 @@ from hairify.features import Feature, Layout
 from hairify.layers import is_layer, settings, why_not
 from hairify.tracing import TracerName
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2  # 1 had no low-rank boxes
 _LEAST_SHARE = 0.5
 
 
@@ -31,6 +31,8 @@ class Level:
         layers: names, within a block, of the layers that become hyper layers; `("",)` where blocks are layers.
         box_size: N, the number of complete parameter sets in the Weight Box.
         row_size: P, the number of parameters in one set.
+        size: the number of parameters in the Weight Box, N·P unless it is of low rank.
+        rank: of the differences between its rows; None where they are whole.
     """
 
     name: str
@@ -38,6 +40,8 @@ class Level:
     layers: tuple[str, ...]
     box_size: int
     row_size: int
+    size: int
+    rank: int | None = None
 
     def layer_names(self, layer: str) -> list[str]:
         """Full names of one layer in all blocks."""
@@ -119,7 +123,7 @@ class Plan:
                 found = [self._layer(modules, name, level) for name in names]
                 if name := next((name for name in names if name in tied), None):
                     raise PlanMismatchError(
-                        f"The plan converts {name!r}, whose weight is tied to that of {tied[name]!r}."
+                        f"The plan converts {name!r}, whose weight is tied to that of {tied[name]}."
                     )
                 if len({settings(module) for module in found}) > 1:
                     raise PlanMismatchError(f"Layer {layer!r} is not alike in all blocks of level {level.name!r}.")
@@ -164,6 +168,7 @@ class Plan:
             feature["shape"] = tuple(feature["shape"])
             for level in levels:
                 level["blocks"], level["layers"] = tuple(level["blocks"]), tuple(level["layers"])
+                level.setdefault("size", level["box_size"] * level["row_size"])
             plan = cls(
                 feature=Feature(**feature),
                 levels=tuple(Level(**level) for level in levels),
@@ -182,7 +187,11 @@ class Plan:
 
     def _problem(self) -> str | None:
         """What is wrong with the numbers and words of a plan that was read, or None."""
-        sizes = [self.giv_dim, *self.feature.shape, *(n for v in self.levels for n in (v.box_size, v.row_size))]
+        sizes = [
+            self.giv_dim,
+            *self.feature.shape,
+            *(n for v in self.levels for n in (v.box_size, v.row_size, v.size, v.rank or 1)),
+        ]
         if not all(isinstance(n, int) and n >= 1 for n in (*sizes, 1 if self.dac_width is None else self.dac_width)):
             return "a size is no number from 1 up"
         if not self.levels or not all(v.blocks and v.layers for v in self.levels):
@@ -214,13 +223,14 @@ class Plan:
 
 
 def tied_layers(model: nn.Module) -> dict[str, str]:
-    """{module: another one that uses one of its parameters}."""
+    """{module: another one that uses one of its parameters, in words}."""
     users: dict[int, list[str]] = defaultdict(list)
     for name, module in model.named_modules():
         for parameter in module.parameters(recurse=False):
             users[id(parameter)].append(name)
     shared = [names for names in users.values() if len(names) > 1]
-    return {name: next((other for other in names if other != name), name) for names in shared for name in names}
+    others = {name: next((other for other in names if other != name), name) for names in shared for name in names}
+    return {name: repr(other) if other else "the model itself" for name, other in others.items()}
 
 
 def all_names(model: nn.Module) -> dict[str, list[str]]:
@@ -243,7 +253,7 @@ def _plain(value: Any) -> Any:
 
 
 def _table(levels: tuple[Level, ...]) -> list[str]:
-    rows = [("level", "blocks M", "box size N", "layers", "P", "N·P")]
+    rows = [("level", "blocks M", "box size N", "layers", "P", "rank", "in the box")]
     rows += [
         (
             level.name,
@@ -251,7 +261,8 @@ def _table(levels: tuple[Level, ...]) -> list[str]:
             str(level.box_size),
             str(len(level.layers)),
             f"{level.row_size:,}",
-            f"{level.box_size * level.row_size:,}",
+            "full" if level.rank is None else str(level.rank),
+            f"{level.size:,}",
         )
         for level in levels
     ]

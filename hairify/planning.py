@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import itertools
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from hairify.boxes import HyperSelectingNet
 from hairify.dac import DACSource, DegradationAwareClassifier, make_dac, measure_dac
@@ -18,25 +19,27 @@ from hairify.errors import (
     AlreadyConvertedError,
     BoxSizeError,
     DACError,
-    ExampleInputError,
     NothingToConvertError,
     OptionError,
-    SplitError,
 )
 from hairify.families import Family, Siblings
-from hairify.features import Feature, tensors
+from hairify.features import Feature
 from hairify.layers import HyperLayer, is_layer, why_not
-from hairify.model import HairModel
+from hairify.model import HairModel, within_hair_models
 from hairify.plan import Level, Plan, all_names, full_name, tied_layers
-from hairify.probing import Probe, Recording, both_images, same_up_to_rounding, second_image
+from hairify.probing import Inputs, Pairs, Probe, Recording
 from hairify.randomness import ONE_AT_A_TIME, seeded
 from hairify.rehearsal import unfaithful
 from hairify.splitting import choose_split
-from hairify.tracing import TracerName, dependents
+from hairify.tracing import TracerName, dependents, without_effect
+from hairify.warmstart import low_rank
 
 Targets: TypeAlias = Literal["auto", "families", "layers"]
 Init: TypeAlias = Literal["preserve", "random"]
 BoxSize: TypeAlias = int | Mapping[str, int] | None
+BoxKind: TypeAlias = Literal["full", "low_rank"]
+
+DEFAULT_RANK = 4
 
 # Families that hold less than this part of what can be converted are strays; then all layers are converted.
 _LEAST_FAMILY_SHARE = 0.5
@@ -49,6 +52,8 @@ def plan(
     split_at: str | float | None = None,
     example_inputs: Any = None,
     box_size: BoxSize = None,
+    box: BoxKind = "full",
+    rank: int | None = None,
     targets: Targets = "auto",
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
@@ -67,13 +72,16 @@ def plan(
     Raises:
         HairError: see `hairify`.
     """
-    _check_options(model, targets, init, giv_dim, include, exclude)
+    model = network_of(model)
+    _check_options(model, targets, init, box, rank, giv_dim, include, exclude)
+    rank = (rank or DEFAULT_RANK) if box == "low_rank" else None
     with ONE_AT_A_TIME:
         probe = Probe(model, example_inputs)
-        split, feature = choose_split(probe, split_at)
-        verdicts, tracer = _judge_layers(probe, split, feature, include, exclude)
+        pairs = Pairs(probe)
+        split, feature = choose_split(probe, pairs, split_at)
+        verdicts, tracer = _judge_layers(probe, pairs, split, include, exclude)
         eligible = [name for name, reason in verdicts.items() if reason is None]
-        levels = _levels(probe, eligible, targets, box_size, init) if eligible else ()
+        levels = _levels(probe, eligible, targets, box_size, rank, init) if eligible else ()
         converted = {name for level in levels for layer in level.layers for name in level.layer_names(layer)}
         skipped = {n: reason or "not part of a repeated block" for n, reason in verdicts.items() if n not in converted}
         if not levels:
@@ -96,8 +104,21 @@ def plan(
         )
 
 
+def network_of(model: Any) -> nn.Module:
+    """The network itself, where a loader's description of one is given, such as spandrel's `ModelDescriptor`."""
+    inner = getattr(model, "model", None)
+    return inner if not isinstance(model, nn.Module) and isinstance(inner, nn.Module) else model
+
+
 def _check_options(
-    model: nn.Module, targets: str, init: str, giv_dim: int, include: Sequence[str], exclude: Sequence[str]
+    model: nn.Module,
+    targets: str,
+    init: str,
+    box: str,
+    rank: int | None,
+    giv_dim: int,
+    include: Sequence[str],
+    exclude: Sequence[str],
 ) -> None:
     if not isinstance(model, nn.Module):
         raise OptionError(f"`model` is a {type(model).__name__}; hairify converts an nn.Module.")
@@ -109,11 +130,14 @@ def _check_options(
             "The model is a HairModel already, or part of one. Convert the original model, or change this one with "
             "`hairify(hair.bake(giv=...), ...)`."
         )
-    for name, value, accepted in (("targets", targets, get_args(Targets)), ("init", init, get_args(Init))):
-        if value not in accepted:
-            raise OptionError(f"`{name}` is {value!r}; accepted are {', '.join(map(repr, accepted))}.")
-    if not isinstance(giv_dim, int) or isinstance(giv_dim, bool) or giv_dim < 1:
-        raise OptionError(f"`giv_dim` is {giv_dim!r}; accepted is an integer from 1 up.")
+    for name, value, accepted in (("targets", targets, Targets), ("init", init, Init), ("box", box, BoxKind)):
+        if value not in get_args(accepted):
+            raise OptionError(f"`{name}` is {value!r}; accepted are {', '.join(map(repr, get_args(accepted)))}.")
+    for name, number in (("giv_dim", giv_dim), ("rank", DEFAULT_RANK if rank is None else rank)):
+        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+            raise OptionError(f"`{name}` is {number!r}; accepted is an integer from 1 up.")
+    if rank is not None and box != "low_rank":
+        raise OptionError(f"`rank` is {rank}, but the boxes are full; give `box='low_rank'` too, or leave `rank` out.")
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     for option, patterns in (("include", include), ("exclude", exclude)):
         if not isinstance(patterns, (list, tuple)) or not all(isinstance(pattern, str) for pattern in patterns):
@@ -136,20 +160,19 @@ def _make_dac(source: DACSource, feature: Feature, giv_dim: int) -> tuple[nn.Mod
 
 
 def _judge_layers(
-    probe: Probe, split: str, feature: Feature, include: Sequence[str], exclude: Sequence[str]
+    probe: Probe, pairs: Pairs, split: str, include: Sequence[str], exclude: Sequence[str]
 ) -> tuple[dict[str, str | None], TracerName]:
     """For every layer, in the order of first calls: None where it may be converted, else the reason against it."""
     model = probe.model
-    alone, other, both = _runs_of_two_images(probe, split)
-    if not _image_major(*(_feature_of(r, split, feature) for r in (both, alone, other))):
-        raise SplitError(
-            f"The split {split!r} does not keep the images of a batch apart, so its output cannot give one GIV per "
-            "image. Choose another `split_at`, before windows or patches are folded into the batch."
-        )
-    first = alone.first_calls()
-    end_of_split = first[split].end
-    reachable, tracer = dependents(probe, split)
-    tied, names = tied_layers(model), all_names(model)
+    first = probe.recording.first_calls()
+    early = _before(probe.recording, split)
+    training = _run(probe, pairs.inputs, training=True)
+    early_in_training = _before(training, split) if training else set()
+    read_outside = probe.recording.read_outside | (training.read_outside if training else set())
+    observed = _run(probe, cut_at=split)
+    reachable, tracer = dependents(probe, split, observed)
+    idle = without_effect(observed) if observed else set()
+    tied, names, inner = tied_layers(model), all_names(model), within_hair_models(model)
     verdicts: dict[str, str | None] = {}
     for name, module in sorted(
         model.named_modules(), key=lambda item: first[item[0]].start if item[0] in first else 2**62
@@ -160,51 +183,46 @@ def _judge_layers(
             continue
         if (reason := why_not(module)) is not None:
             verdicts[name] = reason
+        elif name in inner:
+            verdicts[name] = "belongs to a HairModel within the model"
         elif not _matches(names[name], include) or _matches(names[name], exclude):
             verdicts[name] = "ruled out by `include` or `exclude`"
         elif name in tied:
-            verdicts[name] = f"its weight is tied to that of {tied[name]!r}"
-        elif name in alone.read_outside:
+            verdicts[name] = f"its weight is tied to that of {tied[name]}"
+        elif name in read_outside:
             verdicts[name] = "its weight is read from outside its own call"
         elif name not in first:
             verdicts[name] = "never called on the example inputs"
-        elif first[name].start < end_of_split:
+        elif name in early:
             verdicts[name] = "runs before the split"
+        elif name in early_in_training:
+            verdicts[name] = "runs before the split in training mode"
         elif name not in reachable:
             verdicts[name] = "does not depend on the split's output"
-        elif not _calls_image_major(both.received[name], alone.received[name], other.received[name]):
+        elif name in idle:
+            verdicts[name] = "the model's output does not depend on it"
+        elif not pairs.received_apart(name):
             verdicts[name] = "what it receives is not ordered by image"
         else:
             verdicts[name] = None
-    for name in unfaithful(probe, [name for name, reason in verdicts.items() if reason is None]):
+    for name in unfaithful(probe, pairs, [name for name, reason in verdicts.items() if reason is None]):
         verdicts[name] = "without a weight of its own the model does not compute the same"
     return verdicts, tracer
 
 
-def _runs_of_two_images(probe: Probe, split: str) -> tuple[Recording, Recording, Recording]:
-    """Image a alone, image b alone, and [a, b]."""
-    a, b = probe.inputs, second_image(probe.inputs)
+def _run(probe: Probe, inputs: Inputs | None = None, **how: Any) -> Recording | None:
+    """A run that tells more where it succeeds; None where the model fails in it."""
     try:
-        probe.recording = probe.run(split=split)  # in place of the first recording, whose tensors can go
-        return probe.recording, probe.run(b, split=split), probe.run(both_images(a, b), split=split)
-    except Exception as error:
-        raise ExampleInputError(
-            f"The model runs on one image of {a.describe()}, but not on a second one or on a batch of two: "
-            f"{type(error).__name__}: {error}. Per-image weights need a model that takes batches."
-        ) from error
+        return probe.run(inputs, **how)
+    except Exception:  # in training mode or with gradients, models may fail as they like
+        return None
 
 
-def _feature_of(recording: Recording, split: str, feature: Feature) -> Tensor:
-    return tensors(recording.watched[split])[feature.index]
-
-
-def _calls_image_major(both: list[Tensor], a: list[Tensor], b: list[Tensor]) -> bool:
-    return len(both) == len(a) == len(b) and all(map(_image_major, both, a, b))
-
-
-def _image_major(both: Tensor, a: Tensor, b: Tensor) -> bool:
-    """Whether the rows of `both` are those of image a, then those of image b, up to rounding."""
-    return a.ndim > 0 and a.shape == b.shape and same_up_to_rounding(both, torch.cat([a, b]))
+def _before(recording: Recording, split: str) -> set[str]:
+    """The modules that start before the split's first call has ended."""
+    first = recording.first_calls()
+    end = first[split].end if split in first else math.inf
+    return {name for name, call in first.items() if call.start < end}
 
 
 def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
@@ -214,7 +232,9 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for name in around for pattern in patterns)
 
 
-def _levels(probe: Probe, eligible: list[str], targets: Targets, box_size: BoxSize, init: Init) -> tuple[Level, ...]:
+def _levels(
+    probe: Probe, eligible: list[str], targets: Targets, box_size: BoxSize, rank: int | None, init: Init
+) -> tuple[Level, ...]:
     sizes = {name: sum(p.numel() for p in probe.model.get_submodule(name).parameters()) for name in eligible}
     families = Siblings(probe.model, eligible, probe.recording.first_calls()).families() if targets != "layers" else []
     taken = {full_name(block, layer) for f in families for block in f.blocks for layer in f.layers}
@@ -228,14 +248,28 @@ def _levels(probe: Probe, eligible: list[str], targets: Targets, box_size: BoxSi
         first = family.blocks[0]
         candidates = itertools.chain((family.parent, first), (f"{first}+{i}" for i in itertools.count(2)))
         names.append(next(name for name in candidates if name and name not in names))
-    chosen = _box_sizes(names, [len(f.blocks) for f in families], box_size, init)
-    return tuple(
-        Level(name, f.blocks, f.layers, n, sum(sizes[full_name(f.blocks[0], layer)] for layer in f.layers))
-        for name, f, n in zip(names, families, chosen, strict=True)
+    whole = rank is None and init == "preserve"  # then N ≥ M rows are needed to hold M trained sets
+    chosen = _box_sizes(names, [len(f.blocks) for f in families], box_size, whole)
+    levels = []
+    for name, family, n in zip(names, families, chosen, strict=True):
+        layers = [full_name(family.blocks[0], layer) for layer in family.layers]
+        shapes = [p.shape for layer in layers for p in probe.model.get_submodule(layer).parameters(recurse=False)]
+        row_size = sum(sizes[layer] for layer in layers)
+        size = n * row_size if rank is None else _low_rank_size(shapes, len(family.blocks), n, rank)
+        levels.append(Level(name, family.blocks, family.layers, n, row_size, size, rank))
+    return tuple(levels)
+
+
+def _low_rank_size(shapes: list[torch.Size], blocks: int, box_size: int, rank: int) -> int:
+    """The number of parameters in a low-rank box for layers with parameters of these shapes."""
+    whole = blocks * sum(map(math.prod, shapes))
+    factors = sum(
+        low_rank(shape, rank) * (shape[0] + math.prod(shape[1:])) if len(shape) > 1 else shape[0] for shape in shapes
     )
+    return whole + box_size * factors
 
 
-def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, init: Init) -> list[int]:
+def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, at_least_blocks: bool) -> list[int]:
     """N of each level."""
     wanted = {"*": box_size} if not isinstance(box_size, Mapping) and box_size is not None else dict(box_size or {})
     for pattern, size in wanted.items():
@@ -252,10 +286,10 @@ def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, init: Ini
         for name, m in zip(names, blocks, strict=True)
     ]
     for name, m, n in zip(names, blocks, sizes, strict=True):
-        if init == "preserve" and n < m:
+        if at_least_blocks and n < m:
             raise BoxSizeError(
                 f"`box_size` is {n} for level {name!r}, whose {m} blocks have {m} weight sets to preserve. Give "
-                f"at least {m} (the default is {m + 1}), or `init='random'` to start from fresh weights."
+                f"at least {m} (the default is {m + 1}), or `box='low_rank'`, or `init='random'` for fresh weights."
             )
     return sizes
 
@@ -267,7 +301,7 @@ def _count(model: nn.Module, levels: tuple[Level, ...], dac: nn.Module, giv_dim:
     for level in levels:
         with torch.device("meta"):
             hsn = HyperSelectingNet(giv_dim, len(level.blocks), level.box_size)
-        added += sum(p.numel() for p in hsn.parameters()) + (level.box_size - len(level.blocks)) * level.row_size
+        added += sum(p.numel() for p in hsn.parameters()) + level.size - len(level.blocks) * level.row_size
     return before, before + added
 
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -100,10 +101,19 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Returned:
-    """One tensor that a module returned. Tensors with equal `key` are the very same, unchanged in between."""
+    """One tensor that a module returned. Those that compare equal are the very same, unchanged in between.
+
+    Attributes:
+        key: the tensor's identity and version.
+        shape: its shape.
+        real: whether it holds real floating-point numbers.
+        marks: for each image a number that differs where its values differ; empty unless it was asked for.
+    """
 
     key: tuple[int, int]
     shape: tuple[int, ...]
+    real: bool
+    marks: tuple[int, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -133,13 +143,15 @@ class Recording:
         calls: all module calls, in the order in which they ended.
         received: for each layer, the input of each of its calls.
         read_outside: layers whose parameters were used other than by calling the layer.
-        watched: the output of the first call of each watched module.
+        output: what the model returned.
+        results: for each layer, its outputs' places in the autograd graph; recorded with `cut_at` only.
     """
 
     calls: list[Call] = field(default_factory=list)
     received: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
     read_outside: set[str] = field(default_factory=set)
-    watched: dict[str, Any] = field(default_factory=dict)
+    output: Any = None
+    results: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
 
     def first_calls(self) -> dict[str, Call]:
         """The first call of every module that ran."""
@@ -168,7 +180,11 @@ class Probe:
             raise ExampleInputError(
                 f"The module {scripted!r} is TorchScript, whose inside cannot be seen. Give the model before scripting."
             )
-        self.model = copy_model(model).requires_grad_(False).eval()
+        if lazy := next((n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)), None):
+            raise ExampleInputError(
+                f"The parameter {lazy!r} is lazy and not initialised yet. Run the model once on an image first."
+            )
+        self.model = _without_zeros(copy_model(model).requires_grad_(False).eval())
         candidates = [Inputs.of(example_inputs)] if example_inputs is not None else _default_inputs(self.model)
         failures: dict[str, list[str]] = {}
         for inputs in candidates:
@@ -189,20 +205,44 @@ class Probe:
             "image, counts as batched: a batch size that no other dimension has tells them apart."
         )
 
-    def run(self, inputs: Inputs | None = None, *, split: str | None = None, grad: bool = False) -> Recording:
+    def run(
+        self,
+        inputs: Inputs | None = None,
+        *,
+        cut_at: str | None = None,
+        mark_images: bool = False,
+        training: bool = False,
+    ) -> Recording:
         """Run the model once on a fresh copy.
 
         Args:
             inputs: None for the example inputs.
-            split: a module whose first output is kept in `Recording.watched`.
-            grad: cut the autograd graph at that output, so that whatever depends on it requires a gradient.
+            cut_at: a module at whose first output the autograd graph starts, so that whatever depends on it
+                requires a gradient; without it no graph is recorded.
+            mark_images: fill in `Returned.marks`.
+            training: run in training mode.
         """
-        model = copy_model(self.model, share_parameters=True)
+        model = copy_model(self.model, share_parameters=True).train(training)
         inputs = (inputs or self.inputs).map(torch.clone)
-        recorder = _Recorder(model, split, grad)
-        with isolated(model), torch.set_grad_enabled(grad), recorder:
-            model(*inputs.args, **inputs.kwargs)
+        recorder = _Recorder(model, cut_at, inputs.batch if mark_images else None)
+        with isolated(model), torch.set_grad_enabled(cut_at is not None), recorder:
+            recorder.recording.output = model(*inputs.args, **inputs.kwargs)
+        if inspect.isgenerator(recorder.recording.output):
+            raise ExampleInputError(
+                f"The forward of the model ({type(model).__name__}) is a generator. Its body runs when the caller "
+                "iterates, after the forward has ended, and has no weights then: return a list instead."
+            )
         return recorder.recording
+
+
+def _without_zeros(model: nn.Module) -> nn.Module:
+    """Move parameters off zero: behind a zero (a fresh residual scale, a last layer) nothing could be observed."""
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and not parameter.is_meta and not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
 
 
 def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
@@ -215,9 +255,11 @@ def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
     required = [p for p in signature if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     first_conv = next((m.in_channels for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), 3)
     generator = torch.Generator().manual_seed(_SEED)
+    further = len(required) - 1
     for (height, width), channels in itertools.product(_SIZES, dict.fromkeys((3, first_conv, 1, 4))):
-        images = (torch.rand(1, channels, height, width, generator=generator) for _ in range(max(1, len(required))))
-        yield Inputs.of(tuple(image.to(parameter) for image in images))
+        for others in dict.fromkeys((channels, 1)) if further > 0 else (channels,):  # further images, or masks
+            shapes = [(1, c, height, width) for c in (channels, *(others,) * further)]
+            yield Inputs.of(tuple(torch.rand(shape, generator=generator).to(parameter) for shape in shapes))
 
 
 def second_image(inputs: Inputs) -> Inputs:
@@ -228,8 +270,8 @@ def second_image(inputs: Inputs) -> Inputs:
         if not t.is_floating_point():
             return t.flip(tuple(range(1, t.ndim)))
         low, high = t.min(), t.max()
-        if low == high:
-            low, high = low - 0.5, high + 0.5
+        if low == high:  # such as a noise level, of which a model may take the logarithm: keep the sign
+            low, high = (low / 2, low * 2) if low else (low, low + 1)
         return low + (high - low) * torch.rand(t.shape, generator=generator).to(t)
 
     return inputs.map(other, batched_only=True)
@@ -240,18 +282,89 @@ def both_images(a: Inputs, b: Inputs) -> Inputs:
     return a.map(lambda x, y: torch.cat([x, y]), b, batched_only=True)
 
 
-def same_up_to_rounding(got: Tensor, expected: Tensor) -> bool:
-    """Whether two tensors of a run differ by no more than sqrt(eps) of the largest expected value.
+class Pairs:
+    """Runs on the batches [a, b], [a, a] and [b, b]: do the images of a batch stay apart?
 
-    Kernels may round differently for another batch size, and depth multiplies that; sqrt(eps) tells it from mixing.
+    Where they do, the first half of whatever a layer receives for [a, b] is the first half of what it receives for
+    [a, a], and the second half that for [b, b], bit for bit: the same kernels meet the same numbers. So no
+    tolerance is needed that mixing could hide under.
+
+    Args:
+        probe: the model.
+
+    Attributes:
+        inputs: [a, b].
+        ab: the run on them.
+
+    Raises:
+        ExampleInputError: the model does not run on two images.
     """
-    if got.shape != expected.shape:
+
+    def __init__(self, probe: Probe) -> None:
+        a, b = probe.inputs, second_image(probe.inputs)
+        self.inputs, self._alone = both_images(a, b), probe.recording
+        try:
+            self.ab, self._aa, self._bb = (
+                probe.run(both_images(*pair), mark_images=True) for pair in ((a, b), (a, a), (b, b))
+            )
+        except Exception as error:
+            raise ExampleInputError(
+                f"The model runs on one image of {a.describe()}, but not on a batch of two: {type(error).__name__}: "
+                f"{error}. Per-image weights need a model that takes batches."
+            ) from error
+        self._returned = [
+            {name: call.returned for name, call in recording.first_calls().items()}
+            for recording in (self.ab, self._aa, self._bb)
+        ]
+
+    def received_apart(self, layer: str) -> bool:
+        """Whether each image's rows of what a layer receives, in all of its calls, come from that image alone."""
+        alone, *received = [r.received.get(layer, []) for r in (self._alone, self.ab, self._aa, self._bb)]
+        return len({len(alone), *map(len, received)}) == 1 and all(map(_apart, *received))
+
+    def returned_apart(self, module: str, index: int) -> bool:
+        """Whether a tensor of the first output of a module keeps the images apart."""
+        ab, aa, bb = self._marks(module, index)
+        return bool(ab) and ab[0] == aa[0] and ab[1] == bb[1]
+
+    def returned_alike(self, module: str, index: int) -> bool:
+        """Whether a tensor of the first output of a module is the same for every image."""
+        ab, _, _ = self._marks(module, index)
+        return len(set(ab)) == 1
+
+    def _marks(self, module: str, index: int) -> list[tuple[int, ...]]:
+        tensors_of = [returned.get(module, ()) for returned in self._returned]
+        return [of[index].marks if index < len(of) else () for of in tensors_of]
+
+
+def _apart(ab: Tensor, aa: Tensor, bb: Tensor) -> bool:
+    if not ab.ndim or ab.shape[0] % 2 or not ab.shape == aa.shape == bb.shape:
         return False
-    if not expected.is_floating_point() or not expected.numel():
+    half = ab.shape[0] // 2
+    return _identical(ab[:half], aa[:half]) and _identical(ab[half:], bb[half:])
+
+
+def _identical(x: Tensor, y: Tensor) -> bool:
+    return torch.equal(x, y) or bool(torch.isclose(x, y, rtol=0, atol=0, equal_nan=True).all())
+
+
+def same_up_to_rounding(got: Tensor, expected: Tensor) -> bool:
+    """Whether two tensors of a run differ by no more than sqrt(eps) of the largest finite expected value.
+
+    Other kernels may round differently, and depth multiplies that. What is not finite must be the same.
+    """
+    if got.shape != expected.shape or got.dtype != expected.dtype:
+        return False
+    if not (expected.is_floating_point() or expected.is_complex()):
         return torch.equal(got, expected)
-    tolerance = torch.finfo(expected.dtype).eps ** 0.5
-    difference = (got.double() - expected.double()).abs().max()
-    return bool(difference <= tolerance * expected.double().abs().max())
+    finite = expected.isfinite()
+    if not torch.equal(got.isfinite(), finite) or not _identical(got[~finite], expected[~finite]):
+        return False
+    if not finite.any():
+        return True
+    wide = torch.complex128 if expected.is_complex() else torch.float64
+    difference = (got[finite].to(wide) - expected[finite].to(wide)).abs().max()
+    return bool(difference <= torch.finfo(expected.dtype).eps ** 0.5 * expected[finite].to(wide).abs().max())
 
 
 @contextlib.contextmanager
@@ -291,10 +404,10 @@ def _python_randomness() -> Iterator[None]:
 class _Recorder(TorchFunctionMode):
     """Records calls by hooks, and by watching torch functions the parameters used outside their layer's call."""
 
-    def __init__(self, model: nn.Module, split: str | None, grad: bool) -> None:
+    def __init__(self, model: nn.Module, cut_at: str | None, mark_for: int | None) -> None:
         super().__init__()
         self.recording = Recording()
-        self._split, self._grad = split, grad
+        self._cut_at, self._mark_for, self._keep_results = cut_at, mark_for, cut_at is not None
         self._running: list[tuple[str, int, tuple[Any, ...]]] = []
         self._leaving: list[tuple[str, int, tuple[Any, ...]]] = []
         self._clock = 0
@@ -325,13 +438,21 @@ class _Recorder(TorchFunctionMode):
         _, start, interface = self._leaving.pop()
         found = tensors(output)
         self._alive += found
-        versions = [0 if t.is_inference() else t._version for t in found]
-        returned = tuple(Returned((id(t), v), tuple(t.shape)) for t, v in zip(found, versions, strict=True))
+        returned = tuple(map(self._returned, found))
         self.recording.calls.append(Call(name, interface, start, self._tick(), returned))
-        if name != self._split or name in self.recording.watched:
+        if self._keep_results and name in self.recording.received:
+            self.recording.results[name] += [t.grad_fn for t in found if t.grad_fn is not None]
+        if name != self._cut_at:
             return None
-        self.recording.watched[name] = output
-        return pytree.tree_map_only(Tensor, _cut, output) if self._grad else None
+        self._cut_at = None  # the first output alone
+        return pytree.tree_map_only(Tensor, _cut, output)
+
+    def _returned(self, t: Tensor) -> Returned:
+        version = 0 if t.is_inference() else t._version
+        wanted = self._mark_for is not None and t.ndim > 1 and t.shape[0] == self._mark_for
+        marked = wanted and t.is_floating_point() and t.element_size() > 1
+        marks = tuple(_marks(t).tolist()) if marked else ()
+        return Returned((id(t), version), tuple(t.shape), t.is_floating_point(), marks)
 
     def _tick(self) -> int:
         self._clock += 1
@@ -378,4 +499,16 @@ class _After:
 
 def _cut(tensor: Tensor) -> Tensor:
     """A tensor of the same values at which the gradient graph starts; cloned, since leaves resist in-place changes."""
-    return tensor.detach().requires_grad_().clone() if tensor.is_floating_point() else tensor
+    differentiable = tensor.is_floating_point() or tensor.is_complex()
+    return tensor.detach().requires_grad_().clone() if differentiable else tensor
+
+
+def _marks(t: Tensor) -> Tensor:
+    """For each image a number that tells its values from others, to the last bit.
+
+    It is taken from the bits, modulo 2^64: that does not depend on the order of the sum, as rounding would.
+    """
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()]
+        bits = t.detach().flatten(1).contiguous().view(kind).long()
+        return (bits * (2 * torch.arange(bits.shape[1], device=t.device) + 1)).sum(1)

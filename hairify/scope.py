@@ -8,11 +8,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 import torch.fx
 from torch import Tensor, nn
 
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.features import Feature, Size, read_feature, tensors
+
+_RUN_AGAIN = (
+    "was run again during a backward pass, as gradient checkpointing does, where the selecting vectors of its own "
+    "forward are not known. Use `hair.checkpoint_blocks()` in place of checkpointing by the network itself (often an "
+    "option `use_checkpoint`), or checkpoint only what runs before the split."
+)
 
 torch.fx.wrap("read_feature")  # one named node in `HairModel.graph()`: it branches on shapes
 
@@ -24,7 +31,7 @@ class Hyper:
     Attributes:
         dac: F_g → GIV.
         hsn: per level, GIV (B, D) → selecting vectors (B, M, N).
-        boxes: per level, (entry name, selecting vectors (B, N)) → per-image weight and bias.
+        boxes: per level, (entry name, selecting vectors (B, N), block) → per-image weight and bias.
     """
 
     dac: nn.Module
@@ -37,17 +44,22 @@ class _Forward:
     """One running forward."""
 
     hyper: Hyper
-    image: Size | None
-    only_giv: bool
+    image: Size | None = None
+    only_giv: bool = False
+    giv: Tensor | None = None
     selecting: list[Tensor] = field(default_factory=list)
     """Per level (B, M, N); empty until the split has run."""
+    backward: int = field(default_factory=lambda: _backward_pass())
+    """The backward pass within which it started."""
+
+
+def _backward_pass() -> int:
+    """The number of the backward pass that runs in this thread, -1 outside of any."""
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
 class SplitReached(BaseException):
     """Ends a forward at the split. Not an Exception: a model's own `except Exception` must not catch it."""
-
-    def __init__(self, giv: Tensor) -> None:
-        self.giv = giv
 
 
 class Scope:
@@ -72,10 +84,24 @@ class Scope:
         self.__init__(**state)  # type: ignore[misc]
 
     @contextlib.contextmanager
-    def forward(self, hyper: Hyper, image: Size | None, *, only_giv: bool = False) -> Iterator[None]:
+    def forward(self, hyper: Hyper, image: Size | None, *, only_giv: bool = False) -> Iterator[_Forward]:
         """The time of one forward: within it, hyper layers have weights once the split has run."""
-        before = getattr(self._local, "forward", None)  # a hook in the model may run the model, say for its GIV
+        before = self.running()  # a hook in the model may run the model, say for its GIV
         self._local.forward = _Forward(hyper, image, only_giv)
+        try:
+            yield self._local.forward
+        finally:
+            self._local.forward = before
+
+    def running(self) -> _Forward | None:
+        """The forward that runs in this thread."""
+        return getattr(self._local, "forward", None)
+
+    @contextlib.contextmanager
+    def selected(self, hyper: Hyper, selecting: list[Tensor]) -> Iterator[None]:
+        """The time of a part of a forward behind the split, run with the selecting vectors given."""
+        before = self.running()
+        self._local.forward = _Forward(hyper, selecting=selecting)
         try:
             yield
         finally:
@@ -93,19 +119,23 @@ class Scope:
 
     def on_split(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of the split: F_g → GIV → selecting vectors, at the first call in a forward."""
-        forward = getattr(self._local, "forward", None)
+        forward = self.running()
+        if (-1 if forward is None else forward.backward) != _backward_pass():
+            raise OutsideForwardError(f"The split '{self.split}' {_RUN_AGAIN}")
         if forward is None or forward.selecting:
             return
         giv = None if forward.only_giv else getattr(self._local, "giv", None)
         if giv is None:
-            giv = forward.hyper.dac(read_feature(output, self.feature.index, self.feature.layout, forward.image))
+            feature = read_feature(output, self.feature.index, self.feature.layout, forward.image)
+            giv = forward.hyper.dac(_in_precision_of(forward.hyper.dac, feature))
         elif giv.shape[0] not in (1, batch := tensors(output)[self.feature.index].shape[0]):
             raise GIVError(
                 f"`conditioned_on` got {giv.shape[0]} GIVs, but the batch has {batch} images. Give one GIV per image, "
                 "or a single one of shape (1, D) for all."
             )
         if forward.only_giv:
-            raise SplitReached(giv)
+            forward.giv = giv
+            raise SplitReached
         forward.selecting = [hsn(giv) for hsn in forward.hyper.hsn]
 
     def generate(self, slot: Slot) -> tuple[Tensor, Tensor | None]:
@@ -114,22 +144,32 @@ class Scope:
         Raises:
             OutsideForwardError: no forward is running in this thread, or the split has not run yet.
         """
-        forward = getattr(self._local, "forward", None)
+        forward = self.running()
+        if (-1 if forward is None else forward.backward) != _backward_pass():
+            raise OutsideForwardError(f"A hyper layer of level '{slot.level_name}' {_RUN_AGAIN}")
         if forward is None:
             raise OutsideForwardError(
                 f"A hyper layer of level '{slot.level_name}' was called outside its HairModel's forward, where no "
                 "image has given it weights. Call the HairModel itself, not its `base` or a part of it; for a model of "
-                "ordinary layers use `hair.bake(x)`. (Gradient checkpointing calls layers again during the backward "
-                "pass: turn it off for converted layers.)"
+                "ordinary layers use `hair.bake(x)`."
             )
+        if forward.giv is not None:  # the model caught what ended its forward
+            raise SplitReached
         if not forward.selecting:
             raise OutsideForwardError(
                 f"A hyper layer of level '{slot.level_name}' was reached before the split '{self.split}' ran, so there "
                 "is no GIV yet. The model took another way than on the example inputs: convert it with a `split_at` "
                 "that runs first on every input."
             )
-        weight, bias = forward.hyper.boxes[slot.level](slot.entry, forward.selecting[slot.level][:, slot.block])
+        selecting = forward.selecting[slot.level][:, slot.block]
+        weight, bias = forward.hyper.boxes[slot.level](slot.entry, selecting, slot.block)
         return weight, bias
+
+
+def _in_precision_of(dac: nn.Module, feature: Tensor) -> Tensor:
+    """The feature in the DAC's dtype: networks may compute their halves in different ones."""
+    parameter = next(dac.parameters(), feature)
+    return feature.to(parameter.dtype) if parameter.is_floating_point() else feature
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from hairify.dac import DACSource
 from hairify.errors import CheckpointError
 from hairify.model import HairModel
 from hairify.plan import Plan
+from hairify.planning import network_of
 from hairify.randomness import cpu_generator
 
 FORMAT_VERSION = 1
@@ -49,6 +50,12 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
     if foreign:
         raise CheckpointError(
             f"The model's state holds {foreign[0]!r}, which is no tensor and cannot be saved as safetensors."
+        )
+    if sharded := next((key for key, value in state.items() if hasattr(value, "full_tensor")), None):
+        raise CheckpointError(
+            f"The model is sharded ({sharded!r} is a DTensor). Gather its state with "
+            "`torch.distributed.checkpoint.state_dict.get_model_state_dict(hair, options=StateDictOptions("
+            "full_state_dict=True))`, load it into a HairModel that is not sharded, and save that."
         )
     kept, aliases = _without_aliases(state)
     about = {"version": FORMAT_VERSION, "plan": hair.plan.to_json(), "added_only": added_only, "aliases": aliases}
@@ -89,6 +96,7 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
     plan = Plan.from_json(about["plan"])
     if dac is not None:
         plan = plan.with_dac(dac)
+    base = network_of(base)
     hair = assemble(base, plan, cpu_generator(None), inplace=False, blank=True)
     expected = set(hair.state_dict())
     if about["added_only"]:

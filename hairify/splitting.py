@@ -2,27 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from typing import TypeAlias
 
 from hairify.errors import OptionError, SplitError
 from hairify.families import Siblings
-from hairify.features import Feature, find_feature
+from hairify.features import Feature, Size, find_feature
 from hairify.layers import is_layer, why_not
+from hairify.model import within_hair_models
 from hairify.plan import all_names
-from hairify.probing import Call, Probe
+from hairify.probing import Call, Pairs, Probe
 
 # What runs at a resolution whose layers hold less than this is a side branch: pooled gates, pyramid arms.
 _LEAST_HELD = 0.1
+# A split that leaves a smaller part of the layers' parameters to convert is too late.
+_LEAST_LEFT = 0.1
+# Convolutions without padding shrink a map a little; a stride of two leaves a quarter of it.
+_SAME_RESOLUTION = 1.4
+# The first layer's input may be the padded image, but then not of quite another shape.
+_MOST_PADDED = 1.5
+
+Found: TypeAlias = tuple[str, Feature]
 
 
-def choose_split(probe: Probe, split_at: str | float | None) -> tuple[str, Feature]:
+def choose_split(probe: Probe, pairs: Pairs, split_at: str | float | None) -> Found:
     """The name of the split and the feature it returns.
 
     Args:
         probe: the recorded model.
+        pairs: what batches of two images showed.
         split_at: a module's name, a fraction in (0, 1) of the traced layer calls, or None: the first feature
             at the lowest resolution (the paper's 3+4 of Restormer), and in networks of constant resolution
             half-way through the repeated blocks that hold most parameters.
@@ -31,7 +42,7 @@ def choose_split(probe: Probe, split_at: str | float | None) -> tuple[str, Featu
         OptionError: `split_at` is neither.
         SplitError: there is no such module, it never runs, or its output is no feature.
     """
-    splitter = _Splitter(probe)
+    splitter = _Splitter(probe, pairs)
     if split_at is None:
         return splitter.automatic()
     if isinstance(split_at, str):
@@ -45,16 +56,24 @@ def choose_split(probe: Probe, split_at: str | float | None) -> tuple[str, Featu
 
 
 class _Splitter:
-    def __init__(self, probe: Probe) -> None:
-        self._model = probe.model
-        self._batch, self._image = probe.inputs.batch, probe.inputs.image
-        self._calls = probe.recording.calls
+    def __init__(self, probe: Probe, pairs: Pairs) -> None:
+        self._model, self._pairs = probe.model, pairs
+        self._batch, self._image, self._padded = probe.inputs.batch, probe.inputs.image, _padded_size(probe)
+        self._image_channels = max(t.shape[1] if t.ndim == 4 else 0 for t in probe.inputs.tensors)
+        inner = within_hair_models(probe.model)
+        self._calls = [call for call in probe.recording.calls if call.module not in inner]
         self._first = probe.recording.first_calls()
         self._modules = dict(probe.model.named_modules())
         self._canonical = {alias: name for name, aliases in all_names(probe.model).items() for alias in aliases}
         self._layer_calls = [c for c in self._calls if is_layer(self._modules[c.module])]
+        self._usable = {c.module for c in self._layer_calls if why_not(self._modules[c.module]) is None}
+        ordered = dict.fromkeys(c.module for c in self._layer_calls if c.module in self._usable)
+        self._groups = Siblings(self._model, ordered, self._first).groups()
+        self._repeated = {name for group in self._groups for name in group}
+        self._around_call = _around(self._calls)
+        self._features: dict[tuple[int, bool], Feature | None] = {}
 
-    def named(self, name: str) -> tuple[str, Feature]:
+    def named(self, name: str) -> Found:
         name = self._canonical.get(name, name)
         if name not in self._modules or not name:
             near = difflib.get_close_matches(name, [n for n in self._modules if n], n=3, cutoff=0.4)
@@ -75,11 +94,22 @@ class _Splitter:
             shapes = ", ".join(str(r.shape) for r in call.returned) or "no tensor"
             raise SplitError(
                 f"The split {name!r} returned {shapes} for {self._batch} image(s); a feature has the batch first and "
-                "2 to 4 dimensions: (B, C, h, w), (B, h, w, C), (B, L, C) or (B, C). Choose another `split_at`."
+                "2 to 4 dimensions: (B, C, h, w), (B, h, w, C), (B, L, C) or (B, C), of real numbers. Choose another "
+                "`split_at`."
+            )
+        if self._pairs.returned_alike(name, feature.index):
+            raise SplitError(
+                f"The split {name!r} returns the same for every image, so its output cannot tell them apart. Choose a "
+                "`split_at` whose output comes from the image."
+            )
+        if not self._pairs.returned_apart(name, feature.index):
+            raise SplitError(
+                f"The split {name!r} does not keep the images of a batch apart, so its output cannot give one GIV per "
+                "image. Choose another `split_at`, before windows or patches are folded into the batch."
             )
         return name, feature
 
-    def at_fraction(self, fraction: float) -> tuple[str, Feature]:
+    def at_fraction(self, fraction: float) -> Found:
         if not self._layer_calls:
             raise SplitError("The model calls no convolution and no linear layer, so there is nothing to split.")
         earliest = self._layer_calls[math.ceil(fraction * len(self._layer_calls)) - 1]
@@ -92,45 +122,118 @@ class _Splitter:
             "calls returns a feature of the whole image. Name the split: `split_at='...'`."
         )
 
-    def automatic(self) -> tuple[str, Feature]:
+    def automatic(self) -> Found:
+        rules = (self._at_lowest_resolution, self._half_way, lambda: self.at_fraction(0.5), self._early)
+        found: list[Found] = []
+        for rule in rules:
+            with contextlib.suppress(SplitError):
+                found += [choice for choice in [rule()] if choice is not None]
+            if found and self._left_after(found[-1][0]) >= _LEAST_LEFT:
+                return found[-1]
+        return found[0] if found else self.at_fraction(0.5)
+
+    def _at_lowest_resolution(self) -> Found | None:
+        """The first feature at the lowest resolution; None where the resolution is constant."""
         features = [(c, f) for c in self._calls if c.module and (f := self._feature(c, strict=True)) is not None]
+        on_path = [(c, f) for c, f in features if not self._aside(c, f)] or features
         held: dict[int, int] = defaultdict(int)  # resolution, in the order of first use -> parameters of its layers
-        for c, f in features:
+        for c, f in on_path:
             if is_layer(module := self._modules[c.module]) and self._first[c.module] is c:
                 held[f.area] += sum(p.numel() for p in module.parameters())
         if not held:
-            return self.at_fraction(0.5)
-        lowest = min(area for area in held if held[area] >= _LEAST_HELD * sum(held.values()))
-        if lowest >= next(iter(held)):  # the first layer is already at the lowest resolution: it is constant
-            return self._half_way()
-        reached = (found for c, f in features if f.area == lowest and (found := self._outermost(c, strict=True)))
-        return next(reached, None) or self.at_fraction(0.5)
+            return None
+        least = _LEAST_HELD * sum(held.values())
+        near = {area: [a for a in held if area <= a <= _SAME_RESOLUTION * area] for area in held}
+        lowest = max(near[min(area for area in held if sum(held[a] for a in near[area]) >= least)])
+        if lowest >= next(iter(held)):  # the first layer is already at the lowest resolution
+            return None
+        reached = (found for c, f in on_path if f.area <= lowest and (found := self._outermost(c, strict=True)))
+        return next(reached, None)
 
-    def _half_way(self) -> tuple[str, Feature]:
+    def _half_way(self) -> Found | None:
         """The end of the first half of the repeated blocks that hold most parameters."""
-        called = dict.fromkeys(c.module for c in self._layer_calls)
-        usable = [name for name in called if why_not(self._modules[name]) is None]
-        for group in Siblings(self._model, usable, self._first).groups():
+        for group in self._groups:
             call = self._first.get(group[(len(group) - 1) // 2])
-            if call is not None and (found := self._outermost(call, strict=True)):
+            found = call and self._outermost(call, strict=True)
+            if call and found and not self._aside(call, found[1]):
                 return found
-        return self.at_fraction(0.5)
+        return None
 
-    def _outermost(self, call: Call, strict: bool) -> tuple[str, Feature] | None:
-        """The outermost module that returns exactly what `call` returned, if it is its first call and a feature."""
-        for outer in sorted(self._around(call), key=lambda c: -c.end):
+    def _early(self) -> Found | None:
+        """The feature that leaves most to convert: in a recursive network, that before the repetition."""
+        left = {name: self._left_after(name) for name in self._first if name}
+        latest_first = reversed([self._first[name] for name in left])
+        by_what_is_left = sorted(latest_first, key=lambda call: -left[call.module])
+        reached = (self._outermost(call, strict=True) for call in by_what_is_left if left[call.module])
+        return next((found for found in reached if found), None)
+
+    def _left_after(self, name: str) -> float:
+        """The part of the parameters in usable layers whose first call comes after that of a module."""
+        sizes = {layer: sum(p.numel() for p in self._modules[layer].parameters()) for layer in self._usable}
+        after = sum(n for layer, n in sizes.items() if self._first[layer].start > self._first[name].end)
+        return after / max(1, sum(sizes.values()))
+
+    def _aside(self, call: Call, feature: Feature) -> bool:
+        """Whether a call lies in a side branch: one that ends in no feature, or a block that goes there and back.
+
+        What returns an image is no block but one of several networks in a row, whose bottlenecks count.
+        """
+        for outer in self._around_call[call.start]:
+            returned = self._feature(outer, strict=True)
+            if returned is None:
+                return True
+            there_and_back = feature.area < min(returned.area, self._enters_at(outer))
+            if there_and_back and outer.module in self._repeated and returned.channels > self._image_channels:
+                return True
+        return False
+
+    def _enters_at(self, outer: Call) -> int:
+        """The resolution of the first feature inside a call."""
+        inside = (c for c in self._calls if outer.start < c.start and c.end < outer.end)
+        return next((f.area for c in inside if (f := self._feature(c, strict=True)) is not None), 0)
+
+    def _outermost(self, call: Call, strict: bool) -> Found | None:
+        """The outermost module that returns exactly what `call` returned, if it can be the split."""
+        for outer in (*reversed(self._around_call[call.start]), call):
+            if outer.returned != call.returned or not outer.module or self._first[outer.module] is not outer:
+                continue
             feature = self._feature(outer, strict)
-            if outer.module and self._first[outer.module] is outer and feature is not None:
+            if feature is not None and self._tells_images_apart(outer.module, feature.index):
                 return outer.module, feature
         return None
 
-    def _around(self, call: Call) -> Iterator[Call]:
-        for other in self._calls:
-            if other.start <= call.start and other.end >= call.end and other.returned == call.returned:
-                yield other
+    def _tells_images_apart(self, name: str, index: int) -> bool:
+        return self._pairs.returned_apart(name, index) and not self._pairs.returned_alike(name, index)
 
     def _feature(self, call: Call, strict: bool) -> Feature | None:
-        return find_feature([r.shape for r in call.returned], self._batch, self._image, strict=strict)
+        key = call.start, strict
+        if key not in self._features:
+            shapes = [r.shape if r.real else () for r in call.returned]
+            padded = find_feature(shapes, self._batch, self._padded, strict=True)
+            self._features[key] = padded or find_feature(shapes, self._batch, self._image, strict=strict)
+        return self._features[key]
+
+
+def _padded_size(probe: Probe) -> Size | None:
+    """(H, W) of what the first layer receives: networks pad images to a multiple of their windows."""
+    received = next(iter(probe.recording.received.values()), None)
+    image = probe.inputs.image
+    if received is None or received[0].ndim != 4 or image is None:
+        return image
+    height, width = received[0].shape[2:]
+    return (height, width) if abs(math.log(height * image[1] / (width * image[0]))) < math.log(_MOST_PADDED) else image
+
+
+def _around(calls: list[Call]) -> dict[int, list[Call]]:
+    """{start of a call: the calls around it, innermost first}, without that of the model itself."""
+    running: list[Call] = []
+    around: dict[int, list[Call]] = {}
+    for call in sorted(calls, key=lambda c: c.start):
+        while running and running[-1].end < call.end:
+            running.pop()
+        around[call.start] = [outer for outer in reversed(running) if outer.module]
+        running.append(call)
+    return around
 
 
 def _outermost_child(called: list[str], parent: str) -> str:

@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
 
 import torch.fx
 from torch import nn
+from torch.autograd.graph import Node
 
 from hairify.copying import copy_model
 from hairify.errors import ExampleInputError
+from hairify.features import all_tensors
 from hairify.layers import is_layer
 from hairify.probing import Inputs, Probe, Recording, isolated
 
 TracerName: TypeAlias = Literal["fx", "observed"]
 
 
-def dependents(probe: Probe, split: str) -> tuple[set[str], TracerName]:
+def dependents(probe: Probe, split: str, observed: Recording | None) -> tuple[set[str], TracerName]:
     """The layers whose input depends on the split's first output, and which tracer vouches for it.
 
     The symbolic graph counts where torch.fx can follow the model and the run bears it out: writes through
     views and `detach` look different to the two, and then the run decides.
 
+    Args:
+        probe: the model.
+        split: its name.
+        observed: a run with `cut_at=split`, or None where the model fails when gradients are recorded.
+
     Raises:
         ExampleInputError: neither works.
     """
     symbolic = dependents_by_fx(probe, split)
-    try:
-        observed = dependents_by_run(probe, split)
-    except Exception as error:
+    if observed is None:
         if symbolic is None:
             raise ExampleInputError(
-                f"Which layers depend on the split {split!r} cannot be found: the model fails where gradients are "
-                f"recorded ({type(error).__name__}: {error})."
-            ) from error
+                f"Which layers depend on the split {split!r} cannot be found: torch.fx cannot follow the model, and it "
+                "fails where gradients are recorded."
+            )
         return symbolic, "fx"
-    return observed, "fx" if symbolic == observed else "observed"
+    by_run = dependents_by_run(observed)
+    return by_run, "fx" if symbolic == by_run else "observed"
 
 
-def dependents_by_run(probe: Probe, split: str) -> set[str]:
+def dependents_by_run(observed: Recording) -> set[str]:
     """From a run with frozen parameters in which the split's output is the only thing that requires a gradient."""
-    recording = probe.run(split=split, grad=True)
-    return {name for name, received in recording.received.items() if any(t.requires_grad for t in received)}
+    return {name for name, received in observed.received.items() if any(t.requires_grad for t in received)}
+
+
+def without_effect(observed: Recording) -> set[str]:
+    """The layers of such a run from which no way leads to the model's output."""
+    waiting: list[Node | None] = [t.grad_fn for t in all_tensors(observed.output)]
+    reached: set[Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in reached:
+            reached.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return {name for name, results in observed.results.items() if not reached.intersection(results)}
 
 
 def dependents_by_fx(probe: Probe, split: str) -> set[str] | None:
@@ -99,6 +117,7 @@ class ModelTracer(torch.fx.Tracer):
         super().__init__(autowrap_modules=modules, autowrap_functions=tuple(functions))
         self._keep, self._watch, self._leaf, self._after = keep, watch, leaf, after
         self.watched: list[torch.fx.Node] = []
+        self._entered = ""  # the module to be kept within which nodes are made
         self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -115,7 +134,8 @@ class ModelTracer(torch.fx.Tracer):
         else:
             stack = self.module_stack.copy()
             try:
-                output = super().call_module(m, forward, args, kwargs)
+                with self._entering(name if self._keep(m) else self._entered):
+                    output = super().call_module(m, forward, args, kwargs)
             except Exception:
                 self.module_stack = stack  # torch.fx does not tidy up after errors
                 if any(self._keep(inner) for inner in m.modules()):
@@ -124,6 +144,25 @@ class ModelTracer(torch.fx.Tracer):
         if m is self._watch and not self.watched:
             torch.fx.node.map_aggregate(output, self._note)
         return output
+
+    def create_node(
+        self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
+    ) -> torch.fx.Node:
+        """See torch.fx; nodes within a kept module bear its name, and the operation itself nothing else."""
+        if self._entered and kind == "call_module":
+            name = f"{self._entered}_weights"
+        elif self._entered and kind == "call_function":
+            operation: str = target.__name__
+            name = self._entered if operation.startswith("hyper_") else f"{self._entered}_{operation}"
+        return super().create_node(kind, target, args, kwargs, name, type_expr)
+
+    @contextlib.contextmanager
+    def _entering(self, name: str) -> Iterator[None]:
+        before, self._entered = self._entered, name
+        try:
+            yield
+        finally:
+            self._entered = before
 
     def _as_node(self, m: nn.Module, name: str, args: Any, kwargs: Any) -> Any:
         output = self.create_proxy("call_module", name, args, kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ def preserved_rows(weights: Tensor, selecting: Tensor, fan_in: int, generator: t
     """
     blocks, box_size = selecting.shape
     trained = weights.detach().cpu().double().flatten(1)
-    noise = _NOISE * max(float(trained.std(unbiased=False)), 1 / math.sqrt(fan_in))
+    noise = _noise(trained, fan_in)
     spare = trained.mean(0).expand(box_size - blocks, -1)
     target = torch.cat([trained, spare])
     target = target + noise * torch.randn(target.shape, generator=generator, dtype=torch.float64)
@@ -102,6 +103,67 @@ def make_rows(
             values = preserved_rows(torch.stack(list(sources)), selecting, fan_in, generator)
         rows[name] = nn.Parameter(values.to(sources[0]), requires_grad=any(s.requires_grad for s in sources))
     return rows
+
+
+def make_low_rank(
+    layers: list[nn.Module], box_size: int, rank: int, selecting: Tensor | None, generator: torch.Generator | None
+) -> dict[str, nn.Parameter]:
+    """What a `LowRankBox` holds for one layer of a level.
+
+    The trained weights stay as they are, and the changes start in the null space of S, where S·change = 0. Where that
+    is empty (N ≤ M) they start at zero with right factors that differ, so that the rows part as soon as they train.
+
+    Args:
+        layers: that layer in each of the M blocks.
+        box_size: N.
+        rank: of the factors, as `low_rank` limits it.
+        selecting: as for `make_rows`, like `generator`.
+        generator: see there.
+    """
+    made: dict[str, nn.Parameter] = {}
+    weight: Tensor = layers[0].weight  # type: ignore[assignment]
+    fan_in = _fan_in(weight)
+    out, columns = weight.shape[0], weight[0].numel()
+    rank = low_rank(weight.shape, rank)
+    for name, change in (("weight", "left"), ("bias", "bias_change")):
+        sources: list[nn.Parameter] = [layer._parameters[name] for layer in layers]  # type: ignore[misc]
+        if sources[0] is None:
+            continue
+        shape = (out, rank) if name == "weight" else tuple(sources[0].shape)
+        values = {name: torch.stack([s.detach() for s in sources]), change: sources[0].new_empty(box_size, *shape)}
+        if name == "weight":
+            values["right"] = sources[0].new_empty(box_size, rank, columns)
+        if generator is not None:
+            if selecting is None:
+                values[name] = torch.stack([fresh_rows(s.shape, fan_in, 1, generator)[0] for s in sources])
+            noise = _noise(values[name].double(), fan_in)
+            values[change] = noise * torch.randn(box_size, *shape, generator=generator, dtype=torch.float64)
+            if selecting is not None:
+                values[change] = _unseen(selecting, values[change])
+            if name == "weight":
+                together = selecting is not None and box_size > len(layers)
+                drawn = torch.randn(1 if together else box_size, rank, columns, generator=generator).double()
+                values["right"] = (drawn / math.sqrt(rank)).expand(box_size, -1, -1)
+        trained = any(s.requires_grad for s in sources)
+        made.update({k: nn.Parameter(v.to(sources[0], copy=True), requires_grad=trained) for k, v in values.items()})
+    return made
+
+
+def low_rank(shape: Sequence[int], rank: int) -> int:
+    """The rank of the factors for a weight of `shape`: at most that at which they still are smaller than it."""
+    out, columns = shape[0], math.prod(shape[1:])
+    return max(1, min(rank, out * columns // (out + columns)))
+
+
+def _unseen(selecting: Tensor, change: Tensor) -> Tensor:
+    """The part (I − S⁺S) of `change`, shape (N, *), that S does not see."""
+    flat = change.flatten(1)
+    return (flat - torch.linalg.pinv(selecting) @ (selecting @ flat)).reshape(change.shape)
+
+
+def _noise(trained: Tensor, fan_in: int) -> float:
+    """How far rows are set apart at the start."""
+    return _NOISE * max(float(trained.std(unbiased=False)), 1 / math.sqrt(fan_in))
 
 
 def _fan_in(weight: Tensor) -> int:

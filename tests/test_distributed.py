@@ -1,0 +1,73 @@
+"""Two processes with an image each train as one process with both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import processes
+import pytest
+import torch.distributed
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch is built without gloo")
+
+Run = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def both() -> Iterator[processes.Processes]:
+    with processes.processes() as started:
+        yield started
+
+
+@pytest.fixture
+def run(both: processes.Processes, tmp_path: Path) -> Run:
+    return lambda work, *args: both.run(work, tmp_path / "meeting", *args)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("nafnet", {}, (24, 32)),
+        ("nafnet", {}, (8, 12)),  # where the DAC gets no more than a few pixels, it must leave no parameter out
+        ("unet", {"gradient_as_bucket_view": True}, (24, 32)),
+        ("window", {"static_graph": True}, (24, 32)),
+        ("unused", {"find_unused_parameters": True}, (24, 32)),
+        ("unused", {"static_graph": True}, (24, 32)),
+    ],
+)
+def test_distributed_data_parallel(run: Run, name: str, options: dict[str, Any], size: tuple[int, int]) -> None:
+    run(processes.data_parallel, name, options, size)
+
+
+def test_a_layer_that_is_never_called_is_named_by_distributed_data_parallel(run: Run) -> None:
+    run(processes.data_parallel_needs_to_look_for_the_unused)
+
+
+@pytest.mark.parametrize("options", [{"find_unused_parameters": True}, {"static_graph": True}])
+def test_distributed_data_parallel_conditioned(run: Run, options: dict[str, Any]) -> None:
+    run(processes.data_parallel_conditioned, "nafnet", options)
+
+
+# A box returns views of what it mixed; PyTorch warns that these must not be changed in place, which no layer does.
+views = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
+
+
+@views
+@pytest.mark.parametrize("parts", [False, True])
+@pytest.mark.parametrize(
+    "work",
+    [
+        processes.fully_sharded,
+        processes.fully_sharded_conditioned,
+        processes.fully_sharded_in_half_precision,
+    ],
+)
+def test_fully_sharded(run: Run, work: Callable[..., None], parts: bool) -> None:
+    run(work, parts)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_what_is_sharded_is_not_saved(run: Run, parts: bool, tmp_path: Path) -> None:
+    run(processes.fully_sharded_is_not_saved, parts, tmp_path)

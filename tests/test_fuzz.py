@@ -1,0 +1,128 @@
+"""The laws on random networks."""
+
+from __future__ import annotations
+
+import copy
+import os
+
+import pytest
+import torch
+from fuzz_networks import Network, Recipe, recipes
+from hypothesis import HealthCheck, event, given, note, seed, settings
+from laws import Findings, Specimen, call, flat, passes_gradients, spread, take
+from util import assert_unchanged, perturb, snapshot
+
+from hairify import HairModel, hairify, plan
+from hairify.errors import BoxSizeError, HairError, NothingToConvertError, SplitError
+from hairify.layers import HyperLayer, is_layer
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::hairify.errors.HairWarning"),
+    pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning"),
+]
+
+SEED = int(os.environ.get("HAIRIFY_FUZZ_SEED", "0"))
+EXAMPLES = int(os.environ.get("HAIRIFY_FUZZ_EXAMPLES", "3000"))
+fuzzing = settings(suppress_health_check=list(HealthCheck))
+
+
+def expected_errors(recipe: Recipe) -> tuple[type[HairError], ...]:
+    """What may be said of a recipe: only options can make a split fail, or a box too small."""
+    options = dict(recipe.options)
+    errors: list[type[HairError]] = [NothingToConvertError]
+    if "split_at" in options:
+        errors.append(SplitError)
+    if "box_size" in options and "init" not in options:
+        errors.append(BoxSizeError)
+    return tuple(errors)
+
+
+def examine(recipe: Recipe) -> HairModel | None:
+    """As `laws.examine`, with fewer forwards; None where the network is refused as may be expected."""
+    specimen: Specimen = recipe.specimen()
+    torch.manual_seed(0)
+    model = specimen.build().double().eval()
+    assert isinstance(model, Network)
+    spread(model)
+    before = snapshot(model)
+    try:
+        hair = hairify(model, **specimen.options)
+    except expected_errors(recipe):
+        assert_unchanged(model, before)
+        if not recipe.options:  # then it must be that nothing can be converted, not that the split was a poor choice
+            with pytest.raises(NothingToConvertError):
+                plan(model, split_at="head", targets="layers", example_inputs=specimen.options["example_inputs"])
+        return None
+    assert_unchanged(model, before)
+    matches_its_plan(hair, model)
+    findings, small, large = Findings(hair.plan), *(specimen.inputs(3, size) for size in specimen.sizes)
+    with torch.no_grad():
+        if hair.plan.init == "preserve":
+            starts_at_the_original(findings, hair, model, small, large)
+        perturb(hair)
+        vectors = call(hair.selecting_vectors, large)
+        assert any(not torch.equal(v[0], v[1]) for v in vectors.values() if v.shape[1] > 1)
+        together = flat(call(hair, large))
+        for i in (0, 2):
+            findings.compare("batch = singles", call(hair, take(large, i)), [t[i : i + 1] for t in together])
+        static = call(hair.bake, take(large, 1))
+        assert type(static) is type(model)
+        assert list(static.state_dict()) == list(model.state_dict())
+        findings.compare("bake", call(static, take(large, 1)), [t[1:2] for t in together])
+    passes_gradients(hair, small)
+    assert_unchanged(model, before, random=False)
+    return hair
+
+
+def matches_its_plan(hair: HairModel, model: Network) -> None:
+    """Every layer is converted or has its reason; what must stay stays; the plan's numbers are true."""
+    converted = {name for name, module in hair.base.named_modules() if isinstance(module, HyperLayer)}
+    planned = {name for level in hair.plan.levels for layer in level.layers for name in level.layer_names(layer)}
+    layers = {name for name, module in model.named_modules() if is_layer(module)}
+    assert converted == planned
+    assert layers == converted | {n for n in hair.plan.skipped if is_layer(model.get_submodule(n))}
+    assert not converted & hair.plan.skipped.keys()
+    assert not converted & model.stay()
+    assert hair.plan.parameters == tuple(sum(p.numel() for p in m.parameters()) for m in (model, hair))
+    for level, box in zip(hair.plan.levels, hair.boxes, strict=True):
+        for layer in level.layers:
+            for name in ("weight", "bias"):
+                sources = [getattr(model.get_submodule(n), name) for n in level.layer_names(layer)]
+                rows = dict(box.named_parameters()).get(f"{layer}.{name}".lstrip("."))
+                assert (rows is None) == (sources[0] is None)
+                assert rows is None or rows.requires_grad == any(s.requires_grad for s in sources)
+
+
+def starts_at_the_original(findings: Findings, hair: HairModel, model: Network, small: object, large: object) -> None:
+    converted, original = copy.deepcopy(hair), copy.deepcopy(model)
+    findings.compare("warm start", call(converted, small), call(original, small))
+    converted.train(), original.train()
+    outputs = []
+    for net in (original, converted):
+        torch.manual_seed(1)
+        outputs.append(call(net, large))
+    findings.compare("warm start, training", outputs[1], outputs[0])
+    buffers = dict(converted.base.named_buffers())
+    for name, buffer in original.named_buffers():
+        assert torch.allclose(buffers[name].double(), buffer.double(), rtol=1e-8), f"buffer {name}"
+
+
+def check(recipe: Recipe) -> None:
+    note(f"HAIRIFY_FUZZ_SEED={SEED}")
+    hair = examine(recipe)
+    event("refused" if hair is None else f"converted, {hair.plan.tracer}")
+
+
+@seed(SEED)
+@settings(fuzzing, max_examples=60)
+@given(recipes())
+def test_a_random_network_obeys_the_laws(recipe: Recipe) -> None:
+    check(recipe)
+
+
+@pytest.mark.slow
+@seed(SEED + 1)
+@settings(fuzzing, max_examples=EXAMPLES)
+@given(recipes())
+def test_thousands_of_random_networks_obey_the_laws(recipe: Recipe) -> None:
+    check(recipe)

@@ -1,0 +1,111 @@
+"""docs/zoo.md, out of what tests/test_zoo.py measured: python tests/zoo_table.py RESULTS docs/zoo.md."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hairify import Plan
+
+Result: TypeAlias = dict[str, Any]
+
+LAWS = ("warm start", "warm start, training", "batch = singles", "bake")
+HEAD = ("network", "split", "tracer", "levels", "layers", "left", "parameters before", "after")
+
+INTRODUCTION = """\
+# The zoo
+
+Every architecture of image restoration that the package [spandrel](https://github.com/chaiNNer-org/spandrel) ships, in
+a small configuration and with random weights, converted with no argument but the network: `hairify(network)`. The
+tests check each for these laws, at two image sizes, in float64:
+
+- the converted network computes what the original computes, in evaluation mode and, draw for draw, in training mode
+  (`warm start`, `warm start, training`);
+- once DAC and HSNs have moved, a batch gives what its images give alone (`batch = singles`);
+- `bake` gives a static network of the original class and keys that computes the same for its image (`bake`);
+- DAC, HSNs and boxes all get a gradient, and the original stays as it was.
+
+Conversion meets the networks as they are. For the examination alone, the noise that AuraSR and GFPGAN draw is held
+still, and what FFTformer computes in float32 is computed in float64.
+
+`make zoo` measures all of it and writes this page. An error is the largest difference of any output value, relative to
+the largest value; it differs a little between machines, and at most 1e-10 is allowed. `layers` become hyper layers,
+`left` stay as they are, most of them because they run before the split. Much of what is added to networks as small as
+these is the built-in DAC, about 0.4M parameters whatever the network.
+"""
+NOT_CONVERTED = """
+## Not converted
+
+Not with other arguments either:
+"""
+EXPERT = """
+## The split, and an expert's
+
+Before looking at what hairify chooses, a person who read each network named the module to split at: in a U-net what
+leads into the lowest resolution, in a network of constant resolution the end of the first half of its repeated blocks.
+"""
+TRAPS = """
+## Traps
+
+Networks made to trap a converter, some with arguments of their own. What is refused is refused for the reason given.
+"""
+
+
+def result(name: str, plan: Plan | None, errors: dict[str, float], **more: Any) -> Result:
+    """What is kept of one network; without a plan, it was refused."""
+    measured: Result = {"name": name, "kind": "spandrel", "errors": errors, **more}
+    if plan is not None:
+        converted = sum(len(level.blocks) * len(level.layers) for level in plan.levels)
+        measured |= {"split": plan.split, "tracer": plan.tracer, "levels": len(plan.levels), "layers": converted}
+        measured |= {"left": len(plan.skipped), "parameters": list(plan.parameters)}
+    return measured
+
+
+def structure(measured: Result) -> str:
+    """The beginning of a row of the table, which is the same on every machine."""
+    before, after = measured["parameters"]
+    numbers = [f"{n:,}" for n in (measured["levels"], measured["layers"], measured["left"], before, after)]
+    return row([measured["name"], f"`{measured['split']}`", measured["tracer"], *numbers])
+
+
+def row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def table(results: list[Result]) -> str:
+    lines = [row([*HEAD, *LAWS]), row(["---", "---", "---", *["---:"] * (len(HEAD) + len(LAWS) - 3)])]
+    for measured in results:
+        errors = [f"{measured['errors'][law]:.0e}" if law in measured["errors"] else "" for law in LAWS]
+        lines.append(f"{structure(measured)} {' | '.join(errors)} |")
+    return "\n".join(lines)
+
+
+def page(results: list[Result]) -> str:
+    """The text of docs/zoo.md."""
+    zoo = [r for r in results if r["kind"] == "spandrel"]
+    traps = [r for r in results if r["kind"] == "trap"]
+    converted, refused = [r for r in zoo if "split" in r], [r for r in zoo if "split" not in r]
+    agreed = [r for r in converted if r["split"] in r["expert"]]
+    text = [INTRODUCTION, f"{len(converted)} of {len(zoo)} convert, and obey every law.\n", table(converted)]
+    text += [NOT_CONVERTED] if refused else []
+    text += [f"- {r['name']}: {r['why'] or r['refused']}" for r in refused]
+    text += [EXPERT, f"The two agree on {len(agreed)} of {len(converted)}. Of the others:\n"]
+    others = [r for r in converted if r not in agreed]
+    text += [f"- {r['name']}: `{r['split']}`, not `{r['expert'][0]}`. {r['why']}" for r in others]
+    if traps:
+        text += [TRAPS, table([r for r in traps if "split" in r]), ""]
+        text += [f"- {r['name']}: {r['refused']}" for r in traps if "split" not in r]
+    return "\n".join(text) + "\n"
+
+
+def main(folder: str, target: str) -> None:
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in Path(folder).glob("*.json")]
+    results.sort(key=lambda r: (r["kind"], r["name"].lower()))
+    Path(target).write_text(page(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
