@@ -232,7 +232,7 @@ ZOO: dict[str, ZooNetwork] = {
         n_feats=8,
         num_heads=2,
         num_layers=4,
-        why="As good: the transformer behind it stays as it is (its tokens come sequence first).",
+        why="A shortcoming of another kind: the transformer has its tokens sequence first and stays as it is.",
     ),
     "KBNet_l": network("KBNet", "down3_4", name="KBNet_l", dim=24, num_blocks=[1, 1, 1, 2], num_refinement_blocks=1),
     "KBNet_s": network("KBNet", "downs.3", name="KBNet_s", width=16, **KB_S),

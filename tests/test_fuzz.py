@@ -1,4 +1,8 @@
-"""The laws on random networks."""
+"""The laws on random networks.
+
+A failure prints the recipe, which is all that `check(Recipe(...))` needs to fail again. HAIRIFY_FUZZ_SEED draws other
+networks, HAIRIFY_FUZZ_EXAMPLES says how many of them the slow test draws.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import os
 import pytest
 import torch
 from fuzz_networks import Network, Recipe, recipes
-from hypothesis import HealthCheck, event, given, note, seed, settings
+from hypothesis import HealthCheck, Phase, event, given, note, seed, settings
 from laws import Findings, Specimen, call, flat, passes_gradients, spread, take
 from util import assert_unchanged, perturb, snapshot
 
@@ -23,7 +27,9 @@ pytestmark = [
 
 SEED = int(os.environ.get("HAIRIFY_FUZZ_SEED", "0"))
 EXAMPLES = int(os.environ.get("HAIRIFY_FUZZ_EXAMPLES", "3000"))
-fuzzing = settings(suppress_health_check=list(HealthCheck))
+PARTS = 4  # for as many workers
+# To explain a failure, hypothesis runs hundreds of networks more; the smallest recipe says enough.
+fuzzing = settings(suppress_health_check=list(HealthCheck), phases=set(Phase) - {Phase.explain})
 
 
 def expected_errors(recipe: Recipe) -> tuple[type[HairError], ...]:
@@ -121,8 +127,12 @@ def test_a_random_network_obeys_the_laws(recipe: Recipe) -> None:
 
 
 @pytest.mark.slow
-@seed(SEED + 1)
-@settings(fuzzing, max_examples=EXAMPLES)
-@given(recipes())
-def test_thousands_of_random_networks_obey_the_laws(recipe: Recipe) -> None:
-    check(recipe)
+@pytest.mark.parametrize("part", range(PARTS))
+def test_thousands_of_random_networks_obey_the_laws(part: int) -> None:
+    @seed(SEED + 1 + part)
+    @settings(fuzzing, max_examples=EXAMPLES // PARTS)
+    @given(recipes())
+    def each(recipe: Recipe) -> None:
+        check(recipe)
+
+    each()

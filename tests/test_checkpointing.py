@@ -1,0 +1,269 @@
+"""Activation checkpointing: by hairify it gives the same gradients, by the network itself it works or is told."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import threading
+from collections.abc import Callable
+
+import pytest
+import torch
+from networks import NETWORKS, Chain, UNet
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from util import assert_close, perturb
+
+from hairify import HairModel, hairify, plan
+from hairify.errors import NothingToConvertError, OutsideForwardError
+
+Grads = dict[str, Tensor]
+
+
+def images(batch: int = 2) -> Tensor:
+    return torch.rand(batch, 3, 32, 48, dtype=torch.float64)
+
+
+def converted(name: str = "unet", **options: object) -> HairModel:
+    return perturb(hairify(NETWORKS[name]().double().train(), **options))
+
+
+def loss(hair: nn.Module, x: Tensor) -> Tensor:
+    torch.manual_seed(3)  # for dropout
+    return (hair(x) - x).square().mean()
+
+
+def gradients(hair: nn.Module) -> Grads:
+    return {name: p.grad.clone() for name, p in hair.named_parameters() if p.grad is not None}
+
+
+def assert_same(got: Grads, expected: Grads) -> None:
+    assert got.keys() == expected.keys()
+    assert any(name.startswith("dac") for name in got)
+    assert any(name.startswith("base") for name in got)
+    for name, gradient in expected.items():
+        # relative to the largest gradient of all: behind a norm the true gradient of a bias is zero
+        scale = max(float(g.abs().max()) for g in expected.values())
+        assert (got[name] - gradient).abs().max() <= 1e-12 * scale, name
+
+
+@pytest.mark.parametrize("options", [{}, {"box": "low_rank"}], ids=["full", "low_rank"])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_gradients_are_the_same(name: str, options: dict[str, object]) -> None:
+    hair, x = converted(name, **options), images()
+    other = copy.deepcopy(hair).checkpoint_blocks()
+    loss(hair, x).backward()
+    loss(other, x).backward()
+    assert_same(gradients(other), gradients(hair))
+    buffers = dict(other.named_buffers())
+    for key, buffer in hair.named_buffers():  # running statistics have moved once, not twice
+        assert torch.equal(buffers[key], buffer), key
+
+
+def test_draws_are_repeated() -> None:
+    body = (nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(True), nn.Dropout()) for _ in "12")
+    hair = perturb(hairify(Chain(*body).double().train()))
+    other, x = copy.deepcopy(hair).checkpoint_blocks(), images()
+    loss(hair, x).backward()
+    loss(other, x).backward()
+    assert_same(gradients(other), gradients(hair))
+
+
+def kept(hair: HairModel, x: Tensor) -> int:
+    """Bytes that the forward keeps for the backward pass, but for what checkpoints make again."""
+    sizes: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        hair(x)
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("name", ["restormer", "window"])
+def test_it_saves_memory(name: str) -> None:
+    hair, x = converted(name), images(4)
+    before = kept(hair, x)
+    assert kept(hair.checkpoint_blocks(), x) < 0.75 * before  # the DAC and all before the split stay
+    assert kept(hair.checkpoint_blocks(False), x) == before
+
+
+def test_two_forwards_before_one_backward() -> None:
+    hair, (x, y) = converted("restormer"), (images(), images(3))
+    other = copy.deepcopy(hair).checkpoint_blocks()
+    for model in (hair, other):
+        first, second = loss(model, x), loss(model, y)
+        (first + 2 * second).backward()
+    assert_same(gradients(other), gradients(hair))
+
+
+def test_a_forward_in_between_does_not_matter() -> None:
+    hair, x = converted("restormer"), images()
+    other = copy.deepcopy(hair).checkpoint_blocks()
+    loss(hair, x).backward()
+    waiting = loss(other, x)
+    with other.conditioned_on(torch.randn(1, 64, dtype=torch.float64)):
+        other(images(3))
+        waiting.backward()
+    assert_same(gradients(other), gradients(hair))
+
+
+def test_the_backward_pass_may_run_in_another_thread() -> None:
+    hair, x = converted("restormer"), images()
+    other = copy.deepcopy(hair).checkpoint_blocks()
+    loss(hair, x).backward()
+    waiting = loss(other, x)
+    thread = threading.Thread(target=waiting.backward)  # as that of CUDA does
+    thread.start()
+    thread.join()
+    assert_same(gradients(other), gradients(hair))
+
+
+def test_under_a_giv_of_ones_own() -> None:
+    hair, x = converted("window"), images()
+    given = torch.randn(2, 64, dtype=torch.float64, requires_grad=True)
+    found = []
+    for model in (hair, copy.deepcopy(hair).checkpoint_blocks()):
+        with model.conditioned_on(given):
+            found.append(torch.autograd.grad(loss(model, x), given)[0])
+    assert_close(found[1], found[0], 1e-12)
+    assert found[0].any()
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_copies_checkpoint_their_own_blocks(again: Callable[[nn.Module], nn.Module]) -> None:
+    hair, x = converted("restormer").checkpoint_blocks(), images()
+    loss(hair, x).backward()
+    expected = gradients(hair)
+    hair.zero_grad()
+    other = again(hair)
+    loss(other, x).backward()
+    assert_same(gradients(other), expected)
+    assert not gradients(hair)
+    assert kept(other, x) == kept(hair, x)
+
+
+def test_what_leaves_the_model_is_not_checkpointed() -> None:
+    hair, x = converted().checkpoint_blocks(), images(1)
+    hair.eval()
+    with torch.no_grad():
+        expected = hair(x)
+        static = hair.bake(x)
+        assert_close(static(x), expected, 1e-12)
+        assert_close(hair.graph()(x), expected, 1e-12)
+    assert not any("forward" in module.__dict__ for module in static.modules())
+    assert any("forward" in module.__dict__ for module in hair.base.modules())
+
+
+def test_turning_it_off_gives_back_what_stood_there() -> None:
+    hair = converted("restormer")
+    block = hair.base.decoder_level3[0]
+    seen = []
+
+    def forward(x: Tensor) -> Tensor:
+        seen.append(x.shape)
+        return type(block).forward(block, x)
+
+    block.forward = forward
+    hair.checkpoint_blocks().checkpoint_blocks()
+    hair(images())
+    assert len(seen) == 1
+    hair.checkpoint_blocks(False)
+    assert block.__dict__["forward"] is forward
+    assert "forward" not in hair.base.decoder_level3[1].__dict__
+
+
+def test_blocks_compile() -> None:
+    hair, x = converted(dac=Pooled).checkpoint_blocks(), images()
+    loss(hair, x).backward()
+    expected = gradients(hair)
+    hair.zero_grad()
+    loss(torch.compile(hair, backend="aot_eager"), x).backward()
+    assert_same(gradients(hair), expected)
+
+
+class Pooled(nn.Module):
+    """A DAC that compiles quickly."""
+
+    def __init__(self, channels: int, giv_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, giv_dim)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.linear(feature.mean((2, 3)))
+
+
+class Checkpointing(Chain):
+    """Checkpoints a part of itself, as networks with an option `use_checkpoint` do."""
+
+    def __init__(self, part: str, reentrant: bool) -> None:
+        super().__init__(nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1))
+        self.part, self.reentrant = part, reentrant
+
+    def run(self, part: str, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        return checkpoint(function, x, use_reentrant=self.reentrant) if part == self.part else function(x)
+
+    def forward(self, image: Tensor) -> Tensor:
+        x = self.run("head", self.head, image)
+        x = self.run("split", self.split, x)
+        x = self.run("body", self.middle, x)
+        return image + nn.functional.pixel_shuffle(self.last(x), 2)
+
+
+@pytest.mark.parametrize("part", ["split", "body"])
+def test_the_networks_own_checkpoints_are_told(part: str) -> None:
+    hair, x = perturb(hairify(Checkpointing(part, False).double().train(), split_at="split")), images()
+    result = loss(hair, x)
+    with pytest.raises(OutsideForwardError, match=r"run again during a backward pass.*checkpoint_blocks"):
+        result.backward()
+
+
+@pytest.mark.parametrize("part", ["split", "body"])
+def test_the_reentrant_kind_switched_on_after_conversion_is_told(part: str) -> None:
+    hair, x = perturb(hairify(Checkpointing("nothing", True).double().train(), split_at="split")), images()
+    hair.base.part = part
+    x.requires_grad_()
+    with pytest.raises(OutsideForwardError, match="run again during a backward pass"):
+        loss(hair, x).backward()
+
+
+def test_what_the_reentrant_kind_holds_is_left_alone() -> None:
+    """Within it no gradient is recorded, so nothing shows what depends on the split."""
+    skipped = plan(Checkpointing("body", True), split_at="split").skipped
+    assert "does not depend" in skipped["body.0"]
+    assert "does not depend" in skipped["body.1"]
+    with pytest.raises(NothingToConvertError):
+        plan(Checkpointing("split", True), split_at="split")
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_the_networks_own_checkpoints_before_the_split_work(reentrant: bool) -> None:
+    hair, x = perturb(hairify(Checkpointing("head", reentrant).double().train(), split_at="split")), images()
+    x.requires_grad_()  # the reentrant kind wants that
+    loss(hair, x).backward()
+    expected = gradients(hair)
+    hair.zero_grad()
+    hair.base.part = "nothing"
+    loss(hair, x).backward()
+    assert_same(gradients(hair), expected)
+
+
+@pytest.mark.parametrize("part", ["split", "body"])
+def test_a_backward_pass_within_another_forward_takes_no_foreign_giv(part: str) -> None:
+    hair = perturb(hairify(Checkpointing(part, False).double().train(), split_at="split"))
+    waiting = loss(hair, images())
+
+    def backward(*_: object) -> None:
+        handle.remove()
+        waiting.backward()
+
+    handle = (hair.base.head if part == "split" else hair.base.last).register_forward_hook(backward)
+    with pytest.raises(OutsideForwardError, match="run again during a backward pass"):
+        hair(images())
+
+
+def test_a_layer_that_is_a_block_is_checkpointed() -> None:
+    hair = perturb(hairify(UNet().double().train(), targets="layers")).checkpoint_blocks()
+    assert {"forward" in hair.base.get_submodule(b).__dict__ for v in hair.plan.levels for b in v.blocks} == {True}
