@@ -19,7 +19,7 @@ DEFAULT_WIDTH = 40
 _STAGES = 3
 _BLOCKS_PER_STAGE = 3
 _MOST_GROUPS = 24
-_LEAST_PADDED = 5  # side of what the strided convolution gets at least, so that it returns 2×2 at least
+_LEAST_SIDE = 2  # of what a downsampling returns
 
 
 class DegradationAwareClassifier(nn.Module):
@@ -29,7 +29,7 @@ class DegradationAwareClassifier(nn.Module):
     the first two, a residual block, spatial self-attention and a residual block, then a 3×3 convolution to
     `giv_dim` channels and the global average.
 
-    Downsampling is skipped for features under 4×4, so any feature from 1×1 up is accepted. (A width of 24 or
+    Downsampling never returns less than 2×2, so any feature from 1×1 up is accepted. (A width of 24 or
     less has groups of one channel, as published, and so needs two positions to normalise over.)
 
     Args:
@@ -75,8 +75,13 @@ class _Downsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, stride=2)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, C, H, W) to (B, C, H', W'), H' = max(H // 2, 2), W' = max(W // 2, 2)."""
-        height, width = (torch.sym_max(1, _LEAST_PADDED - n) for n in x.shape[2:])
+        """Map (B, C, H, W) to (B, C, H', W'), H' = max(H // 2, 2), W' = max(W // 2, 2).
+
+        The published one pads by one below and to the right. So does this, as far as the convolution reads, and by
+        more where a side is under 4: a rule without branches, and with H' and W' in the simplest form, which compilers
+        keep for any size.
+        """
+        height, width = (2 * torch.sym_max(n // 2, _LEAST_SIDE) + 1 - n for n in x.shape[2:])
         return self.conv(F.pad(x, (0, width, 0, height)))
 
 

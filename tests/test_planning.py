@@ -364,8 +364,8 @@ def test_the_printed_plan_can_be_read() -> None:
     text = str(plan(small_restormer()))
     assert text.splitlines()[0] == "split    down3_4 -> F_g 64×8×12 (map) on inputs (1, 3, 64, 96)"
     for row in (
-        "level           blocks M  box size N  layers       P      N·P",
-        "latent                 3           4       6  53,812  215,248",
+        "level           blocks M  box size N  layers       P  rank  in the box",
+        "latent                 3           4       6  53,812  full     215,248",
         "34  runs before the split: patch_embed.proj, encoder_level1.0.attn.qkv, encoder_level1.0.attn.qkv_dwconv, ...",
     ):
         assert row in text

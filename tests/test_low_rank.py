@@ -1,0 +1,233 @@
+"""Low-rank boxes: the same start and the same laws with far fewer parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from laws import Specimen, examine
+from networks import NETWORKS, Chain, UNet
+from torch import Generator, Tensor, nn
+from util import assert_close, assert_differs, perturb
+
+from hairify import HairModel, Plan, hairify, load, plan, save
+from hairify.boxes import LowRankBox
+from hairify.errors import OptionError
+from hairify.functional import hyper_conv2d, mix_low_rank
+from hairify.warmstart import low_rank, make_low_rank, peaked_logits
+
+
+def images(batch: int = 3) -> Tensor:
+    return torch.rand(batch, 3, 64, 96, dtype=torch.float64)
+
+
+def box_of(blocks: int = 2, box_size: int = 3, rank: int = 2) -> tuple[list[nn.Conv2d], LowRankBox, Tensor]:
+    layers = [nn.Conv2d(4, 6, 3).double() for _ in range(blocks)]
+    selecting = peaked_logits(blocks, box_size).softmax(1)
+    made = make_low_rank(layers, box_size, rank, selecting, Generator().manual_seed(0))
+    return layers, LowRankBox({"conv": made}), selecting
+
+
+def rows(box: LowRankBox, block: int) -> Tensor:
+    """The complete rows W_m + A_i B_i, written out."""
+    conv = box.conv
+    return torch.stack(
+        [conv.weight[block] + (a @ b).view(6, 4, 3, 3) for a, b in zip(conv.left, conv.right, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("options", [{}, {"rank": 1, "box_size": 4, "targets": "layers"}], ids=["default", "layers"])
+def test_all_laws_hold(name: str, options: dict[str, object]) -> None:
+    findings = examine(Specimen(NETWORKS[name], options={"box": "low_rank", **options}))
+    assert {level.rank for level in findings.plan.levels} == {options.get("rank", 4)}
+
+
+@pytest.mark.parametrize(("blocks", "box_size"), [(1, 1), (1, 2), (1, 5), (2, 3), (3, 2), (4, 4)])
+def test_it_starts_at_the_trained_weights(blocks: int, box_size: int) -> None:
+    layers, box, selecting = box_of(blocks, box_size)
+    for m, layer in enumerate(layers):
+        weight, bias = box("conv", selecting[m : m + 1], m)
+        assert_close(weight[0], layer.weight, 1e-14)
+        assert_close(bias[0], layer.bias, 1e-14)
+
+
+def test_weights_are_the_mixture_of_the_rows() -> None:
+    _, box, _ = box_of()
+    selecting = torch.rand(4, 3, dtype=torch.float64).softmax(1)
+    for m in range(2):
+        weight, bias = box("conv", selecting, m)
+        assert_close(weight, torch.einsum("bn,n...->b...", selecting, rows(box, m)), 1e-14)
+        assert_close(bias, box.conv.bias[m] + selecting @ box.conv.bias_change, 1e-14)
+
+
+def test_the_distributive_law() -> None:
+    _, box, _ = box_of()
+    selecting, x = torch.rand(2, 3, dtype=torch.float64).softmax(1), torch.rand(2, 4, 8, 9, dtype=torch.float64)
+    mixed = mix_low_rank(selecting, box.conv.weight[0], box.conv.left, box.conv.right)
+    outputs = torch.stack([nn.functional.conv2d(x, row) for row in rows(box, 0)])
+    assert_close(hyper_conv2d(x, mixed), torch.einsum("bn,nb...->b...", selecting, outputs), 1e-13)
+
+
+@pytest.mark.parametrize(("blocks", "box_size"), [(1, 1), (1, 2), (2, 2), (2, 3), (3, 2)])
+def test_rows_part_in_training(blocks: int, box_size: int) -> None:
+    _, box, selecting = box_of(blocks, box_size)
+    aims = torch.randn(blocks, 6, 4, 3, 3, dtype=torch.float64)
+    optimizer = torch.optim.SGD(box.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        made = [box("conv", selecting[m : m + 1], m) for m in range(blocks)]
+        sum((weight * aim).sum() + bias.sum() for aim, (weight, bias) in zip(aims, made, strict=True)).backward()
+        optimizer.step()
+    assert all(p.grad is not None and p.grad.any() for p in box.parameters())
+    found = rows(box, 0)
+    for i in range(box_size):
+        for j in range(i):
+            assert_differs(found[i], found[j], 1e-4)
+
+
+def test_a_classic_unet_grows_by_less_than_15_percent() -> None:
+    """As many parameters as the plain U-Net of the literature with 32 to 512 channels."""
+
+    class Classic(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            widths = [32, 64, 128, 256, 512]
+            pairs = list(zip(widths[1:], widths[:-1], strict=True))
+            self.pool = nn.MaxPool2d(2)
+            self.downs = nn.ModuleList(double(i, o) for i, o in zip([3, *widths], widths, strict=False))
+            self.ups = nn.ModuleList(nn.ConvTranspose2d(i, o, 2, 2) for i, o in reversed(pairs))
+            self.decoders = nn.ModuleList(double(i, o) for i, o in reversed(pairs))
+            self.last = nn.Conv2d(32, 3, 1)
+
+        def forward(self, image: Tensor) -> Tensor:
+            skips = [self.downs[0](image)]
+            for down in self.downs[1:]:
+                skips.append(down(self.pool(skips[-1])))
+            x = skips.pop()
+            for up, decoder in zip(self.ups, self.decoders, strict=True):
+                x = decoder(torch.cat([up(x), skips.pop()], 1))
+            return image + self.last(x)
+
+    def double(i: int, o: int) -> nn.Sequential:
+        return nn.Sequential(
+            *(m for c in (i, o) for m in (nn.Conv2d(c, o, 3, padding=1), nn.BatchNorm2d(o), nn.ReLU(True)))
+        )
+
+    model = Classic()
+    before, after = plan(model, box="low_rank").parameters
+    assert after < 1.15 * before
+    full = plan(model)
+    assert full.parameters[1] > 1.5 * before
+    assert all(len(level.blocks) == 1 for level in full.levels)
+
+
+@pytest.mark.parametrize("options", [{"box": "low_rank"}, {"box": "low_rank", "rank": 7, "box_size": 2}, {}])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_plan_counts_what_is_made(name: str, options: dict[str, object]) -> None:
+    hair = hairify(NETWORKS[name](), init="random" if "rank" in options else "preserve", **options)
+    assert sum(p.numel() for p in hair.parameters()) == hair.plan.parameters[1]
+    for level, box in zip(hair.plan.levels, hair.boxes, strict=True):
+        assert sum(p.numel() for p in box.parameters()) == level.size
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 3, 3), (1, 8, 1, 1), (64, 64, 3, 3), (16, 16)])
+def test_factors_are_never_larger_than_what_they_stand_for(shape: tuple[int, ...]) -> None:
+    out, columns = shape[0], torch.Size(shape[1:]).numel()
+    rank = low_rank(shape, 1000)
+    assert rank == 1 or rank * (out + columns) <= out * columns
+    assert (rank + 1) * (out + columns) > out * columns
+    assert low_rank(shape, 1) == 1
+
+
+@pytest.mark.parametrize("box", ["full", "low_rank"])
+def test_parameter_groups_hold_each_parameter_once(box: str) -> None:
+    hair = hairify(UNet(), box=box)
+    groups = hair.parameter_groups(weight_decay=0.1)
+    found = [id(p) for group in groups for p in group["params"]]
+    assert sorted(found) == sorted(map(id, hair.parameters()))
+    assert [group["weight_decay"] for group in groups] == ([0.1, 0.0] if box == "low_rank" else [0.1])
+
+
+def test_decay_leaves_low_rank_rows_apart() -> None:
+    hair = perturb(hairify(Chain(nn.Conv2d(8, 8, 3, padding=1)).double(), box="low_rank"))
+    before = {name: p.clone() for name, p in hair.named_parameters()}
+    optimizer = torch.optim.AdamW(hair.parameter_groups(weight_decay=0.5), lr=0.1)
+    for parameter in hair.parameters():
+        parameter.grad = torch.zeros_like(parameter)  # so that decay alone moves them
+    optimizer.step()
+    factors = {f"boxes.{i}.{n}" for i, b in enumerate(hair.boxes) for n, _ in b.named_parameters()}
+    factors = {name for name in factors if name.endswith(("left", "right", "bias_change"))}
+    assert factors
+    for name, parameter in hair.named_parameters():
+        assert torch.equal(parameter, before[name]) == (name in factors), name
+
+
+def test_frozen_layers_give_frozen_boxes() -> None:
+    model = UNet()
+    for parameter in model.up3.parameters():
+        parameter.requires_grad_(False)
+    hair = hairify(model, box="low_rank")
+    for level, box in zip(hair.plan.levels, hair.boxes, strict=True):
+        assert {p.requires_grad for p in box.parameters()} == {not level.name.startswith("up3")}
+
+
+def test_fresh_weights_spread_as_those_of_a_layer() -> None:
+    hair = hairify(Chain(nn.Conv2d(8, 64, 3, padding=1), nn.Conv2d(64, 8, 1)), box="low_rank", init="random")
+    for level, box in zip(hair.plan.levels, hair.boxes, strict=True):
+        plain = Chain(nn.Conv2d(8, 64, 3, padding=1), nn.Conv2d(64, 8, 1)).get_submodule(level.blocks[0]).weight
+        weight, _ = box("", torch.full((1, level.box_size), 1 / level.box_size), 0)
+        assert 0.7 < float(weight.detach().std() / plain.detach().std()) < 1.4
+
+
+@pytest.mark.parametrize("added_only", [False, True])
+def test_files(tmp_path: Path, added_only: bool) -> None:
+    model = UNet().double().eval()
+    hair: HairModel = perturb(hairify(model, box="low_rank", rank=3))
+    save(hair, tmp_path / "hair.safetensors", added_only=added_only)
+    again, x = load(tmp_path / "hair.safetensors", hair.bake(images(1)) if added_only else UNet().double()), images()
+    assert again.plan == hair.plan
+    if not added_only:
+        with torch.no_grad():
+            assert torch.equal(again.eval()(x), hair(x))
+
+
+def test_plans_from_before_low_rank_boxes_can_be_read() -> None:
+    made = plan(UNet())
+    data = json.loads(made.to_json())
+    data["version"] = 1
+    for level in data["levels"]:
+        assert level.pop("size") == level["box_size"] * level["row_size"]
+        assert level.pop("rank") is None
+    assert Plan.from_json(json.dumps(data)) == made
+
+
+def test_fewer_rows_than_blocks_still_start_exactly() -> None:
+    model, x = NETWORKS["restormer"]().double().eval(), images()
+    hair = hairify(model, box="low_rank", box_size=2)
+    assert any(len(level.blocks) > 2 for level in hair.plan.levels)
+    with torch.no_grad():
+        assert_close(hair(x), model(x), 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"box": "sparse"}, "`box` is 'sparse'; accepted are 'full', 'low_rank'"),
+        ({"box": "low_rank", "rank": 0}, "`rank` is 0; accepted is an integer from 1 up"),
+        ({"rank": 2}, "`rank` is 2, but the boxes are full"),
+    ],
+)
+def test_options_are_checked(options: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionError, match=message):
+        plan(UNet(), **options)
+
+
+def test_the_printed_plan_says_the_rank() -> None:
+    made = plan(UNet(), box="low_rank", rank=2)
+    assert f"{made.levels[0].size:,}" in str(made)
+    assert "rank" in str(made)
+    assert dataclasses.replace(made) == made
