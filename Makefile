@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo test test-slow check clean
+.PHONY: help demo test test-slow zoo zoo-page check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
@@ -23,11 +23,19 @@ demo: $(VENV)/.installed-demo ## run the demo
 	$(BIN)/python -m hairify demo $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests, without the heavy ones
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow" $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not zoo" $(ARGS)
 
 test-slow: $(VENV)/.installed-test ## run the heavy tests only
 	@# pytest exits with 5 where no test is marked slow
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS) || [ $$? -eq 5 ]
+
+zoo: $(VENV)/.installed-zoo ## run the tests on public networks, and compare with their table in docs/zoo.md
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m zoo $(ARGS)
+
+zoo-page: $(VENV)/.installed-zoo ## measure them anew, and write docs/zoo.md
+	rm -rf zoo-output
+	HAIRIFY_ZOO_RESULTS=zoo-output $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m zoo $(ARGS)
+	$(BIN)/python tests/zoo_table.py zoo-output docs/zoo.md
 
 check: $(VENV)/.installed-dev ## lint, format and types
 	$(BIN)/ruff check .
@@ -35,7 +43,7 @@ check: $(VENV)/.installed-dev ## lint, format and types
 	$(BIN)/mypy
 
 clean: ## remove the environment, caches and builds
-	rm -rf $(VENV) build dist demo-output bench-output
+	rm -rf $(VENV) build dist demo-output bench-output zoo-output
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
