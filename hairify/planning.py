@@ -307,10 +307,11 @@ def _count(model: nn.Module, levels: tuple[Level, ...], dac: nn.Module, giv_dim:
 
 def _share(probe: Probe, split: str, converted: set[str]) -> float:
     first = probe.recording.first_calls()
+    inner = within_hair_models(probe.model)
     after: dict[str, int] = {
         name: sum(p.numel() for p in module.parameters(recurse=False))
         for name, module in probe.model.named_modules()
-        if name in first and first[name].end > first[split].end
+        if name in first and first[name].end > first[split].end and name not in inner
     }
     held = sum(after[name] for name in converted)
     return held / max(1, sum(after.values()))

@@ -332,8 +332,10 @@ class Optional(Block):
     def forward(self, x: Tensor) -> Tensor:
         if not x.shape[0]:
             return self.never(x)
-        kept = torch.rand(len(x), 1, 1, 1, dtype=x.dtype) < 0.8 if self.training else 1.0
-        return x + self.act(self.norm(self.conv(x))) * kept
+        y = self.act(self.norm(self.conv(x)))
+        if self.training:  # never quite zero, so that every gradient arrives
+            y = y * (0.1 + (torch.rand(len(x), 1, 1, 1, dtype=x.dtype) < 0.8))
+        return x + y
 
 
 BLOCKS: dict[str, type[Block]] = {

@@ -8,6 +8,7 @@ from typing import Any
 
 import processes
 import pytest
+import torch
 import torch.distributed
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch is built without gloo")
@@ -52,9 +53,11 @@ def test_distributed_data_parallel_conditioned(run: Run, options: dict[str, Any]
 
 # A box returns views of what it mixed; PyTorch warns that these must not be changed in place, which no layer does.
 views = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
+on_cpu = pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="this PyTorch shards on GPUs only")
 
 
 @views
+@on_cpu
 @pytest.mark.parametrize("parts", [False, True])
 @pytest.mark.parametrize(
     "work",

@@ -131,7 +131,7 @@ class Buffers(Chain):
 
 
 class Dice(nn.Module):
-    """Stochastic depth: of each image, or of all."""
+    """Stochastic depth: of each image, or one time more for all. Never none at all, so that every gradient arrives."""
 
     def __init__(self, each: bool) -> None:
         super().__init__()
@@ -141,7 +141,8 @@ class Dice(nn.Module):
         if not self.training:
             return x + self.conv(x)
         if self.each:
-            return x + self.conv(x) * (torch.rand(len(x), 1, 1, 1).to(x) < 0.5) / 0.5
+            return x + self.conv(x) * (0.1 + (torch.rand(len(x), 1, 1, 1).to(x) < 0.5))
+        x = x + self.conv(x)
         return x + self.conv(x) if torch.rand(()) < 0.5 else x
 
 
