@@ -506,9 +506,8 @@ def _cut(tensor: Tensor) -> Tensor:
 def _marks(t: Tensor) -> Tensor:
     """For each image a number that tells its values from others, to the last bit.
 
-    It is taken from the bits, modulo 2^64: that does not depend on the order of the sum, as rounding would.
+    It is the sum of the bits, as integers: that does not depend on the order of the sum, as rounding would.
     """
     with torch.no_grad(), torch._C.DisableTorchFunction():
         kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()]
-        bits = t.detach().flatten(1).contiguous().view(kind).long()
-        return (bits * (2 * torch.arange(bits.shape[1], device=t.device) + 1)).sum(1)
+        return t.detach().flatten(1).contiguous().view(kind).sum(1, dtype=torch.int64)

@@ -46,11 +46,10 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
         raise CheckpointError(f"`save` takes a HairModel; got a {type(hair).__name__}.")
     left_out = _of_the_base(hair) if added_only else set()
     state = {k: v for k, v in hair.state_dict().items() if k not in left_out}
-    foreign = [key for key, value in state.items() if not isinstance(value, Tensor)]
-    if foreign:
-        raise CheckpointError(
-            f"The model's state holds {foreign[0]!r}, which is no tensor and cannot be saved as safetensors."
-        )
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.dtype == torch.complex128 or value.is_quantized:
+            kind = f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise CheckpointError(f"The model's state holds {key!r}, {kind}, which safetensors cannot keep.")
     if sharded := next((key for key, value in state.items() if hasattr(value, "full_tensor")), None):
         raise CheckpointError(
             f"The model is sharded ({sharded!r} is a DTensor). Gather its state with "

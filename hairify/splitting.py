@@ -110,8 +110,7 @@ class _Splitter:
         return name, feature
 
     def at_fraction(self, fraction: float) -> Found:
-        if not self._layer_calls:
-            raise SplitError("The model calls no convolution and no linear layer, so there is nothing to split.")
+        self._check_layers()
         earliest = self._layer_calls[math.ceil(fraction * len(self._layer_calls)) - 1]
         for strict in (True, False):
             for call in self._calls:
@@ -123,6 +122,7 @@ class _Splitter:
         )
 
     def automatic(self) -> Found:
+        self._check_layers()
         rules = (self._at_lowest_resolution, self._half_way, lambda: self.at_fraction(0.5), self._early)
         found: list[Found] = []
         for rule in rules:
@@ -130,7 +130,16 @@ class _Splitter:
                 found += [choice for choice in [rule()] if choice is not None]
             if found and self._left_after(found[-1][0]) >= _LEAST_LEFT:
                 return found[-1]
-        return found[0] if found else self.at_fraction(0.5)
+        if not found:
+            raise SplitError(
+                "No module returns a feature to split at: a map of the whole image that comes from the image and keeps "
+                "the images of a batch apart. Name one yourself: `split_at='...'`."
+            )
+        return found[0]
+
+    def _check_layers(self) -> None:
+        if not self._layer_calls:
+            raise SplitError("The model calls no convolution and no linear layer, so there is nothing to split.")
 
     def _at_lowest_resolution(self) -> Found | None:
         """The first feature at the lowest resolution; None where the resolution is constant."""

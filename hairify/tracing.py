@@ -7,6 +7,7 @@ import inspect
 import math
 import sys
 import threading
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TypeAlias
@@ -72,7 +73,8 @@ def dependents_by_fx(probe: Probe, split: str) -> set[str] | None:
     model = copy_model(probe.model, share_parameters=True)
     tracer = ModelTracer(keep=is_layer, watch=model.get_submodule(split))
     try:
-        with isolated(model):
+        with isolated(model), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch.fx, about arguments that it takes for constants
             graph = tracer.trace(model, concrete_args=_constants(model, probe.inputs))
     except Exception:  # whatever the model does that proxies cannot: the observed run takes over
         return None

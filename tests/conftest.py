@@ -18,6 +18,10 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers already share the cores
 
 
+def pytest_report_header() -> str:
+    return f"HAIRIFY_FUZZ_SEED={os.environ.get('HAIRIFY_FUZZ_SEED', '0')}"
+
+
 @pytest.fixture(autouse=True)
 def seeded() -> None:
     """Start every test from the same random state, whatever ran before it."""
