@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
@@ -45,37 +44,41 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
         leaf=lambda module: id(module) in parts,
         after=after_leaf,
     )
-    copied.__class__ = _with_signature_of_base(copied)
     try:
+        copied.__class__ = _with_required_arguments(copied)
         with ONE_AT_A_TIME, isolated(copied):
-            traced = tracer.trace(copied, concrete_args=_defaults(copied.base))
+            traced = tracer.trace(copied)
+            root = copy_model(hair)  # in the copy that was traced, attributes that forward assigns hold proxies now
+            unhook(root.base.get_submodule(hair.plan.split), root._scope)
+            module = torch.fx.GraphModule(root, traced, class_name=f"Hair{type(hair.base).__name__}")
+            module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes_in_place(module, node))
+            module.recompile()
     except Exception as error:
         raise GraphError(
             f"torch.fx cannot follow the model ({type(hair.base).__name__}): {type(error).__name__}: {error}. "
             "`torch.export` follows more networks."
         ) from error
-    unhook(split, copied._scope)
-    module = torch.fx.GraphModule(copied, traced, class_name=f"Hair{type(hair.base).__name__}")
-    module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes_in_place(module, node))
-    module.recompile()
     return module
 
 
-def _with_signature_of_base(hair: HairModel) -> type[HairModel]:
-    """The model's class with a forward of its base's signature: fx makes one graph input per argument of it."""
+def _with_required_arguments(hair: HairModel) -> type[HairModel]:
+    """The model's class with a forward that takes what its base's must be given.
+
+    torch.fx makes an input of every argument that it reads off a function's code. Those with a default must be left
+    out: `if mask is None` cannot be decided for an input.
+    """
     cls = type(hair)
-
-    @functools.wraps(type(hair.base).forward)
-    def forward(self: HairModel, *args: Any, **kwargs: Any) -> Any:
-        return cls.forward(self, *args, **kwargs)
-
-    return type(cls.__name__, (cls,), {"forward": forward})
-
-
-def _defaults(base: nn.Module) -> dict[str, Any]:
-    """Arguments with a default are constants of the graph: `if mask is None` cannot be decided for an input."""
-    parameters = inspect.signature(base.forward).parameters.values()
-    return {p.name: p.default for p in parameters if p.default is not p.empty}
+    parameters = list(inspect.signature(hair.base.forward).parameters.values())
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        raise TypeError("its forward takes any number of arguments")
+    needed = [p for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    names = [p.name for p in needed if p.kind is not p.KEYWORD_ONLY]
+    keywords = [p.name for p in needed if p.kind is p.KEYWORD_ONLY]
+    takes = ", ".join(["self", *names, *(["*", *keywords] if keywords else [])])
+    gives = ", ".join(["self", *names, *(f"{name}={name}" for name in keywords)])
+    namespace: dict[str, Any] = {"call": cls.forward}
+    exec(f"def forward({takes}): return call({gives})", namespace)
+    return type(cls.__name__, (cls,), {"forward": namespace["forward"]})
 
 
 def _writes_in_place(root: nn.Module, node: torch.fx.Node) -> bool:

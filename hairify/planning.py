@@ -30,7 +30,7 @@ from hairify.plan import Level, Plan, all_names, full_name, tied_layers
 from hairify.probing import Inputs, Pairs, Probe, Recording
 from hairify.randomness import ONE_AT_A_TIME, seeded
 from hairify.rehearsal import unfaithful
-from hairify.splitting import choose_split
+from hairify.splitting import possible_splits
 from hairify.tracing import TracerName, dependents, without_effect
 from hairify.warmstart import low_rank
 
@@ -40,6 +40,7 @@ BoxSize: TypeAlias = int | Mapping[str, int] | None
 BoxKind: TypeAlias = Literal["full", "low_rank"]
 
 DEFAULT_RANK = 4
+_MOST_SPLITS_TRIED = 5
 
 # Families that hold less than this part of what can be converted are strays; then all layers are converted.
 _LEAST_FAMILY_SHARE = 0.5
@@ -78,23 +79,25 @@ def plan(
     with ONE_AT_A_TIME:
         probe = Probe(model, example_inputs)
         pairs = Pairs(probe)
-        split, feature = choose_split(probe, pairs, split_at)
-        verdicts, tracer = _judge_layers(probe, pairs, split, include, exclude)
-        eligible = [name for name, reason in verdicts.items() if reason is None]
-        levels = _levels(probe, eligible, targets, box_size, rank, init) if eligible else ()
-        converted = {name for level in levels for layer in level.layers for name in level.layer_names(layer)}
-        skipped = {n: reason or "not part of a repeated block" for n, reason in verdicts.items() if n not in converted}
-        if not levels:
-            raise NothingToConvertError(_nothing(split, skipped))
+        possible = itertools.islice(possible_splits(probe, pairs, split_at), _MOST_SPLITS_TRIED)
+        failures = []
+        for split, feature in possible:
+            verdicts, tracer = _judge_layers(probe, pairs, split, include, exclude)
+            eligible = [name for name, reason in verdicts.items() if reason is None]
+            if levels := _levels(probe, eligible, targets, box_size, rank, init) if eligible else ():
+                break
+            failures.append(_nothing(split, _skipped(verdicts, levels)))
+        else:
+            raise NothingToConvertError(failures[0])
         made, giv_dim = _make_dac(dac, feature, giv_dim)
         return Plan(
             split=split,
             feature=feature,
             tracer=tracer,
             levels=levels,
-            skipped=skipped,
+            skipped=_skipped(verdicts, levels),
             parameters=_count(model, levels, made, giv_dim),
-            share=_share(probe, split, converted),
+            share=_share(probe, split, _layers_of(levels)),
             giv_dim=giv_dim,
             dac=type(made).__name__,
             dac_width=made.width if type(made) is DegradationAwareClassifier else None,
@@ -230,6 +233,17 @@ def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
     parts = [name.split(".") for name in names]
     around = [".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)]
     return any(fnmatch.fnmatchcase(name, pattern) for name in around for pattern in patterns)
+
+
+def _layers_of(levels: tuple[Level, ...]) -> set[str]:
+    return {name for level in levels for layer in level.layers for name in level.layer_names(layer)}
+
+
+def _skipped(verdicts: dict[str, str | None], levels: tuple[Level, ...]) -> dict[str, str]:
+    converted = _layers_of(levels)
+    return {
+        name: reason or "not part of a repeated block" for name, reason in verdicts.items() if name not in converted
+    }
 
 
 def _levels(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import math
 from collections import defaultdict
+from collections.abc import Iterator
 from typing import TypeAlias
 
 from hairify.errors import OptionError, SplitError
@@ -28,15 +28,18 @@ _MOST_PADDED = 1.5
 Found: TypeAlias = tuple[str, Feature]
 
 
-def choose_split(probe: Probe, pairs: Pairs, split_at: str | float | None) -> Found:
-    """The name of the split and the feature it returns.
+def possible_splits(probe: Probe, pairs: Pairs, split_at: str | float | None) -> Iterator[Found]:
+    """The split and the feature it returns, then what to take where nothing depends on that: side outputs look alike.
 
     Args:
         probe: the recorded model.
         pairs: what batches of two images showed.
-        split_at: a module's name, a fraction in (0, 1) of the traced layer calls, or None: the first feature
-            at the lowest resolution (the paper's 3+4 of Restormer), and in networks of constant resolution
-            half-way through the repeated blocks that hold most parameters.
+        split_at: a module's name, which is the only choice; a fraction in (0, 1) of the traced layer calls; or None:
+            the first feature at the lowest resolution (the paper's 3+4 of Restormer), and in networks of constant
+            resolution half-way through the repeated blocks that hold most parameters.
+
+    Yields:
+        At least one name with its feature.
 
     Raises:
         OptionError: `split_at` is neither.
@@ -44,15 +47,16 @@ def choose_split(probe: Probe, pairs: Pairs, split_at: str | float | None) -> Fo
     """
     splitter = _Splitter(probe, pairs)
     if split_at is None:
-        return splitter.automatic()
-    if isinstance(split_at, str):
-        return splitter.named(split_at)
-    if isinstance(split_at, (int, float)) and not isinstance(split_at, bool) and 0 < split_at < 1:
-        return splitter.at_fraction(split_at)
-    raise OptionError(
-        f"`split_at` is {split_at!r}; accepted are the name of a module, a fraction of the layer calls in (0, 1), "
-        "and None for the automatic choice."
-    )
+        yield from splitter.automatic()
+    elif isinstance(split_at, str):
+        yield splitter.named(split_at)
+    elif isinstance(split_at, (int, float)) and not isinstance(split_at, bool) and 0 < split_at < 1:
+        yield from splitter.at_fraction(split_at)
+    else:
+        raise OptionError(
+            f"`split_at` is {split_at!r}; accepted are the name of a module, a fraction of the layer calls in (0, 1), "
+            "and None for the automatic choice."
+        )
 
 
 class _Splitter:
@@ -109,33 +113,36 @@ class _Splitter:
             )
         return name, feature
 
-    def at_fraction(self, fraction: float) -> Found:
+    def at_fraction(self, fraction: float) -> Iterator[Found]:
         self._check_layers()
-        earliest = self._layer_calls[math.ceil(fraction * len(self._layer_calls)) - 1]
-        for strict in (True, False):
-            for call in self._calls:
-                if call.end >= earliest.end and (found := self._outermost(call, strict)):
-                    return found
-        raise SplitError(
-            f"No module that ends at or after the fraction {fraction} of the {len(self._layer_calls)} layer "
-            "calls returns a feature of the whole image. Name the split: `split_at='...'`."
-        )
+        found = None
+        for found in self._from_fraction(fraction):
+            yield found
+        if found is None:
+            raise SplitError(
+                f"No module that ends at or after the fraction {fraction} of the {len(self._layer_calls)} layer "
+                "calls returns a feature of the whole image. Name the split: `split_at='...'`."
+            )
 
-    def automatic(self) -> Found:
+    def automatic(self) -> Iterator[Found]:
         self._check_layers()
-        rules = (self._at_lowest_resolution, self._half_way, lambda: self.at_fraction(0.5), self._early)
-        found: list[Found] = []
-        for rule in rules:
-            with contextlib.suppress(SplitError):
-                found += [choice for choice in [rule()] if choice is not None]
-            if found and self._left_after(found[-1][0]) >= _LEAST_LEFT:
-                return found[-1]
+        half = next(self._from_fraction(0.5), None)
+        choices = [self._at_lowest_resolution(), self._half_way(), half, self._early()]
+        found = [choice for choice in choices if choice is not None]
         if not found:
             raise SplitError(
                 "No module returns a feature to split at: a map of the whole image that comes from the image and keeps "
                 "the images of a batch apart. Name one yourself: `split_at='...'`."
             )
-        return found[0]
+        yield from sorted(found, key=lambda choice: self._left_after(choice[0]) < _LEAST_LEFT)  # late ones last
+
+    def _from_fraction(self, fraction: float) -> Iterator[Found]:
+        """The features from a part of the layer calls on, those of the whole image first."""
+        earliest = self._layer_calls[math.ceil(fraction * len(self._layer_calls)) - 1]
+        for strict in (True, False):
+            for call in self._calls:
+                if call.end >= earliest.end and (found := self._outermost(call, strict)):
+                    yield found
 
     def _check_layers(self) -> None:
         if not self._layer_calls:

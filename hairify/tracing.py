@@ -147,6 +147,10 @@ class ModelTracer(torch.fx.Tracer):
             torch.fx.node.map_aggregate(output, self._note)
         return output
 
+    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+        """See torch.fx; here an assignment to a tensor's attribute, which a graph would lose, is an error."""
+        return _Proxy(node, self)
+
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> torch.fx.Node:
@@ -175,6 +179,13 @@ class ModelTracer(torch.fx.Tracer):
         if isinstance(value, torch.fx.Proxy):
             self.watched.append(value.node)
         return value
+
+
+class _Proxy(torch.fx.Proxy):
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in ("node", "tracer"):
+            raise TypeError(f"the model assigns the attribute `{name}` of a tensor")
+        super().__setattr__(name, value)
 
 
 def _constants(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
