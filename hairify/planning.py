@@ -8,7 +8,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import torch
 from torch import nn
@@ -79,25 +79,22 @@ def plan(
     with ONE_AT_A_TIME:
         probe = Probe(model, example_inputs)
         pairs = Pairs(probe)
-        possible = itertools.islice(possible_splits(probe, pairs, split_at), _MOST_SPLITS_TRIED)
-        failures = []
-        for split, feature in possible:
+        tried: list[_Attempt] = []
+        for split, feature in itertools.islice(possible_splits(probe, pairs, split_at), _MOST_SPLITS_TRIED):
             verdicts, tracer = _judge_layers(probe, pairs, split, include, exclude)
             eligible = [name for name, reason in verdicts.items() if reason is None]
-            if levels := _levels(probe, eligible, targets, box_size, rank, init) if eligible else ():
+            levels = _levels(probe, eligible, targets, box_size, rank, init) if eligible else ()
+            tried.append(_Attempt(split, feature, tracer, levels, _skipped(verdicts, levels)))
+            if levels:
                 break
-            failures.append(_nothing(split, _skipped(verdicts, levels)))
-        else:
-            raise NothingToConvertError(failures[0])
-        made, giv_dim = _make_dac(dac, feature, giv_dim)
+        chosen = tried[-1]
+        if not chosen.levels:
+            raise NothingToConvertError(_nothing(tried[0].split, tried[0].skipped))
+        made, giv_dim = _make_dac(dac, chosen.feature, giv_dim)
         return Plan(
-            split=split,
-            feature=feature,
-            tracer=tracer,
-            levels=levels,
-            skipped=_skipped(verdicts, levels),
-            parameters=_count(model, levels, made, giv_dim),
-            share=_share(probe, split, _layers_of(levels)),
+            **chosen._asdict(),
+            parameters=_count(model, chosen.levels, made, giv_dim),
+            share=_share(probe, chosen.split, _layers_of(chosen.levels)),
             giv_dim=giv_dim,
             dac=type(made).__name__,
             dac_width=made.width if type(made) is DegradationAwareClassifier else None,
@@ -105,6 +102,16 @@ def plan(
             inputs=probe.inputs.describe(),
             dac_source=dac,
         )
+
+
+class _Attempt(NamedTuple):
+    """What a plan says of one split."""
+
+    split: str
+    feature: Feature
+    tracer: TracerName
+    levels: tuple[Level, ...]
+    skipped: dict[str, str]
 
 
 def network_of(model: Any) -> nn.Module:

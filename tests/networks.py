@@ -131,7 +131,7 @@ class WindowBlock(nn.Module):
         assert (h % s, w % s) == (0, 0)
         y = torch.roll(self.norm1(x).view(b, h, w, c), (-self.shift, -self.shift), (1, 2))
         y = y.view(b, h // s, s, w // s, s, c).permute(0, 1, 3, 2, 4, 5).reshape(-1, s * s, c)
-        q, k, v = self.qkv(y).reshape(len(y), s * s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(y).reshape(y.shape[0], s * s, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         grid = torch.stack(
             torch.meshgrid(*[torch.arange(s, dtype=x.dtype, device=x.device)] * 2, indexing="ij"), -1
         ).view(-1, 2)

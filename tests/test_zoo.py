@@ -55,7 +55,7 @@ def keep(name: str, made: Plan | None, errors: dict[str, float], **more: Any) ->
         path = Path(RESULTS) / f"{measured['kind']}-{re.sub(r'[^A-Za-z0-9]+', '-', name)}.json"
         path.write_text(json.dumps(measured, indent=1), encoding="utf-8")
     elif PAGE.exists() and made is not None:
-        assert zoo_table.structure(measured) in PAGE.read_text(encoding="utf-8"), "docs/zoo.md is behind: make zoo"
+        assert zoo_table.structure(measured) in PAGE.read_text(encoding="utf-8"), "docs/zoo.md is behind: make zoo-page"
 
 
 @pytest.mark.parametrize("name", ZOO)
