@@ -123,10 +123,11 @@ def token_grid(length: int, image: Size | None) -> Size:
     if image is None:
         return length, 1
     h = length * image[0] / image[1]
-    if is_symbolic(length):  # no search then; the sizes must fit the aspect ratio to rounding
-        rounded = round(torch._sym_sqrt(h))
+    symbolic = is_symbolic(length)
+    h = torch._sym_sqrt(h) if symbolic else math.sqrt(h)
+    rounded = torch.sym_max(1, round(h))
+    if symbolic or length % rounded == 0:  # no search over symbolic sizes: the ratio must fit up to rounding
         return rounded, length // rounded
-    h = math.sqrt(h)
     below, beside = _divisor_up_to(length, round(h)), length // _divisor_up_to(length, round(length / h))
     return min(((n, length // n) for n in (below, beside)), key=lambda size: abs(math.log(size[0] / h)))
 

@@ -137,10 +137,13 @@ def assert_in_step(model: nn.Module, alone: HairModel) -> None:
 # DistributedDataParallel
 
 
-def data_parallel(rank: int, name: str, options: dict[str, Any], size: tuple[int, int]) -> None:
+def data_parallel(
+    rank: int, name: str, options: dict[str, Any], size: tuple[int, int], checkpointed: bool = False
+) -> None:
     """Gradients and two optimizer steps are those of one process with the whole batch."""
     alone = converted(name)
-    ddp, before = DistributedDataParallel(copy.deepcopy(alone), **options), copy.deepcopy(alone.state_dict())
+    together = copy.deepcopy(alone).checkpoint_blocks(checkpointed)
+    ddp, before = DistributedDataParallel(together, **options), copy.deepcopy(alone.state_dict())
     optimizers = [torch.optim.SGD(model.parameters(), 1e-2, momentum=0.9) for model in (ddp, alone)]
     for _ in range(2):
         x = images(size)
@@ -198,10 +201,15 @@ def shard(hair: HairModel, *, parts: bool, **options: Any) -> HairModel:
     return hair
 
 
-def fully_sharded(rank: int, parts: bool) -> None:
+def fully_sharded_and_checkpointed(rank: int, parts: bool) -> None:
+    """The blocks' second run, in the backward pass, gathers what it needs."""
+    fully_sharded(rank, parts, checkpointed=True)
+
+
+def fully_sharded(rank: int, parts: bool, checkpointed: bool = False) -> None:
     """Outputs, gradients and two optimizer steps are those of one process with the whole batch."""
     alone = converted("nafnet")
-    hair = shard(copy.deepcopy(alone), parts=parts)
+    hair = shard(copy.deepcopy(alone).checkpoint_blocks(checkpointed), parts=parts)
     assert all(p.to_local().numel() < p.numel() for n, p in hair.named_parameters() if n.startswith("boxes"))
     optimizers = [torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9) for model in (hair, alone)]
     for _ in range(2):

@@ -42,6 +42,10 @@ def test_distributed_data_parallel(run: Run, name: str, options: dict[str, Any],
     run(processes.data_parallel, name, options, size)
 
 
+def test_distributed_data_parallel_checkpointed(run: Run) -> None:
+    run(processes.data_parallel, "nafnet", {}, (24, 32), True)
+
+
 def test_a_layer_that_is_never_called_is_named_by_distributed_data_parallel(run: Run) -> None:
     run(processes.data_parallel_needs_to_look_for_the_unused)
 
@@ -63,6 +67,7 @@ on_cpu = pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reaso
     "work",
     [
         processes.fully_sharded,
+        processes.fully_sharded_and_checkpointed,
         processes.fully_sharded_conditioned,
         processes.fully_sharded_in_half_precision,
     ],
