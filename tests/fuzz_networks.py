@@ -481,6 +481,7 @@ def options() -> st.SearchStrategy[tuple[tuple[str, Any], ...]]:
         "include": st.one_of(names, st.just(("*.0.*",))),
         "exclude": st.one_of(names, st.just(("middle.0.0",))),
         "box_size": st.sampled_from((2, 7)),
+        "box": st.just("low_rank"),
         "init": st.just("random"),
         "giv_dim": st.sampled_from((1, 5)),
     }

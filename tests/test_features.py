@@ -103,7 +103,7 @@ def test_a_pooled_vector_is_refused_on_square_images_too(shape: tuple[int, ...])
         ((1, 32, 1, 1), IMAGE, Feature(0, "map", (32, 1, 1))),
         ((1, 8, 8, 32), IMAGE, Feature(0, "map", (8, 8, 32))),
         ((1, 32), IMAGE, Feature(0, "vector", (32, 1, 1))),
-        ((1, 97, 32), IMAGE, Feature(0, "tokens", (32, 97, 1))),
+        ((1, 97, 32), IMAGE, Feature(0, "tokens", (32, 1, 97))),
         ((1, 96, 32), None, Feature(0, "tokens", (32, 96, 1))),
         ((1, 32, 8, 12), None, Feature(0, "map", (32, 8, 12))),
         ((1, 32), None, Feature(0, "vector", (32, 1, 1))),

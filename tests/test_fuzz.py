@@ -38,7 +38,7 @@ def expected_errors(recipe: Recipe) -> tuple[type[HairError], ...]:
     errors: list[type[HairError]] = [NothingToConvertError]
     if "split_at" in options:
         errors.append(SplitError)
-    if "box_size" in options and "init" not in options:
+    if "box_size" in options and "init" not in options and "box" not in options:
         errors.append(BoxSizeError)
     return tuple(errors)
 
