@@ -120,8 +120,8 @@ class _SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x).flatten(2)
-        q, k, v = (layer(h).transpose(1, 2) for layer in (self.q, self.k, self.v))  # (B, H·W, C)
-        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        q, k, v = (layer(h).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))  # (B, 1, H·W, C)
+        attended = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)  # ONNX knows it with heads only
         return x + self.proj_out(attended).reshape(x.shape)
 
 

@@ -124,7 +124,7 @@ def token_grid(length: int, image: Size | None) -> Size:
         return length, 1
     h = length * image[0] / image[1]
     symbolic = is_symbolic(length)
-    h = torch._sym_sqrt(h) if symbolic else math.sqrt(h)
+    h = torch._sym_sqrt(h) if symbolic else math.sqrt(h)  # type: ignore[attr-defined]
     rounded = torch.sym_max(1, round(h))
     if symbolic or length % rounded == 0:  # no search over symbolic sizes: the ratio must fit up to rounding
         return rounded, length // rounded

@@ -366,7 +366,7 @@ def _folded(
         for n, s, p, d, k, o in zip(input.shape[2:], stride, padding, dilation, kernel, output_padding, strict=True)
     ]
     patches = _grouped_product(weight.unflatten(1, (groups, -1)).flatten(3).transpose(2, 3), input.flatten(2))
-    return _with_bias(F.fold(patches, size, kernel, dilation, padding, stride), bias)
+    return _with_bias(F.fold(patches, tuple(size), kernel, dilation, padding, stride), bias)
 
 
 def _grouped_product(weight: Tensor, columns: Tensor) -> Tensor:

@@ -49,6 +49,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
         with ONE_AT_A_TIME, isolated(copied):
             traced = tracer.trace(copied)
             root = copy_model(hair)  # in the copy that was traced, attributes that forward assigns hold proxies now
+            vars(root).update({k: v for k, v in vars(copied).items() if k.startswith("_tensor_constant")})  # torch.fx's
             unhook(root.base.get_submodule(hair.plan.split), root._scope)
             module = torch.fx.GraphModule(root, traced, class_name=f"Hair{type(hair.base).__name__}")
             module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes_in_place(module, node))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Any
 
@@ -139,12 +140,16 @@ def test_token_grid_has_the_aspect_ratio_of_the_image(sizes: tuple[Size, Size]) 
 
 
 @given(length=st.integers(1, 3000), image=st.tuples(st.integers(1, 500), st.integers(1, 500)))
-def test_token_grid_is_complete(length: int, image: Size) -> None:
+def test_token_grid_is_complete_and_the_nearest(length: int, image: Size) -> None:
     h, w = token_grid(length, image)
     assert h * w == length
     ideal = (length * image[0] / image[1]) ** 0.5
-    assert (h, w) == (length, 1) or abs(h - ideal) <= 0.5 or h == 1 > ideal
-    assert (h, w) != (length, 1) or length % max(1, round(ideal)) or max(1, round(ideal)) == length
+    rounded = max(1, round(ideal))
+    if length % rounded == 0:  # the rule for symbolic sizes, which the search must not contradict
+        assert h == rounded
+    divisors = [n for n in range(1, length + 1) if length % n == 0]
+    nearest = min(abs(math.log(n / ideal)) for n in divisors)
+    assert abs(h - ideal) <= 0.5 or abs(w - length / ideal) <= 0.5 or abs(math.log(h / ideal)) <= nearest + 1e-9
 
 
 @given(length=st.integers(1, 3000))
@@ -172,10 +177,15 @@ def test_vectors_become_maps_of_one_position() -> None:
     assert torch.equal(read_feature(vector, 0, "vector", None), vector.reshape(2, 5, 1, 1))
 
 
-def test_tokens_without_a_grid_become_a_column() -> None:
+def test_tokens_without_an_image_become_a_column() -> None:
+    tokens = torch.randn(2, 96, 5)
+    assert torch.equal(read_feature(tokens, 0, "tokens", None), tokens.transpose(1, 2).unsqueeze(3))
+
+
+def test_a_prime_number_of_tokens_becomes_a_row_or_a_column() -> None:
     tokens = torch.randn(2, 97, 5)
-    for image in (IMAGE, None):
-        assert torch.equal(read_feature(tokens, 0, "tokens", image), tokens.transpose(1, 2).unsqueeze(3))
+    assert torch.equal(read_feature(tokens, 0, "tokens", (64, 96)), tokens.transpose(1, 2).unsqueeze(2))
+    assert torch.equal(read_feature(tokens, 0, "tokens", (96, 64)), tokens.transpose(1, 2).unsqueeze(3))
 
 
 a, b, c = (torch.randn(2, 5, 4 * n, 6 * n) for n in (2, 1, 3))

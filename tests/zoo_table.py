@@ -33,10 +33,10 @@ the noise that AuraSR and GFPGAN draw is held still, and what FFTformer computes
 GFPGAN, GRL, IPT and Uformer are examined at one size: three take no other, and GRL not in float64.
 
 `make zoo` checks all of it, and `make zoo-page` writes this page anew. An error is the largest difference of any output
-value, relative to the largest value; it differs a little between machines, and at most 1e-10 is allowed. `layers` become
-hyper layers, `left` stay as they are, and `share` is the part of the parameters after the split that is converted:
-where it is small a network obeys the laws with little of it converted, and hairify warns. Much of what is added to
-networks as small as these is the built-in DAC, about 0.4M parameters whatever the network.
+value, relative to the largest value; it differs a little between machines, and at most 1e-10 is allowed. `layers`
+become hyper layers, `left` stay as they are, and `share` is the part of the parameters after the split that is
+converted: where it is small a network obeys the laws with little of it converted, and hairify warns. Much of what is
+added to networks as small as these is the built-in DAC, about 0.4M parameters whatever the network.
 """
 NOT_CONVERTED = """
 ## Not converted
