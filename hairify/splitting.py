@@ -147,6 +147,10 @@ class _Splitter:
     def _check_layers(self) -> None:
         if not self._layer_calls:
             raise SplitError("The model calls no convolution and no linear layer, so there is nothing to split.")
+        if is_layer(self._model):
+            raise SplitError(
+                f"The model is itself a single layer ({type(self._model).__name__}), so nothing comes after a split."
+            )
 
     def _at_lowest_resolution(self) -> Found | None:
         """The first feature at the lowest resolution; None where the resolution is constant."""
