@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Iterable
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hairify.errors import RecomputationError
+from hairify.features import tensors
 from hairify.scope import Hyper, Scope
 
 
@@ -21,7 +22,7 @@ def checkpoint_blocks(base: nn.Module, scope: Scope, blocks: Iterable[str]) -> N
         block = base.get_submodule(name)
         holds_another = any(other.startswith(f"{name}.") for other in names)
         if not holds_another and not isinstance(block.__dict__.get("forward"), _CheckpointedForward):
-            block.__dict__["forward"] = _CheckpointedForward(block, scope)
+            block.__dict__["forward"] = _CheckpointedForward(block, name, scope)
 
 
 def stop_checkpointing(base: nn.Module, scope: Scope) -> None:
@@ -41,41 +42,84 @@ class _CheckpointedForward:
 
     Args:
         block: the block.
+        name: its name in the base, for messages.
         scope: that of its HairModel.
     """
 
-    def __init__(self, block: nn.Module, scope: Scope) -> None:
-        self.block, self.scope = block, scope
+    def __init__(self, block: nn.Module, name: str, scope: Scope) -> None:
+        self.block, self.name, self.scope = block, name, scope
         self.replaced = {k: v for k, v in block.__dict__.items() if k == "forward"}  # put there by others
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         running = self.scope.running()
         if running is None or not running.selecting or not torch.is_grad_enabled():
-            return self._plain(args, kwargs)
-        contexts: Any = {} if torch.compiler.is_compiling() else {"context_fn": self._contexts}
-        return checkpoint(self._run, running.hyper, running.selecting, args, kwargs, use_reentrant=False, **contexts)
+            return self._plain(self.block, args, kwargs)
+        # Compilers see to buffers and to writes in place by themselves, and trace no state.
+        run = self.run if torch.compiler.is_compiling() else _Runs(self)
+        return checkpoint(run, running.hyper, running.selecting, args, kwargs, use_reentrant=False)
 
-    def _run(self, hyper: Hyper, selecting: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def run(
+        self,
+        hyper: Hyper,
+        selecting: list[Tensor],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        block: nn.Module | None = None,
+    ) -> Any:
+        """The block's own forward, on the block or a twin of it."""
         with self.scope.selected(hyper, selecting):
-            return self._plain(args, kwargs)
+            return self._plain(self.block if block is None else block, args, kwargs)
 
-    def _plain(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if self.replaced:
-            return self.replaced["forward"](*args, **kwargs)
-        return type(self.block).forward(self.block, *args, **kwargs)
-
-    def _contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-        return contextlib.nullcontext(), _buffers_kept(self.block)
+    def _plain(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        forward = self.replaced.get("forward", MethodType(type(self.block).forward, self.block))
+        if isinstance(forward, MethodType) and forward.__self__ is self.block:
+            forward = MethodType(forward.__func__, block)
+        return forward(*args, **kwargs)
 
 
-@contextlib.contextmanager
-def _buffers_kept(block: nn.Module) -> Iterator[None]:
-    """Within it the block works on copies of its buffers: the second run must not move BatchNorm's a second time."""
-    owned = [(module, name, b) for module in block.modules() for name, b in module._buffers.items() if b is not None]
-    for module, name, buffer in owned:
-        module._buffers[name] = buffer.clone()
-    try:
-        yield
-    finally:
-        for module, name, buffer in owned:
-            module._buffers[name] = buffer
+class _Runs:
+    """The runs of one call of a block: the first in the forward, the later ones in backward passes.
+
+    Those start from the same buffers and inputs as the first, and leave the block's buffers alone: BatchNorm's must
+    not move a second time.
+    """
+
+    def __init__(self, forward: _CheckpointedForward) -> None:
+        self._forward = forward
+        self._first = True
+        self._versions: list[int] = []
+        self._buffers = {id(b): b.clone() for b in forward.block.buffers()}
+
+    def __call__(self, hyper: Hyper, selecting: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        inputs = tensors((args, kwargs))
+        if not self._first:
+            self._check(inputs)
+            block = _twin(self._forward.block, self._buffers, {}) if self._buffers else None
+            return self._forward.run(hyper, selecting, args, kwargs, block)
+        self._first, self._versions = False, [t._version for t in inputs]
+        output = self._forward.run(hyper, selecting, args, kwargs)
+        self._check(inputs)
+        return output
+
+    def _check(self, inputs: list[Tensor]) -> None:
+        if [t._version for t in inputs] != self._versions:
+            raise RecomputationError(
+                f"The input of the checkpointed block '{self._forward.name}' was written to in place, by the block "
+                "(such as with `inplace=True`) or after it (such as with `x += block(x)`), so the block cannot be run "
+                "again in the backward pass. Write to a new tensor there, or do without `checkpoint_blocks`."
+            )
+
+
+def _twin(module: nn.Module, buffers: dict[int, Tensor], made: dict[int, nn.Module]) -> nn.Module:
+    """A module that shares everything with another but its buffers, as threads may run the other one meanwhile."""
+    if id(module) not in made:
+        twin = made[id(module)] = module.__new__(type(module))
+        own = twin.__dict__ = dict(module.__dict__)
+        own["_buffers"] = {name: b if b is None else buffers[id(b)].clone() for name, b in module._buffers.items()}
+        own["_modules"] = {
+            name: child if child is None else _twin(child, buffers, made) for name, child in module._modules.items()
+        }
+        forward = own.get("forward")
+        if isinstance(forward, MethodType) and forward.__self__ is module:
+            own["forward"] = MethodType(forward.__func__, twin)
+    return made[id(module)]

@@ -30,7 +30,7 @@ class AlreadyConvertedError(HairError, TypeError):
 
 
 class BoxSizeError(HairError, ValueError):
-    """A Weight Box is too small to hold the trained weights of its level."""
+    """A Weight Box is too small: to hold the trained weights of its level, or to give images different ones."""
 
 
 class PlanMismatchError(HairError, ValueError):
@@ -55,6 +55,10 @@ class ShapeError(HairError, ValueError):
 
 class OutsideForwardError(HairError, RuntimeError):
     """A hyper layer ran where no GIV is known: outside its `HairModel`'s forward, or before the split."""
+
+
+class RecomputationError(HairError, RuntimeError):
+    """A checkpointed block cannot be run again on what it was run on."""
 
 
 class BakeError(HairError, ValueError):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from hairify.layers import is_layer, settings
-from hairify.probing import Call
+from hairify.recording import Call
 
 # Two equal layers in a row are more often conv1 and conv2 of one residual block than a repeat.
 _LEAST_BARE_LAYERS = 3

@@ -15,7 +15,7 @@ from hairify.errors import GraphError
 from hairify.layers import HyperLayer
 from hairify.probing import isolated
 from hairify.randomness import ONE_AT_A_TIME
-from hairify.tracing import ModelTracer
+from hairify.tracing import IN_PLACE, ModelTracer
 
 if TYPE_CHECKING:
     from hairify.model import HairModel
@@ -30,6 +30,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
     Raises:
         GraphError: torch.fx cannot follow the network.
     """
+    _check_hooks(hair)
     copied = copy_model(hair)
     stop_checkpointing(copied.base, copied._scope)
     split = copied.base.get_submodule(hair.plan.split)
@@ -43,16 +44,18 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
         keep=lambda module: isinstance(module, HyperLayer),
         leaf=lambda module: id(module) in parts,
         after=after_leaf,
+        buffers=True,
     )
     try:
         copied.__class__ = _with_required_arguments(copied)
         with ONE_AT_A_TIME, isolated(copied):
             traced = tracer.trace(copied)
+            traced._tracer_cls = torch.fx.Tracer  # by which pickles are restored
             root = copy_model(hair)  # in the copy that was traced, attributes that forward assigns hold proxies now
             vars(root).update({k: v for k, v in vars(copied).items() if k.startswith("_tensor_constant")})  # torch.fx's
             unhook(root.base.get_submodule(hair.plan.split), root._scope)
             module = torch.fx.GraphModule(root, traced, class_name=f"Hair{type(hair.base).__name__}")
-            module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes_in_place(module, node))
+            module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes_in_place(node))
             module.recompile()
     except Exception as error:
         raise GraphError(
@@ -60,6 +63,22 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
             "`torch.export` follows more networks."
         ) from error
     return module
+
+
+def _check_hooks(hair: HairModel) -> None:
+    """Hooks that the graph would lose, or run in another order than the model.
+
+    Raises:
+        GraphError: there are some.
+    """
+    if hair._forward_hooks or hair._forward_pre_hooks:
+        raise GraphError("The HairModel has forward hooks of its own, which a graph would lose. Take them off first.")
+    hooks = list(hair.base.get_submodule(hair.plan.split)._forward_hooks.values())
+    if hooks.index(hair._scope.on_split) < len(hooks) - 1:
+        raise GraphError(
+            f"The split '{hair.plan.split}' got forward hooks after its conversion, which in a graph would run before "
+            "the DAC. Take them off first."
+        )
 
 
 def _with_required_arguments(hair: HairModel) -> type[HairModel]:
@@ -77,14 +96,15 @@ def _with_required_arguments(hair: HairModel) -> type[HairModel]:
     keywords = [p.name for p in needed if p.kind is p.KEYWORD_ONLY]
     takes = ", ".join(["self", *names, *(["*", *keywords] if keywords else [])])
     gives = ", ".join(["self", *names, *(f"{name}={name}" for name in keywords)])
-    namespace: dict[str, Any] = {"call": cls.forward}
-    exec(f"def forward({takes}): return call({gives})", namespace)
+    namespace: dict[str, Any] = {"_hair_forward": cls.forward}
+    exec(f"def forward({takes}): return _hair_forward({gives})", namespace)
     return type(cls.__name__, (cls,), {"forward": namespace["forward"]})
 
 
-def _writes_in_place(root: nn.Module, node: torch.fx.Node) -> bool:
-    """Whether a node matters though nobody uses its result."""
-    if node.op == "call_module":
-        return bool(getattr(root.get_submodule(str(node.target)), "inplace", False))
+def _writes_in_place(node: torch.fx.Node) -> bool:
+    """Whether a node may matter though nobody uses its result."""
+    if node.op == "call_module":  # whatever it does inside
+        return True
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
-    return bool(node.kwargs.get("inplace")) or (name.endswith("_") and not name.endswith("__"))
+    writes = name in IN_PLACE or (name.endswith("_") and not name.endswith("__"))
+    return writes or bool(node.kwargs.get("inplace")) or "out" in node.kwargs

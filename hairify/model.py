@@ -52,6 +52,7 @@ class HairModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original network takes and returns, each image restored with its own weights."""
+        self._scope.check_checkpointing((args, kwargs))
         with self._scope.forward(self._hyper, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 
@@ -165,7 +166,7 @@ class HairModel(nn.Module):
         Returns:
             One group, or two where there are low-rank boxes. Each parameter is in exactly one.
         """
-        factors = [p for box in self.boxes if isinstance(box, LowRankBox) for p in box.factors()]
+        factors = [p for box in self.modules() if isinstance(box, LowRankBox) for p in box.factors()]
         known = {id(p) for p in factors}
         groups = [{"params": [p for p in self.parameters() if id(p) not in known], "weight_decay": weight_decay}]
         return [*groups, {"params": factors, "weight_decay": 0.0}] if factors else groups
@@ -198,6 +199,14 @@ class HairModel(nn.Module):
             if base is None or name.startswith("__"):
                 raise
             return getattr(base, name)
+
+    def _replicate_for_data_parallel(self) -> HairModel:
+        if self._scope.is_conditioned():
+            raise GIVError(
+                "`nn.DataParallel` runs replicas in threads of their own, in which the GIV given by `conditioned_on` "
+                "does not count. Call the model itself, or use DistributedDataParallel."
+            )
+        return super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
 
     @property
     def _hyper(self) -> Hyper:

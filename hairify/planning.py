@@ -27,8 +27,9 @@ from hairify.features import Feature
 from hairify.layers import HyperLayer, is_layer, why_not
 from hairify.model import HairModel, within_hair_models
 from hairify.plan import Level, Plan, all_names, full_name, tied_layers
-from hairify.probing import Inputs, Pairs, Probe, Recording
+from hairify.probing import Pairs, Probe
 from hairify.randomness import ONE_AT_A_TIME, seeded
+from hairify.recording import Recording
 from hairify.rehearsal import unfaithful
 from hairify.splitting import possible_splits
 from hairify.tracing import TracerName, dependents, without_effect
@@ -176,10 +177,10 @@ def _judge_layers(
     model = probe.model
     first = probe.recording.first_calls()
     early = _before(probe.recording, split)
-    training = _run(probe, pairs.inputs, training=True)
+    training = pairs.training
     early_in_training = _before(training, split) if training else set()
     read_outside = probe.recording.read_outside | (training.read_outside if training else set())
-    observed = _run(probe, cut_at=split)
+    observed = _differentiated(probe, split)
     reachable, tracer = dependents(probe, split, observed)
     idle = without_effect(observed) if observed else set()
     tied, names, inner = tied_layers(model), all_names(model), within_hair_models(model)
@@ -213,6 +214,8 @@ def _judge_layers(
             verdicts[name] = "the model's output does not depend on it"
         elif not pairs.received_apart(name):
             verdicts[name] = "what it receives is not ordered by image"
+        elif not pairs.received_apart_in_training(name):
+            verdicts[name] = "what it receives in training mode is not ordered by image"
         else:
             verdicts[name] = None
     for name in unfaithful(probe, pairs, [name for name, reason in verdicts.items() if reason is None]):
@@ -220,11 +223,11 @@ def _judge_layers(
     return verdicts, tracer
 
 
-def _run(probe: Probe, inputs: Inputs | None = None, **how: Any) -> Recording | None:
-    """A run that tells more where it succeeds; None where the model fails in it."""
+def _differentiated(probe: Probe, split: str) -> Recording | None:
+    """A run cut at the split; None where the model fails when gradients are recorded, as some may."""
     try:
-        return probe.run(inputs, **how)
-    except Exception:  # in training mode or with gradients, models may fail as they like
+        return probe.run(cut_at=split)
+    except Exception:
         return None
 
 
@@ -307,6 +310,11 @@ def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, at_least_
         for name, m in zip(names, blocks, strict=True)
     ]
     for name, m, n in zip(names, blocks, sizes, strict=True):
+        if n < 2:
+            raise BoxSizeError(
+                f"`box_size` is {n} for level {name!r}: with a single row all images get the same weights, and DAC and "
+                "HSNs never learn. Give at least 2."
+            )
         if at_least_blocks and n < m:
             raise BoxSizeError(
                 f"`box_size` is {n} for level {name!r}, whose {m} blocks have {m} weight sets to preserve. Give "

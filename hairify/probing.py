@@ -8,27 +8,26 @@ buffers that move, inputs overwritten and random numbers drawn change nothing an
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import itertools
 import random
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 from hairify.copying import copy_model
 from hairify.errors import ExampleInputError
-from hairify.features import Size, image_size, tensors
-from hairify.layers import is_layer
+from hairify.features import Size, all_tensors, image_size, tensors
+from hairify.recording import Recorder, Recording
 
 _SEED = 0
+_NEARLY_BLACK = 0.1
 _SIZES: tuple[Size, ...] = ((64, 96), (128, 192), (64, 64), (128, 128), (48, 48), (256, 256))
 # Non-square first: only then can a feature map be told from a window or an attention map.
 
@@ -99,68 +98,6 @@ class Inputs:
         return ", ".join(shapes)
 
 
-@dataclass(frozen=True)
-class Returned:
-    """One tensor that a module returned. Those that compare equal are the very same, unchanged in between.
-
-    Attributes:
-        key: the tensor's identity and version.
-        shape: its shape.
-        real: whether it holds real floating-point numbers.
-        marks: for each image a number that differs where its values differ; empty unless it was asked for.
-    """
-
-    key: tuple[int, int]
-    shape: tuple[int, ...]
-    real: bool
-    marks: tuple[int, ...] = field(default=(), compare=False)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of one module.
-
-    Attributes:
-        module: the module's name.
-        interface: number of positional arguments and names of keyword arguments.
-        start: when it started, counted in starts and ends of calls.
-        end: when it ended, on the same clock.
-        returned: the tensors of its output.
-    """
-
-    module: str
-    interface: tuple[Any, ...]
-    start: int
-    end: int
-    returned: tuple[Returned, ...]
-
-
-@dataclass
-class Recording:
-    """What one run of the model showed.
-
-    Attributes:
-        calls: all module calls, in the order in which they ended.
-        received: for each layer, the input of each of its calls.
-        read_outside: layers whose parameters were used other than by calling the layer.
-        output: what the model returned.
-        results: for each layer, its outputs' places in the autograd graph; recorded with `cut_at` only.
-    """
-
-    calls: list[Call] = field(default_factory=list)
-    received: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
-    read_outside: set[str] = field(default_factory=set)
-    output: Any = None
-    results: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
-
-    def first_calls(self) -> dict[str, Call]:
-        """The first call of every module that ran."""
-        first: dict[str, Call] = {}
-        for call in self.calls:
-            first.setdefault(call.module, call)
-        return first
-
-
 class Probe:
     """Runs copies of a model on example inputs.
 
@@ -205,6 +142,15 @@ class Probe:
             "image, counts as batched: a batch size that no other dimension has tells them apart."
         )
 
+    def copy(self, *, training: bool, batch_norm: bool) -> nn.Module:
+        """A copy of the model; `training` and `batch_norm` as for `run`."""
+        # In training mode momentum encoders write into parameters.
+        model = copy_model(self.model, share_parameters=not training).train(training)
+        for module in () if batch_norm else model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return model
+
     def run(
         self,
         inputs: Inputs | None = None,
@@ -212,6 +158,7 @@ class Probe:
         cut_at: str | None = None,
         mark_images: bool = False,
         training: bool = False,
+        batch_norm: bool = True,
     ) -> Recording:
         """Run the model once on a fresh copy.
 
@@ -221,10 +168,11 @@ class Probe:
                 requires a gradient; without it no graph is recorded.
             mark_images: fill in `Returned.marks`.
             training: run in training mode.
+            batch_norm: then also BatchNorm, which otherwise stays in evaluation mode.
         """
-        model = copy_model(self.model, share_parameters=True).train(training)
+        model = self.copy(training=training, batch_norm=batch_norm)
         inputs = (inputs or self.inputs).map(torch.clone)
-        recorder = _Recorder(model, cut_at, inputs.batch if mark_images else None)
+        recorder = Recorder(model, cut_at, inputs.batch if mark_images else None)
         with isolated(model), torch.set_grad_enabled(cut_at is not None), recorder:
             recorder.recording.output = model(*inputs.args, **inputs.kwargs)
         if inspect.isgenerator(recorder.recording.output):
@@ -263,7 +211,11 @@ def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
 
 
 def second_image(inputs: Inputs) -> Inputs:
-    """Inputs of the same shapes for another image: fresh values in the range of the given ones."""
+    """Inputs of the same shapes for another image: fresh values in the range of the given ones.
+
+    A corner of it is flat, and black if the values are those of an image: what a network selects by value is another
+    number of pixels then than in the first.
+    """
     generator = torch.Generator().manual_seed(_SEED + 1)
 
     def other(t: Tensor) -> Tensor:
@@ -272,7 +224,10 @@ def second_image(inputs: Inputs) -> Inputs:
         low, high = t.min(), t.max()
         if low == high:  # such as a noise level, of which a model may take the logarithm: keep the sign
             low, high = (low / 2, low * 2) if low else (low, low + 1)
-        return low + (high - low) * torch.rand(t.shape, generator=generator).to(t)
+        values = low + (high - low) * torch.rand(t.shape, generator=generator).to(t)
+        if t.ndim > 2:
+            values[..., : t.shape[-2] // 2, : t.shape[-1] // 2] = 0 if 0 < low < _NEARLY_BLACK * high else low
+        return values
 
     return inputs.map(other, batched_only=True)
 
@@ -302,6 +257,7 @@ class Pairs:
 
     def __init__(self, probe: Probe) -> None:
         a, b = probe.inputs, second_image(probe.inputs)
+        self._probe, self._twice = probe, both_images(a, a)
         self.inputs, self._alone = both_images(a, b), probe.recording
         try:
             self.ab, self._aa, self._bb = (
@@ -321,6 +277,35 @@ class Pairs:
         """Whether each image's rows of what a layer receives, in all of its calls, come from that image alone."""
         alone, *received = [r.received.get(layer, []) for r in (self._alone, self.ab, self._aa, self._bb)]
         return len({len(alone), *map(len, received)}) == 1 and all(map(_apart, *received))
+
+    def received_apart_in_training(self, layer: str) -> bool:
+        """Likewise in training mode, where that can be seen."""
+        if self.training_apart is None:
+            return True
+        ab, aa = (r.received.get(layer, []) for r in self.training_apart)
+        return len(ab) == len(aa) and all(map(_first_apart, ab, aa))
+
+    @functools.cached_property
+    def training(self) -> Recording | None:
+        """The run on [a, b] in training mode; None where the model fails in it."""
+        return self._train(self.inputs)
+
+    @functools.cached_property
+    def training_apart(self) -> tuple[Recording, Recording] | None:
+        """The runs on [a, b] and [a, a] in training mode, but for BatchNorm, which mixes the images rightly.
+
+        The random draws are the same in both. None where the model fails, or does what it does in evaluation mode.
+        """
+        if self.training is None or _same_received(self.training, self.ab):
+            return None
+        ab, aa = (self._train(inputs, batch_norm=False) for inputs in (self.inputs, self._twice))
+        return (ab, aa) if ab is not None and aa is not None else None
+
+    def _train(self, inputs: Inputs, batch_norm: bool = True) -> Recording | None:
+        try:
+            return self._probe.run(inputs, training=True, batch_norm=batch_norm)
+        except Exception:  # in training mode models may fail as they like
+            return None
 
     def returned_apart(self, module: str, index: int) -> bool:
         """Whether a tensor of the first output of a module keeps the images apart."""
@@ -342,6 +327,23 @@ def _apart(ab: Tensor, aa: Tensor, bb: Tensor) -> bool:
         return False
     half = ab.shape[0] // 2
     return _identical(ab[:half], aa[:half]) and _identical(ab[half:], bb[half:])
+
+
+def _first_apart(ab: Tensor, aa: Tensor) -> bool:
+    return ab.ndim > 0 and ab.shape == aa.shape and _identical(ab[: len(ab) // 2], aa[: len(aa) // 2])
+
+
+def _same_received(one: Recording, other: Recording) -> bool:
+    """Whether all layers received the same in two runs, and the models returned the same."""
+    if one.received.keys() != other.received.keys():
+        return False
+    pairs = [(one.received[name], other.received[name]) for name in one.received]
+    pairs.append((all_tensors(one.output), all_tensors(other.output)))
+    return all(len(x) == len(y) and all(map(_same_tensor, x, y)) for x, y in pairs)
+
+
+def _same_tensor(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and _identical(x, y)
 
 
 def _identical(x: Tensor, y: Tensor) -> bool:
@@ -399,115 +401,3 @@ def _python_randomness() -> Iterator[None]:
         random.setstate(states[0])
         if numpy:
             numpy.random.set_state(states[1])
-
-
-class _Recorder(TorchFunctionMode):
-    """Records calls by hooks, and by watching torch functions the parameters used outside their layer's call."""
-
-    def __init__(self, model: nn.Module, cut_at: str | None, mark_for: int | None) -> None:
-        super().__init__()
-        self.recording = Recording()
-        self._cut_at, self._mark_for, self._keep_results = cut_at, mark_for, cut_at is not None
-        self._running: list[tuple[str, int, tuple[Any, ...]]] = []
-        self._leaving: list[tuple[str, int, tuple[Any, ...]]] = []
-        self._clock = 0
-        self._owners: dict[int, str] = {}
-        self._alive: list[Tensor] = []  # ids identify tensors only while they live
-        for name, module in model.named_modules():
-            layer = is_layer(module)
-            if layer:
-                self._owners.update((id(p), name) for p in module.parameters(recurse=False))
-            module.register_forward_pre_hook(_Before(self, name, layer), with_kwargs=True)
-            # Two hooks: the user's own forward hooks run in between, outside the layer but part of its output.
-            module.register_forward_hook(_Left(self, name), prepend=True)
-            module.register_forward_hook(_After(self, name))
-
-    def before(self, name: str, layer: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        interface = (len(args), *sorted(kwargs))
-        self._running.append((name, self._tick(), interface))
-        received = tensors((args, kwargs))
-        if layer and received:
-            self.recording.received[name].append(received[0].clone())  # the network may change its own later
-
-    def left(self, name: str) -> None:
-        while self._running[-1][0] != name:  # calls that raised, where the model caught the error
-            self._running.pop()
-        self._leaving.append(self._running.pop())
-
-    def after(self, name: str, output: Any) -> Any:
-        _, start, interface = self._leaving.pop()
-        found = tensors(output)
-        self._alive += found
-        returned = tuple(map(self._returned, found))
-        self.recording.calls.append(Call(name, interface, start, self._tick(), returned))
-        if self._keep_results and name in self.recording.received:
-            self.recording.results[name] += [t.grad_fn for t in found if t.grad_fn is not None]
-        if name != self._cut_at:
-            return None
-        self._cut_at = None  # the first output alone
-        return pytree.tree_map_only(Tensor, _cut, output)
-
-    def _returned(self, t: Tensor) -> Returned:
-        version = 0 if t.is_inference() else t._version
-        wanted = self._mark_for is not None and t.ndim > 1 and t.shape[0] == self._mark_for
-        marked = wanted and t.is_floating_point() and t.element_size() > 1
-        marks = tuple(_marks(t).tolist()) if marked else ()
-        return Returned((id(t), version), tuple(t.shape), t.is_floating_point(), marks)
-
-    def _tick(self) -> int:
-        self._clock += 1
-        return self._clock
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        inside = self._running[-1][0] if self._running else ""
-        for value in (*args, *kwargs.values()):
-            for item in value if isinstance(value, (list, tuple)) else (value,):
-                owner = self._owners.get(id(item))
-                if owner is not None and owner != inside:
-                    self.recording.read_outside.add(owner)
-        return func(*args, **kwargs)
-
-
-@dataclass(frozen=True)
-class _Before:
-    recorder: _Recorder
-    name: str
-    layer: bool
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.recorder.before(self.name, self.layer, args, kwargs)
-
-
-@dataclass(frozen=True)
-class _Left:
-    recorder: _Recorder
-    name: str
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.recorder.left(self.name)
-
-
-@dataclass(frozen=True)
-class _After:
-    recorder: _Recorder
-    name: str
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return self.recorder.after(self.name, output)
-
-
-def _cut(tensor: Tensor) -> Tensor:
-    """A tensor of the same values at which the gradient graph starts; cloned, since leaves resist in-place changes."""
-    differentiable = tensor.is_floating_point() or tensor.is_complex()
-    return tensor.detach().requires_grad_().clone() if differentiable else tensor
-
-
-def _marks(t: Tensor) -> Tensor:
-    """For each image a number that tells its values from others, to the last bit.
-
-    It is the sum of the bits, as integers: that does not depend on the order of the sum, as rounding would.
-    """
-    with torch.no_grad(), torch._C.DisableTorchFunction():
-        kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()]
-        return t.detach().flatten(1).contiguous().view(kind).sum(1, dtype=torch.int64)

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hairify.copying import copy_model
 from hairify.features import all_tensors
 from hairify.layers import make_hyper
-from hairify.probing import Pairs, Probe, isolated, same_up_to_rounding
+from hairify.probing import Inputs, Pairs, Probe, isolated, same_up_to_rounding
+from hairify.recording import Recording
 from hairify.scope import Slot
 
 
@@ -39,32 +39,55 @@ def unfaithful(probe: Probe, pairs: Pairs, layers: list[str]) -> list[str]:
         layers: names of the layers that are to be converted.
         pairs: the model's runs on two images.
     """
-    expected = all_tensors(pairs.ab.output)
+    rehearsals = [_Rehearsal(probe, pairs.inputs, pairs.ab, training=False)]
+    if pairs.training_apart is not None:
+        rehearsals.append(_Rehearsal(probe, pairs.inputs, pairs.training_apart[0], training=True))
+
+    def same(names: list[str]) -> bool:
+        return all(rehearsal.succeeds(names) for rehearsal in rehearsals)
 
     def search(names: list[str]) -> list[str]:
-        if not names or _same(probe, pairs, names, expected):
-            return []
+        """Those to blame, where the model fails without the weights of `names`."""
+        if len(names) == 1:
+            return names
         half = len(names) // 2
-        return names if not half else search(names[:half]) + search(names[half:])
+        found = [name for part in (names[:half], names[half:]) if not same(part) for name in search(part)]
+        return found or names  # each half may do without its weights, and not both
 
-    return search(layers)
-
-
-def _same(probe: Probe, pairs: Pairs, names: list[str], expected: list[Tensor]) -> bool:
-    try:
-        got = all_tensors(_run(probe, pairs, names))
-    except Exception:  # whatever the model does to a layer without a weight
-        return False
-    return len(got) == len(expected) and all(map(same_up_to_rounding, got, expected))
+    refused: list[str] = []
+    while (left := [name for name in layers if name not in refused]) and not same(left):
+        refused += search(left)
+    return refused
 
 
-def _run(probe: Probe, pairs: Pairs, names: list[str]) -> Any:
-    """The output for the two images of a copy in which the named layers are hyper layers of fixed weights."""
-    model = copy_model(probe.model, share_parameters=True)
-    for name in names:
-        layer: Any = model.get_submodule(name)
-        scope: Any = _Fixed(layer.weight, layer.bias)
-        make_hyper(layer, Slot(scope, 0, 0, "", layer.bias is not None, name, 1))
-    inputs = pairs.inputs.map(torch.clone)
-    with isolated(model), torch.no_grad():
-        return model(*inputs.args, **inputs.kwargs)
+class _Rehearsal:
+    """The model on two images in one mode, as it is and without the weights of some layers.
+
+    Args:
+        probe: the model.
+        inputs: the two images.
+        recording: the model's own run on them.
+        training: the mode, BatchNorm in evaluation mode always.
+    """
+
+    def __init__(self, probe: Probe, inputs: Inputs, recording: Recording, *, training: bool) -> None:
+        self._probe, self._inputs, self._training = probe, inputs, training
+        self._expected = all_tensors(recording.output)
+
+    def succeeds(self, names: list[str]) -> bool:
+        """Whether the model computes the same where the named layers own no weights."""
+        try:
+            got = all_tensors(self._run(names))
+        except Exception:  # whatever the model does to a layer without a weight
+            return False
+        return len(got) == len(self._expected) and all(map(same_up_to_rounding, got, self._expected))
+
+    def _run(self, names: list[str]) -> Any:
+        model = self._probe.copy(training=self._training, batch_norm=False)
+        for name in names:
+            layer: Any = model.get_submodule(name)
+            scope: Any = _Fixed(layer.weight, layer.bias)
+            make_hyper(layer, Slot(scope, 0, 0, "", layer.bias is not None, name, 1))
+        inputs = self._inputs.map(torch.clone)
+        with isolated(model), torch.no_grad():
+            return model(*inputs.args, **inputs.kwargs)

@@ -39,6 +39,11 @@ class Hyper:
     boxes: nn.ModuleList
 
 
+def _backward_pass() -> int:
+    """The number of the backward pass that runs in this thread, -1 outside of any."""
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+
+
 @dataclass
 class _Forward:
     """One running forward."""
@@ -49,17 +54,37 @@ class _Forward:
     giv: Tensor | None = None
     selecting: list[Tensor] = field(default_factory=list)
     """Per level (B, M, N); empty until the split has run."""
-    backward: int = field(default_factory=lambda: _backward_pass())
+    backward: int = field(default_factory=_backward_pass)
     """The backward pass within which it started."""
+    grad: bool = field(default_factory=torch.is_grad_enabled)
+    """Whether gradients were recorded where it started."""
 
 
-def _backward_pass() -> int:
-    """The number of the backward pass that runs in this thread, -1 outside of any."""
-    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+def _is_run_again(forward: _Forward | None) -> bool:
+    """Whether this is a backward pass that runs a part of some other forward again."""
+    if torch.compiler.is_compiling():  # compilers have no number to compare
+        return False
+    return (-1 if forward is None else forward.backward) != _backward_pass()
+
+
+@dataclass(frozen=True)
+class _Given:
+    """A GIV given by `conditioned_on`."""
+
+    giv: Tensor
+    backward: int = field(default_factory=_backward_pass)
+    """The backward pass within which it was given."""
 
 
 class SplitReached(BaseException):
     """Ends a forward at the split. Not an Exception: a model's own `except Exception` must not catch it."""
+
+
+class _Local(threading.local):
+    """What belongs to one thread; with defaults, since compilers compile anew once an absent attribute appears."""
+
+    forward: _Forward | None = None
+    given: _Given | None = None
 
 
 class Scope:
@@ -75,7 +100,8 @@ class Scope:
 
     def __init__(self, split: str, feature: Feature) -> None:
         self.split, self.feature = split, feature
-        self._local = threading.local()
+        self._local = _Local()
+        self._given_in_training = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {"split": self.split, "feature": self.feature}
@@ -95,7 +121,7 @@ class Scope:
 
     def running(self) -> _Forward | None:
         """The forward that runs in this thread."""
-        return getattr(self._local, "forward", None)
+        return self._local.forward
 
     @contextlib.contextmanager
     def selected(self, hyper: Hyper, selecting: list[Tensor]) -> Iterator[None]:
@@ -110,29 +136,65 @@ class Scope:
     @contextlib.contextmanager
     def conditioned_on(self, giv: Tensor) -> Iterator[None]:
         """Forwards within it use `giv` instead of the DAC."""
-        before = getattr(self._local, "giv", None)
-        self._local.giv = giv
+        before = self._local.given
+        self._local.given = _Given(giv)
         try:
             yield
         finally:
-            self._local.giv = before
+            self._local.given = before
+
+    def is_conditioned(self) -> bool:
+        """Whether forwards in this thread use a given GIV."""
+        return self._local.given is not None
+
+    def check_checkpointing(self, inputs: Any) -> None:
+        """Refuse to run again, in a backward pass, what may have run under a GIV that is not known there.
+
+        Args:
+            inputs: those of the forward that is about to start.
+
+        Raises:
+            OutsideForwardError: checkpointing around the whole model may be running it a second time.
+        """
+        if torch.compiler.is_compiling():
+            return
+        given = self._local.given
+        if (-1 if given is None else given.backward) == _backward_pass():
+            # The reentrant kind runs the first time without gradients, though inputs require them.
+            trained = torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs))
+            self._given_in_training |= given is not None and trained
+        elif self._given_in_training:
+            raise OutsideForwardError(
+                "The HairModel was run again during a backward pass, as gradient checkpointing around it does, after "
+                "forwards under `conditioned_on`, whose GIV is not known here. Enter `conditioned_on` within the "
+                "function that is checkpointed, or use `hair.checkpoint_blocks()` in its place."
+            )
 
     def on_split(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of the split: F_g → GIV → selecting vectors, at the first call in a forward."""
         forward = self.running()
-        if (-1 if forward is None else forward.backward) != _backward_pass():
+        if _is_run_again(forward):
             raise OutsideForwardError(f"The split '{self.split}' {_RUN_AGAIN}")
         if forward is None or forward.selecting:
             return
-        giv = None if forward.only_giv else getattr(self._local, "giv", None)
-        if giv is None:
+        if forward.grad != torch.is_grad_enabled():  # the network may freeze what comes before the split
+            with torch.set_grad_enabled(forward.grad):
+                self._select(forward, output)
+        else:
+            self._select(forward, output)
+
+    def _select(self, forward: _Forward, output: Any) -> None:
+        given = None if forward.only_giv else self._local.given
+        if given is None:
             feature = read_feature(output, self.feature.index, self.feature.layout, forward.image)
             giv = forward.hyper.dac(_in_precision_of(forward.hyper.dac, feature))
-        elif giv.shape[0] not in (1, batch := tensors(output)[self.feature.index].shape[0]):
-            raise GIVError(
-                f"`conditioned_on` got {giv.shape[0]} GIVs, but the batch has {batch} images. Give one GIV per image, "
-                "or a single one of shape (1, D) for all."
-            )
+        else:
+            giv = given.giv
+            if giv.shape[0] not in (1, batch := tensors(output)[self.feature.index].shape[0]):
+                raise GIVError(
+                    f"`conditioned_on` got {giv.shape[0]} GIVs, but the batch has {batch} images. Give one GIV per "
+                    "image, or a single one of shape (1, D) for all."
+                )
         if forward.only_giv:
             forward.giv = giv
             raise SplitReached
@@ -145,7 +207,7 @@ class Scope:
             OutsideForwardError: no forward is running in this thread, or the split has not run yet.
         """
         forward = self.running()
-        if (-1 if forward is None else forward.backward) != _backward_pass():
+        if _is_run_again(forward):
             raise OutsideForwardError(f"A hyper layer of level '{slot.level_name}' {_RUN_AGAIN}")
         if forward is None:
             raise OutsideForwardError(

@@ -14,7 +14,8 @@ from hairify.features import Feature, Size, find_feature
 from hairify.layers import is_layer, why_not
 from hairify.model import within_hair_models
 from hairify.plan import all_names
-from hairify.probing import Call, Pairs, Probe
+from hairify.probing import Pairs, Probe
+from hairify.recording import Call
 
 # What runs at a resolution whose layers hold less than this is a side branch: pooled gates, pyramid arms.
 _LEAST_HELD = 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
+import operator
 import sys
 import threading
 import warnings
@@ -20,7 +21,8 @@ from hairify.copying import copy_model
 from hairify.errors import ExampleInputError
 from hairify.features import all_tensors
 from hairify.layers import is_layer
-from hairify.probing import Inputs, Probe, Recording, isolated
+from hairify.probing import Inputs, Probe, isolated
+from hairify.recording import Recording
 
 TracerName: TypeAlias = Literal["fx", "observed"]
 
@@ -100,6 +102,7 @@ class ModelTracer(torch.fx.Tracer):
         watch: module whose first output is kept in `watched`.
         leaf: modules that are nodes of their own.
         after: called with a leaf and its output, in place of the leaf's own hooks.
+        buffers: whether buffers are read when the graph runs; else what is computed from them alone is a constant.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class ModelTracer(torch.fx.Tracer):
         watch: nn.Module | None = None,
         leaf: Callable[[nn.Module], bool] = lambda module: False,
         after: Callable[[nn.Module, Any], None] = lambda module, output: None,
+        buffers: bool = False,
     ) -> None:
         einops = sys.modules.get("einops")
         functions = (
@@ -118,6 +122,7 @@ class ModelTracer(torch.fx.Tracer):
         modules: Any = (math, einops) if einops else (math,)
         super().__init__(autowrap_modules=modules, autowrap_functions=tuple(functions))
         self._keep, self._watch, self._leaf, self._after = keep, watch, leaf, after
+        self.proxy_buffer_attributes = buffers
         self.watched: list[torch.fx.Node] = []
         self._entered = ""  # the module to be kept within which nodes are made
         self._thread = threading.get_ident()
@@ -182,10 +187,26 @@ class ModelTracer(torch.fx.Tracer):
 
 
 class _Proxy(torch.fx.Proxy):
+    """A proxy that does in place what the model does in place, where torch.fx's own makes a new value."""
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("node", "tracer"):
             raise TypeError(f"the model assigns the attribute `{name}` of a tensor")
         super().__setattr__(name, value)
+
+
+def _in_place(name: str) -> Callable[[_Proxy, Any], torch.fx.Proxy]:
+    operation = getattr(operator, name)
+
+    def method(self: _Proxy, other: Any) -> torch.fx.Proxy:
+        return self.tracer.create_proxy("call_function", operation, (self, other), {})
+
+    return method
+
+
+IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
+for _name in IN_PLACE:
+    setattr(_Proxy, f"__{_name}__", _in_place(_name))
 
 
 def _constants(model: nn.Module, inputs: Inputs) -> dict[str, Any]:
