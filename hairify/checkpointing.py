@@ -16,13 +16,32 @@ from hairify.scope import Hyper, Scope
 
 
 def checkpoint_blocks(base: nn.Module, scope: Scope, blocks: Iterable[str]) -> None:
-    """Checkpoint the named blocks of a HairModel's base; those within another of them alone, which is finer."""
+    """Checkpoint the named blocks of a HairModel's base; those within another of them alone, which is finer.
+
+    Raises:
+        RecomputationError: a block cannot be run on buffers other than its own.
+    """
     names = list(blocks)
-    for name in names:
-        block = base.get_submodule(name)
-        holds_another = any(other.startswith(f"{name}.") for other in names)
-        if not holds_another and not isinstance(block.__dict__.get("forward"), _CheckpointedForward):
+    chosen = {
+        name: base.get_submodule(name) for name in names if not any(other.startswith(f"{name}.") for other in names)
+    }
+    for name, block in chosen.items():
+        replaced = block.__dict__.get("forward")
+        own = replaced is None or isinstance(replaced, _CheckpointedForward) or _is_method_of(block, replaced)
+        if not own and any(True for _ in block.buffers()):
+            raise RecomputationError(
+                f"The forward of the block '{name}', which has buffers, was replaced on the instance by {replaced!r}, so "
+                "the block cannot be run again on the buffers that it started from. Make that a method of the block "
+                "(`types.MethodType(function, block)`), or do without `checkpoint_blocks`."
+            )
+    for name, block in chosen.items():
+        if not isinstance(block.__dict__.get("forward"), _CheckpointedForward):
             block.__dict__["forward"] = _CheckpointedForward(block, name, scope)
+
+
+def is_checkpointed(base: nn.Module) -> bool:
+    """Whether any block is."""
+    return any(isinstance(module.__dict__.get("forward"), _CheckpointedForward) for module in base.modules())
 
 
 def stop_checkpointing(base: nn.Module, scope: Scope) -> None:
@@ -72,7 +91,7 @@ class _CheckpointedForward:
 
     def _plain(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         forward = self.replaced.get("forward", MethodType(type(self.block).forward, self.block))
-        if isinstance(forward, MethodType) and forward.__self__ is self.block:
+        if _is_method_of(self.block, forward):
             forward = MethodType(forward.__func__, block)
         return forward(*args, **kwargs)
 
@@ -110,6 +129,10 @@ class _Runs:
             )
 
 
+def _is_method_of(module: nn.Module, forward: Any) -> bool:
+    return isinstance(forward, MethodType) and forward.__self__ is module
+
+
 def _twin(module: nn.Module, buffers: dict[int, Tensor], made: dict[int, nn.Module]) -> nn.Module:
     """A module that shares everything with another but its buffers, as threads may run the other one meanwhile."""
     if id(module) not in made:
@@ -120,6 +143,6 @@ def _twin(module: nn.Module, buffers: dict[int, Tensor], made: dict[int, nn.Modu
             name: child if child is None else _twin(child, buffers, made) for name, child in module._modules.items()
         }
         forward = own.get("forward")
-        if isinstance(forward, MethodType) and forward.__self__ is module:
+        if _is_method_of(module, forward):
             own["forward"] = MethodType(forward.__func__, twin)
     return made[id(module)]

@@ -122,11 +122,14 @@ def token_grid(length: int, image: Size | None) -> Size:
     """
     if image is None:
         return length, 1
-    h = length * image[0] / image[1]
-    symbolic = is_symbolic(length)
-    h = torch._sym_sqrt(h) if symbolic else math.sqrt(h)  # type: ignore[attr-defined]
-    rounded = torch.sym_max(1, round(h))
-    if symbolic or length % rounded == 0:  # no search over symbolic sizes: the ratio must fit up to rounding
+    if is_symbolic(length):  # no search over divisors: the ratio must fit up to rounding
+        # By what exporters can follow, which is neither a true division of sizes nor `sqrt` or `round`.
+        h = math.floor(torch.sym_float(length * image[0] // image[1]) ** 0.5 + 0.5)
+        h = torch.sym_max(1, h)
+        return h, length // h
+    h = math.sqrt(length * image[0] / image[1])
+    rounded = max(1, round(h))
+    if length % rounded == 0:
         return rounded, length // rounded
     below, beside = _divisor_up_to(length, round(h)), length // _divisor_up_to(length, round(length / h))
     return min(((n, length // n) for n in (below, beside)), key=lambda size: abs(math.log(size[0] / h)))

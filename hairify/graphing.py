@@ -15,7 +15,7 @@ from hairify.errors import GraphError
 from hairify.layers import HyperLayer
 from hairify.probing import isolated
 from hairify.randomness import ONE_AT_A_TIME
-from hairify.tracing import IN_PLACE, ModelTracer
+from hairify.tracing import IN_PLACE, InPlaceTracer, ModelTracer
 
 if TYPE_CHECKING:
     from hairify.model import HairModel
@@ -50,7 +50,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
         copied.__class__ = _with_required_arguments(copied)
         with ONE_AT_A_TIME, isolated(copied):
             traced = tracer.trace(copied)
-            traced._tracer_cls = torch.fx.Tracer  # by which pickles are restored
+            traced._tracer_cls = InPlaceTracer  # by which pickles are restored
             root = copy_model(hair)  # in the copy that was traced, attributes that forward assigns hold proxies now
             vars(root).update({k: v for k, v in vars(copied).items() if k.startswith("_tensor_constant")})  # torch.fx's
             unhook(root.base.get_submodule(hair.plan.split), root._scope)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from hairify.baking import bake
 from hairify.boxes import LowRankBox
-from hairify.checkpointing import checkpoint_blocks, stop_checkpointing
-from hairify.errors import BakeError, GIVError
+from hairify.checkpointing import checkpoint_blocks, is_checkpointed, stop_checkpointing
+from hairify.errors import BakeError, GIVError, RecomputationError
 from hairify.features import image_size
 from hairify.graphing import graph
 from hairify.scope import Hyper, Scope, SplitReached
@@ -205,6 +205,11 @@ class HairModel(nn.Module):
             raise GIVError(
                 "`nn.DataParallel` runs replicas in threads of their own, in which the GIV given by `conditioned_on` "
                 "does not count. Call the model itself, or use DistributedDataParallel."
+            )
+        if is_checkpointed(self.base):
+            raise RecomputationError(
+                "`nn.DataParallel` cannot replicate checkpointed blocks. Use DistributedDataParallel, or "
+                "`hair.checkpoint_blocks(False)`."
             )
         return super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
 

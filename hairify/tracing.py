@@ -91,7 +91,17 @@ def dependents_by_fx(probe: Probe, split: str) -> set[str] | None:
     return names
 
 
-class ModelTracer(torch.fx.Tracer):
+class InPlaceTracer(torch.fx.Tracer):
+    """A torch.fx tracer that keeps what is done in place, and reads buffers when the graph runs."""
+
+    proxy_buffer_attributes = True
+
+    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+        """See torch.fx."""
+        return _Proxy(node, self)
+
+
+class ModelTracer(InPlaceTracer):
     """A torch.fx tracer that gets as far as possible.
 
     Submodules that proxies cannot enter become single nodes, as long as they hold nothing that must be seen;
@@ -152,10 +162,6 @@ class ModelTracer(torch.fx.Tracer):
             torch.fx.node.map_aggregate(output, self._note)
         return output
 
-    def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
-        """See torch.fx; here an assignment to a tensor's attribute, which a graph would lose, is an error."""
-        return _Proxy(node, self)
-
     def create_node(
         self, kind: str, target: Any, args: Any, kwargs: Any, name: str | None = None, type_expr: Any = None
     ) -> torch.fx.Node:
@@ -187,7 +193,10 @@ class ModelTracer(torch.fx.Tracer):
 
 
 class _Proxy(torch.fx.Proxy):
-    """A proxy that does in place what the model does in place, where torch.fx's own makes a new value."""
+    """A proxy that does in place what the model does in place, where torch.fx's own makes a new value.
+
+    An assignment to a tensor's attribute, which a graph would lose, is an error.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name not in ("node", "tracer"):

@@ -217,6 +217,17 @@ class Chain(nn.Module):
         return image + F.pixel_shuffle(self.last(self.middle(self.split(self.head(image)))), 2)
 
 
+class Pooled(nn.Module):
+    """A DAC that is quick."""
+
+    def __init__(self, channels: int, giv_dim: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(channels, giv_dim)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        return self.linear(feature.mean((2, 3)))
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "restormer": small_restormer,
     "unet": UNet,

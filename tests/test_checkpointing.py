@@ -6,16 +6,18 @@ import copy
 import pickle
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from types import MethodType
 
 import pytest
 import torch
-from networks import NETWORKS, Chain, UNet
+from networks import NETWORKS, Chain, Pooled, UNet
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from util import assert_close, perturb
 
 from hairify import HairModel, hairify, plan
-from hairify.errors import NothingToConvertError, OutsideForwardError
+from hairify.errors import GIVError, NothingToConvertError, OutsideForwardError, RecomputationError
 
 Grads = dict[str, Tensor]
 
@@ -184,17 +186,6 @@ def test_blocks_compile() -> None:
     assert_same(gradients(hair), expected)
 
 
-class Pooled(nn.Module):
-    """A DAC that compiles quickly."""
-
-    def __init__(self, channels: int, giv_dim: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(channels, giv_dim)
-
-    def forward(self, feature: Tensor) -> Tensor:
-        return self.linear(feature.mean((2, 3)))
-
-
 class Checkpointing(Chain):
     """Checkpoints a part of itself, as networks with an option `use_checkpoint` do."""
 
@@ -267,3 +258,122 @@ def test_a_backward_pass_within_another_forward_takes_no_foreign_giv(part: str) 
 def test_a_layer_that_is_a_block_is_checkpointed() -> None:
     hair = perturb(hairify(UNet().double().train(), targets="layers")).checkpoint_blocks()
     assert {"forward" in hair.base.get_submodule(b).__dict__ for v in hair.plan.levels for b in v.blocks} == {True}
+
+
+def chain(*block: Callable[[], nn.Module], count: int = 3) -> HairModel:
+    """A network whose level is made of such blocks."""
+    body = (nn.Sequential(*(make() for make in block)) for _ in range(count))
+    return perturb(hairify(Chain(*body).double().train(), include=("body",), split_at="split", dac=Pooled))
+
+
+def conv() -> nn.Module:
+    return nn.Conv2d(8, 8, 3, padding=1)
+
+
+def norm() -> nn.Module:
+    return nn.BatchNorm2d(8)
+
+
+def test_a_block_that_writes_into_its_input_is_told() -> None:
+    hair = chain(lambda: nn.LeakyReLU(0.2, inplace=True), conv)
+    hair(images())
+    with pytest.raises(RecomputationError, match=r"'body\.0' was written to in place"):
+        hair.checkpoint_blocks()(images())
+
+
+class WritesLater(Chain):
+    def middle(self, x: Tensor) -> Tensor:
+        for block in self.body:
+            x += block(x)
+        return x
+
+
+def test_an_input_that_is_written_to_later_is_told() -> None:
+    body = (nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3), nn.ReLU()) for _ in range(3))
+    hair, x = perturb(hairify(WritesLater(*body).double().train(), dac=Pooled)), images()
+    loss(hair, x).backward()  # without checkpoints nothing needs these inputs again
+    result = loss(hair.checkpoint_blocks(), x)
+    with pytest.raises(RecomputationError, match="written to in place"):
+        result.backward()
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm:FutureWarning")
+def test_blocks_with_buffers_start_again_from_those_of_the_first_run() -> None:
+    hair, x = chain(conv, norm, lambda: nn.utils.spectral_norm(conv())), images()
+    hair(x)  # a fresh spectral_norm cannot be copied
+    with torch.no_grad():
+        hair(x)
+    other = copy.deepcopy(hair).checkpoint_blocks()
+    for model in (hair, other):
+        value = loss(model, x)
+        for _ in range(2):  # gradients add up
+            value.backward(retain_graph=True)
+    assert_same(gradients(other), gradients(hair))
+    buffers = dict(other.named_buffers())
+    assert all(torch.equal(buffers[key], buffer) for key, buffer in hair.named_buffers())
+
+
+def test_threads_share_blocks_with_buffers() -> None:
+    hair, x = chain(conv, norm).checkpoint_blocks(), images()
+    before = {name: id(b) for name, b in hair.named_buffers()}
+    with ThreadPoolExecutor(8) as pool:
+        for done in [pool.submit(lambda: loss(hair, x).backward()) for _ in range(16)]:
+            done.result()
+    assert {name: id(b) for name, b in hair.named_buffers()} == before
+    assert {int(b) for name, b in hair.named_buffers() if name.endswith("num_batches_tracked")} == {16}
+
+
+def test_a_replaced_forward_runs_on_the_buffers_of_the_first_run_too() -> None:
+    hair, x = chain(conv, norm), images()
+    for block in hair.base.body:
+        block.forward = MethodType(lambda self, x: 2 * type(self).forward(self, x), block)
+    other = copy.deepcopy(hair)
+    loss(hair, x).backward()
+    loss(other.checkpoint_blocks(), x).backward()
+    assert_same(gradients(other), gradients(hair))
+    assert all(torch.equal(a, b) for a, b in zip(hair.buffers(), other.buffers(), strict=True))
+    other.checkpoint_blocks(False).base.body[1].forward = lambda x: x
+    with pytest.raises(RecomputationError, match=r"'body\.1', which has buffers, was replaced"):
+        other.checkpoint_blocks()
+    assert isinstance(other.base.body[0].forward, MethodType)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointing_around_the_whole_model(reentrant: bool) -> None:
+    hair, x = chain(conv), images().requires_grad_()
+    given = torch.randn(1, 64, dtype=torch.float64)
+
+    def conditioned(x: Tensor) -> Tensor:
+        with hair.conditioned_on(given):
+            return hair(x)
+
+    for function in (hair, conditioned):
+        found = []
+        for run in (function, lambda x, f=function: checkpoint(f, x, use_reentrant=reentrant)):
+            hair.zero_grad()
+            run(x).square().mean().backward()
+            found.append(gradients(hair))
+        assert found[0].keys() == found[1].keys()
+        assert all(torch.allclose(found[1][name], g, rtol=1e-10, atol=1e-14) for name, g in found[0].items())
+    with hair.conditioned_on(given):
+        output = checkpoint(hair, x, use_reentrant=reentrant)
+    with pytest.raises(OutsideForwardError, match=r"whose GIV is not known here. Enter `conditioned_on` within"):
+        output.square().mean().backward()
+
+
+def test_data_parallel_is_refused_by_name() -> None:
+    hair = chain(conv)
+    with hair.conditioned_on(torch.zeros(1, 64)), pytest.raises(GIVError, match=r"`nn\.DataParallel`"):
+        hair._replicate_for_data_parallel()
+    with pytest.raises(RecomputationError, match=r"`nn\.DataParallel`"):
+        hair.checkpoint_blocks()._replicate_for_data_parallel()
+
+
+def test_a_layer_compiled_by_itself_within_a_checkpointed_block() -> None:
+    hair, x = chain(conv, nn.ReLU, conv), images()
+    loss(hair, x).backward()
+    expected = gradients(hair)
+    hair.zero_grad()
+    hair.checkpoint_blocks().base.body[1][0].compile(backend="aot_eager")
+    loss(hair, x).backward()
+    assert_same(gradients(hair), expected)

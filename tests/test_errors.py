@@ -261,10 +261,15 @@ def test_a_part_of_a_hair_model_is_refused() -> None:
         hairify(hairify(UNet()).base)
 
 
-def test_a_plan_is_not_applied_to_tied_weights() -> None:
+@pytest.mark.parametrize("by", ["parameter", "memory"])
+def test_a_plan_is_not_applied_to_tied_weights(by: str) -> None:
     model = small_restormer()
     made = plan(model)
-    model.latent[1].attn.qkv.weight = model.latent[0].attn.qkv.weight
+    one, other = (model.latent[i].attn.qkv for i in (0, 1))
+    if by == "parameter":
+        other.weight = one.weight
+    else:
+        other.weight.data = one.weight.data
     with pytest.raises(errors.PlanMismatchError, match="weight is tied"):
         hairify(model, plan=made)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -15,7 +16,7 @@ from util import assert_close, assert_differs, perturb
 
 from hairify import HairModel, Plan, hairify, load, plan, save
 from hairify.boxes import LowRankBox
-from hairify.errors import OptionError
+from hairify.errors import BoxSizeError, OptionError
 from hairify.functional import hyper_conv2d, mix_low_rank
 from hairify.warmstart import low_rank, make_low_rank, peaked_logits
 
@@ -152,6 +153,14 @@ def test_parameter_groups_hold_each_parameter_once(box: str) -> None:
     assert [group["weight_decay"] for group in groups] == ([0.1, 0.0] if box == "low_rank" else [0.1])
 
 
+def test_parameter_groups_know_the_factors_of_a_converted_network_within() -> None:
+    inner = hairify(UNet(), box="low_rank")
+    outer = hairify(nn.Sequential(inner, nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3)), split_at="1")
+    decayed, kept = outer.parameter_groups(weight_decay=0.1)
+    assert [id(p) for p in kept["params"]] == [id(p) for box in outer.base[0].boxes for p in box.factors()]
+    assert len(decayed["params"]) + len(kept["params"]) == len([*outer.parameters()])
+
+
 def test_decay_leaves_low_rank_rows_apart() -> None:
     hair = perturb(hairify(Chain(nn.Conv2d(8, 8, 3, padding=1)).double(), box="low_rank"))
     before = {name: p.clone() for name, p in hair.named_parameters()}
@@ -188,11 +197,11 @@ def test_files(tmp_path: Path, added_only: bool) -> None:
     model = UNet().double().eval()
     hair: HairModel = perturb(hairify(model, box="low_rank", rank=3))
     save(hair, tmp_path / "hair.safetensors", added_only=added_only)
-    again, x = load(tmp_path / "hair.safetensors", hair.bake(images(1)) if added_only else UNet().double()), images()
+    base = copy.deepcopy(model) if added_only else UNet().double()  # the rest of the parameters is in the file, or not
+    again, x = load(tmp_path / "hair.safetensors", base), images()
     assert again.plan == hair.plan
-    if not added_only:
-        with torch.no_grad():
-            assert torch.equal(again.eval()(x), hair(x))
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x), hair(x))
 
 
 def test_plans_from_before_low_rank_boxes_can_be_read() -> None:
@@ -211,6 +220,12 @@ def test_fewer_rows_than_blocks_still_start_exactly() -> None:
     assert any(len(level.blocks) > 2 for level in hair.plan.levels)
     with torch.no_grad():
         assert_close(hair(x), model(x), 1e-10)
+
+
+@pytest.mark.parametrize("options", [{}, {"box": "low_rank"}, {"init": "random"}])
+def test_a_box_of_one_row_is_refused(options: dict[str, object]) -> None:
+    with pytest.raises(BoxSizeError, match=r"`box_size` is 1 .* all images get the same weights"):
+        plan(UNet(), box_size=1, **options)
 
 
 @pytest.mark.parametrize(

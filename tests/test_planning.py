@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from einops.layers.torch import Rearrange
-from networks import NETWORKS, Chain, DnCNN, NAFNet, TransposedUNet, UNet, WindowNet, small_restormer
+from networks import NETWORKS, Chain, DnCNN, NAFNet, Pooled, TransposedUNet, UNet, WindowNet, small_restormer
 from torch import Tensor, nn
-from util import assert_unchanged, snapshot
+from util import assert_unchanged, perturb, snapshot
 
 from hairify import Plan, hairify, plan, tracing
 from hairify.errors import HairWarning, OptionError
@@ -440,3 +440,83 @@ def test_a_channels_last_feature() -> None:
     assert (hair.plan.feature.layout, hair.plan.feature.shape) == ("channels_last", (16, 16, 24))
     x = torch.rand(2, 3, 32, 48).double()
     assert torch.allclose(hair(x), model(x), atol=1e-12)
+
+
+class InTraining(Chain):
+    """Does something else in training mode."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)))
+        self.kind, self.norm = kind, nn.BatchNorm2d(8)
+
+    def middle(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().middle(x)
+        if self.kind == "doubles the batch":  # [a, b, a', b']: no longer the rows of image a, then those of b
+            return super().middle(torch.cat([x, x.flip(2)])).chunk(2)[0]
+        if self.kind == "asks for a bias":
+            return super().middle(x) + (self.body[1].bias is not None)
+        return super().middle(F.dropout(self.norm(x)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers", "reason"),
+    [
+        ("doubles the batch", {"body.0", "body.1", "body.2"}, "in training mode is not ordered by image"),
+        ("asks for a bias", {"body.1"}, "without a weight of its own the model does not compute the same"),
+        ("draws and normalises", set(), ""),
+    ],
+)
+def test_layers_are_judged_in_training_mode_too(kind: str, layers: set[str], reason: str) -> None:
+    skipped = plan(InTraining(kind), split_at="split", targets="layers").skipped
+    assert {name for name in skipped if name.startswith("body")} == layers
+    assert all(reason in skipped[name] for name in layers)
+
+
+class Selects(Chain):
+    """Lets a layer see only the positions that are not black."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        tokens = self.split(self.head(image)).permute(0, 2, 3, 1).clone()
+        chosen = F.max_pool2d(image, 2).amax(1) > 0
+        tokens[chosen] = self.body[0](tokens[chosen])
+        return image + F.pixel_shuffle(self.last(tokens.permute(0, 3, 1, 2)), 2)
+
+
+def test_positions_selected_by_value_are_not_ordered_by_image() -> None:
+    assert "not ordered by image" in plan(Selects(nn.Linear(8, 8)), split_at="split", targets="layers").skipped["body.0"]
+
+
+class Counts(Chain):
+    """Minds only if more than one layer of the body has lost its weight."""
+
+    def middle(self, x: Tensor) -> Tensor:
+        return super().middle(x) * (1 + (len(list(self.body.parameters())) < 3))
+
+
+def test_layers_that_only_together_cannot_go_without_weights_stay() -> None:
+    model = Counts(*(nn.Conv2d(8, 8, 1) for _ in range(2))).double()
+    hair = hairify(model, split_at="split", targets="layers", dac=Pooled)
+    assert [name for name in ("body.0", "body.1", "last") if name not in hair.plan.skipped] == ["last"]
+    x = torch.rand(2, 3, 32, 48).double()
+    assert torch.allclose(hair(x), model(x), rtol=0, atol=1e-12)
+
+
+class FreezesItself(Chain):
+    """Records no gradients up to the split."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        with torch.no_grad():
+            feature = self.split(self.head(image))
+        return image + F.pixel_shuffle(self.last(self.middle(feature)), 2)
+
+
+def test_a_network_that_freezes_what_comes_before_the_split() -> None:
+    model = FreezesItself(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3)))
+    hair = hairify(model, split_at="split", targets="layers", dac=Pooled)
+    assert set(hair.plan.skipped) == {"head", "split"}
+    perturb(hair)(torch.rand(2, 3, 32, 48)).square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in hair.dac.parameters())
+    assert all(p.grad is None for p in hair.base.split.parameters())
+    with torch.no_grad():
+        assert not hair(torch.rand(2, 3, 32, 48)).requires_grad
