@@ -30,8 +30,8 @@ def checkpoint_blocks(base: nn.Module, scope: Scope, blocks: Iterable[str]) -> N
         own = replaced is None or isinstance(replaced, _CheckpointedForward) or _is_method_of(block, replaced)
         if not own and any(True for _ in block.buffers()):
             raise RecomputationError(
-                f"The forward of the block '{name}', which has buffers, was replaced on the instance by {replaced!r}, so "
-                "the block cannot be run again on the buffers that it started from. Make that a method of the block "
+                f"The forward of the block '{name}', which has buffers, was replaced on the instance by {replaced!r}, "
+                "so the block cannot be run again on the buffers that it started from. Make that a method of the block "
                 "(`types.MethodType(function, block)`), or do without `checkpoint_blocks`."
             )
     for name, block in chosen.items():
@@ -142,7 +142,7 @@ def _twin(module: nn.Module, buffers: dict[int, Tensor], made: dict[int, nn.Modu
         own["_modules"] = {
             name: child if child is None else _twin(child, buffers, made) for name, child in module._modules.items()
         }
-        forward = own.get("forward")
+        forward: Any = own.get("forward")
         if _is_method_of(module, forward):
             own["forward"] = MethodType(forward.__func__, twin)
     return made[id(module)]
