@@ -75,6 +75,8 @@ def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | Non
     if len(shape) == 2:
         return Feature(index, "vector", (shape[1], 1, 1))
     if len(shape) == 3:
+        if strict and image is not None and shape[2] > shape[1] and _fits_exactly(token_grid(shape[2], image), image):
+            return None  # (B, C, L): the tokens come last
         size = token_grid(shape[1], image)
         fits = image is not None and size[1] > 1 and (_fits_exactly(size, image) or _fits_rounded(size, image))
         return Feature(index, "tokens", (shape[2], *size)) if (fits and not _square(shape)) or not strict else None

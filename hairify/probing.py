@@ -27,7 +27,6 @@ from hairify.features import Size, all_tensors, image_size, tensors
 from hairify.recording import Recorder, Recording
 
 _SEED = 0
-_NEARLY_BLACK = 0.1
 _SIZES: tuple[Size, ...] = ((64, 96), (128, 192), (64, 64), (128, 128), (48, 48), (256, 256))
 # Non-square first: only then can a feature map be told from a window or an attention map.
 
@@ -213,8 +212,8 @@ def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
 def second_image(inputs: Inputs) -> Inputs:
     """Inputs of the same shapes for another image: fresh values in the range of the given ones.
 
-    A corner of it is flat, and black if the values are those of an image: what a network selects by value is another
-    number of pixels then than in the first.
+    A corner of it is flat, and black in images: what a network selects by value is another number of pixels then than
+    in the first.
     """
     generator = torch.Generator().manual_seed(_SEED + 1)
 
@@ -226,8 +225,8 @@ def second_image(inputs: Inputs) -> Inputs:
             low, high = (low / 2, low * 2) if low else (low, low + 1)
         values = low + (high - low) * torch.rand(t.shape, generator=generator).to(t)
         if t.ndim > 2:
-            values[..., : t.shape[-2] // 2, : t.shape[-1] // 2] = 0 if 0 < low < _NEARLY_BLACK * high else low
-        return values
+            values[..., : t.shape[-2] // 2, : t.shape[-1] // 2] = low.clamp(max=0) if t.ndim == 4 else low
+        return torch.empty_like(t).copy_(values)  # which keeps the memory format, and so the kernels
 
     return inputs.map(other, batched_only=True)
 

@@ -134,7 +134,8 @@ class ModelTracer(InPlaceTracer):
         self._keep, self._watch, self._leaf, self._after = keep, watch, leaf, after
         self.proxy_buffer_attributes = buffers
         self.watched: list[torch.fx.Node] = []
-        self._entered = ""  # the module to be kept within which nodes are made
+        self._entered = ""  # the module to be kept within which nodes are made, as their names have it
+        self._times_entered: Counter[str] = Counter()
         self._thread = threading.get_ident()
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -151,7 +152,7 @@ class ModelTracer(InPlaceTracer):
         else:
             stack = self.module_stack.copy()
             try:
-                with self._entering(name if self._keep(m) else self._entered):
+                with self._entering(name) if self._keep(m) else contextlib.nullcontext():
                     output = super().call_module(m, forward, args, kwargs)
             except Exception:
                 self.module_stack = stack  # torch.fx does not tidy up after errors
@@ -175,7 +176,9 @@ class ModelTracer(InPlaceTracer):
 
     @contextlib.contextmanager
     def _entering(self, name: str) -> Iterator[None]:
-        before, self._entered = self._entered, name
+        self._times_entered[name] += 1
+        times = self._times_entered[name]  # a number alone might make the name of a sibling
+        before, self._entered = self._entered, name if times == 1 else f"{name}_call{times}"
         try:
             yield
         finally:

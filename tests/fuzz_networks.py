@@ -13,7 +13,7 @@ from laws import MakeInputs, Size, Specimen, images
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, spectral_norm, weight_norm
 
-SIZES: tuple[Size, Size] = ((16, 24), (24, 16))  # divisible by 8: three levels
+SIZES: tuple[Size, Size] = ((16, 24), (32, 16))  # divisible by 8: three levels
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class Recipe:
         extra: a further input: "none", "map", "number", "keyword" or "optional" (not given).
         output: one of `OUTPUTS`.
         frozen: names of the parts that are not trained.
+        layout: of the images in memory, one of `LAYOUTS`.
+        overwrite: whether the image is normalised in place, which overwrites the caller's.
+        again: how often more the middle runs, and with it what lies in it, such as the split.
         options: for `hairify`.
         pooled: a small DAC in place of the built-in one, which takes most of the time.
     """
@@ -64,6 +67,9 @@ class Recipe:
     extra: str = "none"
     output: str = "tensor"
     frozen: tuple[str, ...] = ()
+    layout: str = "dense"
+    overwrite: bool = False
+    again: int = 0
     options: tuple[tuple[str, Any], ...] = ()
     pooled: bool = True
 
@@ -76,7 +82,7 @@ class Recipe:
 
     def inputs(self) -> MakeInputs:
         def make(batch: int, size: Size) -> Any:
-            image = images(self.channels)(batch, size)
+            image = LAYOUTS[self.layout](images(self.channels)(batch, size))
             if self.extra == "map":
                 return image, torch.rand(batch, 1, *size, dtype=image.dtype)
             if self.extra in ("number", "keyword"):
@@ -85,6 +91,18 @@ class Recipe:
             return image
 
         return make
+
+
+def strided(image: Tensor) -> Tensor:
+    """Columns first in memory, and every other one left out."""
+    return image.repeat_interleave(2, 3).permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)[..., ::2]
+
+
+LAYOUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "dense": lambda image: image,
+    "channels_last": lambda image: image.contiguous(memory_format=torch.channels_last),
+    "strided": strided,
+}
 
 
 class Pooled(nn.Module):
@@ -338,6 +356,52 @@ class Optional(Block):
         return x + y
 
 
+class Routed(Block):
+    """Routes by value: pixels by a mask, images by their mean, and away from a layer that is never taken."""
+
+    stays = ("bright", "dark", "never")
+
+    def __init__(self, c: int, part: Part) -> None:
+        super().__init__(c, part)
+        self.above, self.below, self.bright, self.dark, self.never = (conv(c) for _ in range(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.isnan().any():
+            return self.never(x)
+        y = torch.where(x > 0, self.above(self.norm(x)), self.below(x))
+        return x + self.act(torch.cat([self.bright(i[None]) if i.mean() > 0 else self.dark(i[None]) for i in y]))
+
+
+class Recursive(Block):
+    """Calls itself at half the resolution, down to one pixel."""
+
+    def __init__(self, c: int, part: Part) -> None:
+        super().__init__(c, part)
+        self.inward, self.outward = conv(c), conv(c)
+
+    def forward(self, x: Tensor, depth: int = 2) -> Tensor:
+        y = self.act(self.norm(self.inward(x)))
+        if depth and min(x.shape[-2:]) > 1:
+            inside = self(F.avg_pool2d(y, 2, ceil_mode=True), depth - 1)
+            y = y + F.interpolate(inside, size=x.shape[-2:])
+        return x + self.outward(y)
+
+
+class Overwriting(Block):
+    """Writes into what its layers return, and in evaluation mode into what it is given, which backward may need."""
+
+    def __init__(self, c: int, part: Part) -> None:
+        super().__init__(c, part)
+        self.first, self.second = conv(c), conv(c, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 0.5 if self.training else x.mul_(0.5)
+        y = self.first(x)
+        y[:, ::2] *= 0.5
+        y += x
+        return self.second(self.act(self.norm(y))).add_(x)
+
+
 BLOCKS: dict[str, type[Block]] = {
     "plain": Plain,
     "residual": Residual,
@@ -357,6 +421,9 @@ BLOCKS: dict[str, type[Block]] = {
     "stateful": Stateful,
     "leaning": Leaning,
     "optional": Optional,
+    "routed": Routed,
+    "recursive": Recursive,
+    "overwriting": Overwriting,
 }
 
 
@@ -429,12 +496,15 @@ class Network(nn.Module):
             getattr(self, name).requires_grad_(False)
 
     def forward(self, image: Tensor, extra: Tensor | None = None) -> Any:
+        if self.recipe.overwrite:
+            image.sub_(0.5).mul_(2)
         x, skips = self.head(image), []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = encoder(x)
             skips.append(x)
             x = down(x)
-        x = feature = self.middle(x)
+        for _ in range(1 + self.recipe.again):
+            x = feature = self.middle(x)
         if extra is not None:
             given = self.extra(extra[:, None] if extra.ndim == 1 else F.adaptive_avg_pool2d(extra, x.shape[-2:]))
             x = x + (given[:, :, None, None] if given.ndim == 2 else given)
@@ -488,9 +558,14 @@ def options() -> st.SearchStrategy[tuple[tuple[str, Any], ...]]:
     return st.fixed_dictionaries({}, optional=each).map(lambda chosen: tuple(chosen.items()))
 
 
+def torch_crashes(recipe: Recipe) -> bool:
+    """The backward pass of GroupNorm on the CPU does, for channels_last where its input needs no gradient."""
+    return recipe.layout == "channels_last" and "head" in recipe.frozen
+
+
 def recipes() -> st.SearchStrategy[Recipe]:
     some = st.one_of(st.tuples(parts()), st.tuples(parts(), parts()))
-    return st.builds(
+    drawn = st.builds(
         Recipe,
         encoders=st.sampled_from((0, 1, 1, 2, 3)).flatmap(lambda levels: st.tuples(*[some] * levels)),
         middle=st.lists(parts(), min_size=1, max_size=2).map(tuple),
@@ -502,6 +577,10 @@ def recipes() -> st.SearchStrategy[Recipe]:
         extra=st.sampled_from(("none", "none", "map", "number", "keyword", "optional")),
         output=st.sampled_from(list(OUTPUTS)),
         frozen=st.one_of(st.just(()), st.lists(st.sampled_from(PLACES), max_size=7, unique=True).map(tuple)),
+        layout=st.sampled_from(("dense", "dense", "channels_last", "strided")),
+        overwrite=st.sampled_from((False, False, True)),
+        again=st.sampled_from((0, 0, 0, 1, 2)),
         options=st.one_of(st.just(()), options()),
         pooled=st.sampled_from((True,) * 7 + (False,)),
     )
+    return drawn.filter(lambda recipe: not torch_crashes(recipe))

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from util import assert_unchanged, perturb, snapshot
+from util import START, assert_unchanged, perturb, snapshot
 
 from hairify import HairModel, Plan, hairify
 from hairify.copying import copy_model
@@ -20,12 +20,18 @@ Size: TypeAlias = tuple[int, int]
 MakeInputs: TypeAlias = Callable[[int, Size], Any]
 
 BATCH = 3  # few dimensions of a small network are 3 by chance, so it tells what is batched
-TOLERANCE = 1e-10  # float64, relative to the largest value
+DIFFERENCE = 1e-9  # of the logits of two images; those of one image differ by rounding, about 1e-16
+GRADIENTS = {torch.float32: 1e-3, torch.float64: 1e-8}  # as START; rounding adds up over all pixels and layers
 
 
 def images(channels: int = 3) -> MakeInputs:
-    """Random images of the given number of channels, float64 in [0, 1)."""
-    return lambda batch, size: torch.rand(batch, channels, *size, dtype=torch.float64)
+    """Random images of the given number of channels, float64 in [0, 1); some are darker, which DACs can tell."""
+
+    def make(batch: int, size: Size) -> Tensor:
+        brightness = 0.25 + 0.75 * torch.rand(batch, 1, 1, 1, dtype=torch.float64)
+        return brightness * torch.rand(batch, channels, *size, dtype=torch.float64)
+
+    return make
 
 
 @dataclass(frozen=True)
@@ -35,14 +41,23 @@ class Specimen:
     Attributes:
         build: makes it; float32, any mode.
         inputs: (batch, (H, W)) -> what it takes: a tensor, a tuple of arguments or a dict of keywords.
-        sizes: two image sizes that it takes; large enough for the DAC, and not square.
+        sizes: two image sizes that it takes, of another area and another aspect; not square.
         options: for `hairify`; {} is what the promise speaks of.
+        dtype: what it is examined in.
     """
 
     build: Callable[[], nn.Module]
     inputs: MakeInputs = field(default_factory=lambda: images())
-    sizes: tuple[Size, Size] = ((64, 96), (96, 64))
+    sizes: tuple[Size, Size] = ((64, 96), (56, 40))
     options: dict[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float64
+
+    def some(self, size: Size, batch: int = BATCH) -> Any:
+        """A batch of inputs in `dtype`."""
+        return pytree.tree_map_only(Tensor, self._cast, self.inputs(batch, size))
+
+    def _cast(self, t: Tensor) -> Tensor:
+        return t.to(self.dtype) if t.is_floating_point() else t
 
 
 @dataclass
@@ -51,6 +66,7 @@ class Findings:
 
     plan: Plan
     errors: dict[str, float] = field(default_factory=dict)
+    tolerance: float = START[torch.float64]
 
     def compare(self, law: str, got: Any, expected: Any) -> None:
         """Outputs are equal, tensor for tensor; keeps the largest error of the law."""
@@ -60,7 +76,9 @@ class Findings:
             assert bool(t.isfinite().all()), f"{law}: not finite"
             error = float((t - u).abs().max() / u.abs().max().clamp_min(1e-30)) if t.numel() else 0.0
             self.errors[law] = max(error, self.errors.get(law, 0.0))
-            assert error <= TOLERANCE, f"{law}: differs by {error:.3g} of the largest value, allowed {TOLERANCE:.3g}"
+            assert error <= self.tolerance, (
+                f"{law}: differs by {error:.3g} of the largest value, allowed {self.tolerance:.3g}"
+            )
 
 
 def examine(specimen: Specimen) -> Findings:
@@ -71,19 +89,24 @@ def examine(specimen: Specimen) -> Findings:
         HairError: it cannot be converted.
     """
     torch.manual_seed(0)
-    model = specimen.build().double().eval()
+    model = specimen.build().eval()
+    if specimen.dtype == torch.float64:  # by this method, for complex networks have one of their own
+        model.double()
     spread(model)
     before = snapshot(model)
     hair = hairify(model, **specimen.options)
     assert_unchanged(model, before)
-    findings = Findings(hair.plan)
+    findings = Findings(hair.plan, tolerance=START[specimen.dtype])
+    some = [specimen.some(size) for size in dict.fromkeys(specimen.sizes)]
     with torch.no_grad():
-        for size in specimen.sizes:
-            starts_at_the_original(findings, hair, model, specimen.inputs(BATCH, size))
-        perturb(hair)
-        for size in specimen.sizes:
-            keeps_images_apart(findings, hair, model, specimen.inputs(BATCH, size))
-    passes_gradients(hair, specimen.inputs(BATCH, specimen.sizes[0]))
+        for inputs in some:
+            starts_at_the_original(findings, hair, model, inputs)
+    starts_with_its_gradients(hair, model, some[0], GRADIENTS[specimen.dtype])
+    perturb(hair)
+    with torch.no_grad():
+        for inputs in some:
+            keeps_images_apart(findings, hair, model, inputs)
+    passes_gradients(hair, some[0])
     assert_unchanged(model, before, random=False)
     return findings
 
@@ -103,8 +126,7 @@ def starts_at_the_original(findings: Findings, hair: HairModel, model: nn.Module
 
 def keeps_images_apart(findings: Findings, hair: HairModel, model: nn.Module, inputs: Any) -> None:
     """A batch equals its images alone, and each image its own static network."""
-    vectors = call(hair.selecting_vectors, inputs)
-    assert any((v[0] - v[1]).abs().max() > 1e-6 for v in vectors.values()), "the images get the same weights"
+    tells_images_apart(hair, inputs)
     together = flat(call(hair, inputs))
     for i in range(BATCH):
         alone = [t[i::BATCH] if t.ndim and t.shape[0] == BATCH else t for t in together]
@@ -115,21 +137,44 @@ def keeps_images_apart(findings: Findings, hair: HairModel, model: nn.Module, in
         findings.compare("bake", call(static, take(inputs, i)), call(hair, take(inputs, i)))
 
 
+def tells_images_apart(hair: HairModel, inputs: Any) -> None:
+    """Every block's selecting vectors differ between the images, where there is more than one row to select."""
+    vectors = call(hair.selecting_vectors, inputs)
+    logits = {name: v.log() for name, v in vectors.items() if v.shape[1] > 1}  # the softmax may be nearly saturated
+    same = [name for name, v in logits.items() if (v[0] - v[1]).abs().max() < DIFFERENCE]
+    assert not same, f"the images get the same weights in {same}"
+
+
+def starts_with_its_gradients(hair: HairModel, model: nn.Module, inputs: Any, tolerance: float) -> None:
+    """The layers that were kept get the gradients that they had; the tolerance is relative to the largest of them."""
+    original = gradients(copy_model(model), inputs)
+    converted = gradients(copy.deepcopy(hair), inputs)
+    scale = max((float(g.abs().max()) for g in original.values() if g is not None and g.numel()), default=0.0)
+    for name, _ in hair.base.named_parameters():
+        got, expected = converted[f"base.{name}"], original[name]
+        assert (got is None) == (expected is None), f"only one of the networks gives {name} a gradient"
+        if got is not None and expected is not None and got.numel():
+            error = float((got - expected).abs().max()) / max(scale, 1e-30)
+            assert error <= tolerance, f"the gradient of {name} differs by {error:.3g} of the largest one"
+
+
 def passes_gradients(hair: HairModel, inputs: Any) -> None:
-    """DAC, HSNs and boxes all learn, and no gradient is broken."""
-    hair = copy.deepcopy(hair).train()  # some networks write in place what they need, except in training
-    sum(t.square().mean() for t in flat(call(hair, inputs)) if t.requires_grad).backward()  # type: ignore[union-attr]
-    for name, parameter in hair.named_parameters():
-        assert parameter.grad is None or bool(parameter.grad.isfinite().all()), f"the gradient of {name} is broken"
-    parts = {"dac": hair.dac, **{f"hsn.{i}": m for i, m in enumerate(hair.hsn)}}
-    parts |= {f"boxes.{i}": m for i, m in enumerate(hair.boxes)}
-    still = [
-        n
-        for n, part in parts.items()
-        if any(p.requires_grad for p in part.parameters())
-        and not any(p.grad is not None and p.grad.any() for p in part.parameters())
-    ]
+    """Every parameter of DAC, HSNs and boxes that is to be trained learns, and no gradient is broken."""
+    found = gradients(copy.deepcopy(hair), inputs)
+    broken = [name for name, g in found.items() if g is not None and not g.isfinite().all()]
+    assert not broken, f"the gradients of {broken} are broken"
+    added = [n for n, p in hair.named_parameters() if p.requires_grad and not n.startswith("base.")]
+    still = [n for n in added if (g := found[n]) is None or not g.any()]
     assert not still, f"without a gradient: {still}"
+
+
+def gradients(model: nn.Module, inputs: Any) -> dict[str, Tensor | None]:
+    """By parameter, those of a sum over the output in training mode; the random draws are the same in every call."""
+    model.train()  # some networks write in place what they need, except in training
+    torch.manual_seed(1)
+    if terms := [t.square().mean() for t in flat(call(model, inputs)) if t.requires_grad]:
+        torch.stack(terms).sum().backward()
+    return {name: parameter.grad for name, parameter in model.named_parameters()}
 
 
 def spread(model: nn.Module) -> None:
@@ -142,7 +187,12 @@ def spread(model: nn.Module) -> None:
 
 def call(model: Callable[..., Any], inputs: Any) -> Any:
     """Call with copies of the inputs: some networks write into theirs."""
-    return apply(model, pytree.tree_map_only(Tensor, torch.clone, inputs))
+    return apply(model, pytree.tree_map_only(Tensor, same_layout, inputs))
+
+
+def same_layout(t: Tensor) -> Tensor:
+    """A copy that lies in memory as the tensor does, gaps included; `clone` would close them."""
+    return t.new_empty(0).set_(t.untyped_storage().clone(), t.storage_offset(), t.shape, t.stride())
 
 
 def apply(fn: Callable[..., Any], inputs: Any) -> Any:

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 INSTALLED = importlib.util.find_spec("spandrel") is not None
 
 # Half of the size that hairify tries first: what runs at full resolution is then four times as fast.
-HALF = ((32, 48), (48, 32))
-WHOLE = ((64, 96), (96, 64))
+HALF = ((32, 48), (40, 24))
+WHOLE = ((64, 96), (56, 40))
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class ZooNetwork:
         why: where the automatic split is another one, whether that is as good.
         refused: why it cannot be converted at all; a part of the message.
         held: what an examination needs held still around it: noise, or float32 inside.
+        only_float32: a size that it takes in no other precision.
     """
 
     architecture: str
@@ -45,6 +46,7 @@ class ZooNetwork:
     why: str = ""
     refused: str = ""
     held: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
+    only_float32: Size | None = None
 
 
 @functools.cache
@@ -77,6 +79,7 @@ def network(
     why: str = "",
     refused: str = "",
     held: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext,
+    only_float32: Size | None = None,
     **options: Any,
 ) -> ZooNetwork:
     """A network with the options given, of the class that has the architecture's name unless `name` says another."""
@@ -87,7 +90,7 @@ def network(
             return public(architecture, name)(**options)
 
     specimen = Specimen(build or make, inputs or images(), sizes)
-    return ZooNetwork(architecture, specimen, expert_split, why, refused, held)
+    return ZooNetwork(architecture, specimen, expert_split, why, refused, held, only_float32)
 
 
 def lama() -> nn.Module:
@@ -143,7 +146,7 @@ def same_noise() -> Iterator[None]:
 
 
 def fixed(height: int, width: int) -> tuple[Size, Size]:
-    """For networks that take one size only."""
+    """For networks that take one size only, or one only in float64."""
     return (height, width), (height, width)
 
 
@@ -202,6 +205,7 @@ ZOO: dict[str, ZooNetwork] = {
     "FFTformer": network(
         "FFTformer",
         "down2_3",
+        sizes=((64, 96), (64, 32)),
         held=float64_throughout,
         dim=8,
         num_blocks=[2, 2, 2],
@@ -220,7 +224,16 @@ ZOO: dict[str, ZooNetwork] = {
         narrow=0.0625,
         why="As good: the last convolution of that block, before its skip is added.",
     ),
-    "GRL": network("GRL", "layers.1", sizes=fixed(64, 96), img_size=(64, 96), embed_dim=16, **GRL, **SR),
+    "GRL": network(
+        "GRL",
+        "layers.1",
+        sizes=fixed(64, 96),
+        only_float32=(56, 40),
+        img_size=(64, 96),
+        embed_dim=16,
+        **GRL,
+        **SR,
+    ),
     "HAT": network("HAT", "layers.1", sizes=HALF, embed_dim=24, window_size=8, squeeze_factor=8, num_feat=16, **FOUR),
     "HVICIDNet": network(
         "HVICIDNet", "IE_block3", "HVE_block3", channels=[8, 8, 16, 32], why="As good: the same, before its PReLU."
@@ -279,7 +292,7 @@ ZOO: dict[str, ZooNetwork] = {
     "Uformer": network(
         "Uformer",
         "dowsample_3",
-        sizes=fixed(128, 128),
+        sizes=((128, 128), (256, 256)),
         img_size=128,
         embed_dim=8,
         depths=[1] * 9,

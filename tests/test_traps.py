@@ -7,12 +7,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from laws import examine
+from laws import call, examine
 from networks import Chain
 from torch import nn
 from traps import (
     BEFORE,
     ORDER,
+    SMALL,
     TRAPS,
     Autocast,
     BatchStatistics,
@@ -49,6 +50,16 @@ def test_a_trap(name: str) -> None:
     assert left_alone.keys() == trap.left_alone.keys(), made.skipped
     for layer, reason in trap.left_alone.items():
         assert reason in left_alone[layer], f"{layer}: {left_alone[layer]}"
+
+
+@pytest.mark.parametrize("name", ["channels_last", "not contiguous", "one channel seen as three"])
+def test_inputs_arrive_with_their_strides(name: str) -> None:
+    inputs = TRAPS[name].specimen.some(SMALL[0])
+    assert not inputs.is_contiguous()
+    got = call(lambda x: x, inputs)
+    assert (got.stride(), got.storage_offset()) == (inputs.stride(), inputs.storage_offset())
+    assert torch.equal(got, inputs)
+    assert got.untyped_storage().data_ptr() != inputs.untyped_storage().data_ptr()
 
 
 # The laws are told in float64, of networks that keep images apart, whose outputs are finite. Not so these:

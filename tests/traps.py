@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
 
-SMALL = ((16, 24), (24, 16))
+SMALL = ((16, 24), (40, 16))
 BEFORE, ORDER, PARAMETRISED = "before the split", "not ordered by image", "parametrised"
 OUTSIDE, NEVER, NO_FEATURE = "read from outside", "never called", "does not depend"
 TIED, CLASS, FUSED, STRAY = "tied to that of", "is not among the classes", "does not compute the same", "repeated block"
@@ -867,6 +867,9 @@ TRAPS: dict[str, Trap] = {
             :, ::2
         ],
         split="middle.0",
+    ),
+    "one channel seen as three": trap(
+        UNet, inputs=lambda batch, size: images(1)(batch, size).expand(-1, 3, -1, -1), split="middle.0"
     ),
     "windows, image-major": trap(lambda: Windows(True)),
     "windows, position-major": trap(lambda: Windows(False), left_alone={"body.0": ORDER, "body.1": ORDER}),

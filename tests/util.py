@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -53,27 +55,49 @@ def train(model: nn.Module, steps: int = 3) -> nn.Module:
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
-    """Everything about a model that conversion must leave alone."""
-    return {
-        "state": {k: v.clone() for k, v in model.state_dict().items()},
-        "ids": {k: id(v) for k, v in model.named_parameters()},
-        "grad": {k: p.requires_grad for k, p in model.named_parameters()},
-        "classes": {k: type(m) for k, m in model.named_modules()},
-        "modes": {k: m.training for k, m in model.named_modules()},
-        "attributes": {k: sorted(m.__dict__) for k, m in model.named_modules()},
-        "hooks": {
-            k: (list(m._forward_hooks.values()), list(m._forward_pre_hooks.values())) for k, m in model.named_modules()
-        },
-        "random": torch.get_rng_state(),
-    }
+    """Everything about a model that conversion must leave alone, place by place, and the global random state."""
+    found: dict[str, Any] = {}
+    for name, module in model.named_modules():
+        found[f"{name}.__class__"] = type(module)
+        found.update(_leaves(vars(module), name))  # parameters, buffers, modules, hooks and the mode lie there, too
+    return {"model": found, "random": torch.get_rng_state()}
 
 
 def assert_unchanged(model: nn.Module, before: dict[str, Any], *, random: bool = True) -> None:
     """The model is as it was when `snapshot` was taken, and if `random` so is the global random state."""
     after = snapshot(model)
-    for key in ("ids", "grad", "classes", "modes", "attributes", "hooks"):
-        assert after[key] == before[key], f"{key} changed"
     assert not random or torch.equal(after["random"], before["random"]), "the global random state moved"
-    assert list(after["state"]) == list(before["state"])
-    for name, value in before["state"].items():
-        assert torch.equal(after["state"][name], value), f"{name} changed"
+    now, then = after["model"], before["model"]
+    assert list(now) == list(then), f"came or went: {sorted(now.keys() ^ then.keys()) or 'nothing, but the order'}"
+    changed = [place for place, value in then.items() if not _same(now[place], value)]
+    assert not changed, f"changed: {changed}"
+
+
+def _leaves(value: Any, place: str) -> Iterator[tuple[str, Any]]:
+    """What a value holds, through containers. Of tensors both the object and a copy of what is in it."""
+    if isinstance(value, (dict, list, tuple)):
+        yield f"{place} (kind)", type(value)
+        for key, held in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _leaves(held, f"{place}.{key}")
+        return
+    yield place, set(value) if isinstance(value, set) else value
+    if isinstance(value, Tensor):
+        yield f"{place} (values)", _Values(value.detach().clone())
+        yield f"{place} (trained)", value.requires_grad
+        if value.is_leaf:
+            yield from _leaves(value.grad, f"{place}.grad")
+
+
+@dataclass(frozen=True)
+class _Values:
+    """A tensor that equals another of the same values; plain ones are equal only to themselves."""
+
+    tensor: Tensor
+
+
+def _same(now: Any, then: Any) -> bool:
+    if isinstance(then, _Values):
+        return torch.equal(now.tensor, then.tensor) or torch.allclose(now.tensor, then.tensor, 0, 0, equal_nan=True)
+    if now is then:
+        return True
+    return type(now) is type(then) and not isinstance(then, Tensor) and bool(now == then)
