@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
-from hairify.models import airnet, restormer
+from hairify.models import res_hair, restormer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -61,14 +63,17 @@ def number(text: str) -> int:
 
 def read(printed: str) -> dict[str, Any]:
     """What an example printed: parameters, levels, the start's error, losses."""
+    split = re.search(r"^split +(\S+) +-> F_g", printed, re.MULTILINE)
     size = re.search(r"^size +([\d,]+) .* -> ([\d,]+) ", printed, re.MULTILINE)
     levels = re.findall(r"^(\S+) +(\d+) +(\d+) +\d+ +([\d,]+) +full +([\d,]+)$", printed, re.MULTILINE)
     start = re.search(r"^warm start: differs by (\S+) of", printed, re.MULTILINE)
     losses = re.search(r"^loss of one batch: (\S+) before, (\S+) after", printed, re.MULTILINE)
+    assert split, printed
     assert size, printed
     assert start, printed
     assert losses, printed
     return {
+        "split": split[1],
         "parameters": (number(size[1]), number(size[2])),
         "levels": [(level[0], *map(number, level[1:])) for level in levels],
         "start": float(start[1]),
@@ -105,6 +110,8 @@ def test_the_published_size(name: str) -> None:
     before, after, levels = PUBLISHED[name]
     assert found["parameters"] == (before, after)
     assert found["levels"] == levels
+    (stated,) = [row for row in rows("Parameters beside the paper's Table 4") if NAMES.get(row[0]) == name]
+    assert found["split"] == stated[1]
     assert found["start"] <= 1e-5
     assert found["losses"][1] < found["losses"][0]
 
@@ -116,13 +123,18 @@ def test_a_checkpoint_is_loaded(importable: None, capsys: pytest.CaptureFixture[
     assert f"Restormer with {tmp_path / 'published.pth'}" in capsys.readouterr().out
 
 
-def test_the_losses_of_airnet_leave_the_model_alone(importable: None) -> None:
-    # The example measures in training mode, where a forward moves queue and key encoder.
-    convert = importlib.import_module("convert_airnet")
-    model = airnet(**convert.SMALL).train()
-    image = torch.rand(2, 3, 64, 64)
-    assert float(convert.loss(model, image, image)) > 0
-    assert model.E.E.queue_ptr.item() == 2
+def test_airnet_gets_two_patches_of_each_image(importable: None) -> None:
+    convert, got = importlib.import_module("convert_airnet"), []
+
+    def network(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        got.extend([query, key])
+        return query, torch.zeros(2, 5), torch.zeros(2, dtype=torch.long)
+
+    degraded = torch.rand(2, 3, 64, 64)
+    loss = convert.loss(network, degraded, degraded + 0.5)
+    assert loss.item() == pytest.approx(0.5 + 0.1 * math.log(5), abs=1e-5)
+    assert torch.equal(got[0], degraded[..., :48, :48])
+    assert torch.equal(got[1], degraded[..., 16:, 16:])
 
 
 @pytest.mark.parametrize("name", FOUR)
@@ -171,8 +183,6 @@ def test_the_page_rounds_as_the_paper_does() -> None:
 
 @pytest.mark.slow
 def test_the_page_says_what_res_hair_is() -> None:
-    from hairify.models import res_hair
-
     hair = res_hair()
     stated = next(row for row in rows("Parameters beside the paper's Table 4") if row[0] == "Res-HAIR")
     assert stated[1] == hair.plan.split

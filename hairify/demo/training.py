@@ -48,15 +48,25 @@ def training_batches(
         yield degrade_in_turn(clean, generator), clean
 
 
+Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
+"""A network, degraded and clean images (B, 3, H, W) in [0, 1] → the loss to bring down, a scalar."""
+
+
+def l1_loss(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
+    """The mean absolute error of the restored images."""
+    return F.l1_loss(network(degraded), clean)
+
+
 def train(
     network: nn.Module,
     batches: Iterator[tuple[Tensor, Tensor]],
     *,
     steps: int,
     learning_rate: float,
-    on_step: Callable[[float], None],
+    on_step: Callable[[float], None] = lambda _: None,
+    loss: Loss = l1_loss,
 ) -> list[float]:
-    """Trains a network in place: L1 loss, AdamW, the learning rate falling to 0 along a cosine.
+    """Trains a network in place: AdamW, the learning rate falling to 0 along a cosine.
 
     Args:
         network: images → images of the same shape; left in training mode.
@@ -64,6 +74,7 @@ def train(
         steps: how many batches to learn from.
         learning_rate: of the first step.
         on_step: is told the loss after each step.
+        loss: what is brought down, of one batch.
 
     Returns:
         The loss of each step.
@@ -73,12 +84,11 @@ def train(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=max(steps, 1))
     losses = []
     for _ in range(steps):
-        degraded, clean = next(batches)
-        loss = F.l1_loss(network(degraded), clean)
+        value = loss(network, *next(batches))
         optimizer.zero_grad()
-        loss.backward()
+        value.backward()
         optimizer.step()
         schedule.step()
-        losses.append(loss.item())
+        losses.append(value.item())
         on_step(losses[-1])
     return losses

@@ -1,6 +1,22 @@
 """Published restoration networks, written anew from their papers."""
 
+from hairify.models.airnet import AirNet, airnet
+from hairify.models.checkpoints import load_weights
+from hairify.models.promptir import PromptIR, promptir
 from hairify.models.res_hair import load_published, res_hair
 from hairify.models.restormer import Restormer, restormer
+from hairify.models.transweather import TransWeather, transweather
 
-__all__ = ["Restormer", "load_published", "res_hair", "restormer"]
+__all__ = [
+    "AirNet",
+    "PromptIR",
+    "Restormer",
+    "TransWeather",
+    "airnet",
+    "load_published",
+    "load_weights",
+    "promptir",
+    "res_hair",
+    "restormer",
+    "transweather",
+]

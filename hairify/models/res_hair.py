@@ -15,6 +15,7 @@ from hairify.conversion import hairify
 from hairify.dac import DegradationAwareClassifier
 from hairify.errors import CheckpointError
 from hairify.model import HairModel
+from hairify.models.checkpoints import read_state
 from hairify.models.restormer import NormKind, restormer
 from hairify.planning import Init
 
@@ -77,8 +78,7 @@ def load_published(source: str | os.PathLike[str] | Mapping[str, Any]) -> HairMo
     """Res-HAIR with the parameters of a checkpoint that its authors published.
 
     Args:
-        source: path of the checkpoint file, or what it holds: a state_dict, or a dict with one under "state_dict".
-            Keys may have the prefix `net.`. A file is read with `weights_only=True`: no code in it is run.
+        source: path of the checkpoint file, or what it holds, as for `load_weights`.
 
     Returns:
         The model in evaluation mode, in the parameters' dtype; its configuration is read off their shapes.
@@ -86,7 +86,7 @@ def load_published(source: str | os.PathLike[str] | Mapping[str, Any]) -> HairMo
     Raises:
         CheckpointError: the checkpoint cannot be read, or is not one of Res-HAIR.
     """
-    state = _published_state(source)
+    state = read_state(source)
     try:
         config = _configuration(state)
         converted = _converted_state(state)
@@ -97,21 +97,6 @@ def load_published(source: str | os.PathLike[str] | Mapping[str, Any]) -> HairMo
             f"The checkpoint is not one of the published Res-HAIR: {type(error).__name__}: {error}"
         ) from error
     return hair.eval()
-
-
-def _published_state(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Tensor]:
-    checkpoint: Any = source
-    if not isinstance(source, Mapping):
-        try:
-            checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise CheckpointError(f"{os.fspath(source)} cannot be read as a checkpoint: {error}") from error
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, Mapping) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise CheckpointError(
-            "The checkpoint holds no state_dict: a dict of tensors, or a dict with one under 'state_dict'."
-        )
-    return {key.removeprefix("net."): value for key, value in state.items()}
 
 
 def _configuration(state: Mapping[str, Tensor]) -> dict[str, Any]:

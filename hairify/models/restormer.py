@@ -41,22 +41,26 @@ def restormer(
     return Restormer(dim, tuple(num_blocks), num_refinement_blocks, tuple(heads), expansion, norm, hair_neck)
 
 
-class Restormer(nn.Module):
-    """A four-level encoder-decoder of transformer blocks; made by `restormer`.
+class FourLevels(nn.Module):
+    """What Restormer and its relatives share: encoder, latent, decoder and refinement, by their published names.
 
-    Maps images (B, 3, H, W), H and W divisible by 8, to images of the same shape; the network's output is
-    added to its input. Values are usually in [0, 1].
+    Args:
+        neck: channels that the decoder gets in place of the latent's 8C.
+        dim: see `restormer`, like what follows.
+
+    Raises:
+        OptionError: see `restormer`.
     """
 
     def __init__(
         self,
+        neck: int,
         dim: int,
         num_blocks: tuple[int, ...],
         num_refinement_blocks: int,
         heads: tuple[int, ...],
         expansion: float,
         norm: NormKind,
-        hair_neck: bool,
     ) -> None:
         super().__init__()
         if len(num_blocks) != 4 or len(heads) != 4:
@@ -82,8 +86,6 @@ class Restormer(nn.Module):
         self.encoder_level3 = blocks(c3, 2, num_blocks[2])
         self.down3_4 = Downsample(c3)
         self.latent = blocks(c4, 3, num_blocks[3])
-        self.reduce_latent = nn.Conv2d(c4, c3, 3, padding=1) if hair_neck else nn.Identity()
-        neck = c3 if hair_neck else c4
         self.up4_3 = Upsample(neck)
         self.reduce_chan_level3 = nn.Conv2d(neck // 2 + c3, c3, 1, bias=False)
         self.decoder_level3 = blocks(c3, 2, num_blocks[2])
@@ -95,16 +97,52 @@ class Restormer(nn.Module):
         self.refinement = blocks(c2, 0, num_refinement_blocks)
         self.output = nn.Conv2d(c2, 3, 3, padding=1, bias=False)
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Map (B, 3, H, W), H and W divisible by 8, to the same shape."""
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """(B, 3, H, W) to the features of levels 1 to 4: (B, C, H, W) to (B, 8C, H/8, W/8)."""
         level1 = self.encoder_level1(self.patch_embed(image))
         level2 = self.encoder_level2(self.down1_2(level1))
         level3 = self.encoder_level3(self.down2_3(level2))
-        x = self.reduce_latent(self.latent(self.down3_4(level3)))
-        x = self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(x), level3], 1)))
-        x = self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(x), level2], 1)))
-        x = self.decoder_level1(torch.cat([self.up2_1(x), level1], 1))
-        return self.output(self.refinement(x)) + image
+        return level1, level2, level3, self.latent(self.down3_4(level3))
+
+    def decode3(self, x: Tensor, skip: Tensor) -> Tensor:
+        """The neck's output and the encoder's feature to (B, 4C, H/4, W/4)."""
+        return self.decoder_level3(self.reduce_chan_level3(torch.cat([self.up4_3(x), skip], 1)))
+
+    def decode2(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, 4C, H/4, W/4) and the encoder's feature to (B, 2C, H/2, W/2)."""
+        return self.decoder_level2(self.reduce_chan_level2(torch.cat([self.up3_2(x), skip], 1)))
+
+    def decode1(self, x: Tensor, skip: Tensor) -> Tensor:
+        """(B, 2C, H/2, W/2) and the encoder's feature to what is added to the image, (B, 3, H, W)."""
+        return self.output(self.refinement(self.decoder_level1(torch.cat([self.up2_1(x), skip], 1))))
+
+
+class Restormer(FourLevels):
+    """A four-level encoder-decoder of transformer blocks; made by `restormer`.
+
+    Maps images (B, 3, H, W), H and W divisible by 8, to images of the same shape; the network's output is
+    added to its input. Values are usually in [0, 1].
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        num_blocks: tuple[int, ...],
+        num_refinement_blocks: int,
+        heads: tuple[int, ...],
+        expansion: float,
+        norm: NormKind,
+        hair_neck: bool,
+    ) -> None:
+        neck = 4 * dim if hair_neck else 8 * dim
+        super().__init__(neck, dim, num_blocks, num_refinement_blocks, heads, expansion, norm)
+        self.reduce_latent = nn.Conv2d(8 * dim, neck, 3, padding=1) if hair_neck else nn.Identity()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map (B, 3, H, W), H and W divisible by 8, to the same shape."""
+        level1, level2, level3, latent = self.encode(image)
+        x = self.decode3(self.reduce_latent(latent), level3)
+        return self.decode1(self.decode2(x, level2), level1) + image
 
 
 class PatchEmbed(nn.Module):

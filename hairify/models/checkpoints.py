@@ -1,0 +1,115 @@
+"""Reading the checkpoints that authors publish."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hairify.errors import CheckpointError
+from hairify.models.airnet import QUEUE, AirNet, batch_size_of
+
+_WRAPPINGS = ("state_dict", "params_ema", "params", "model")  # under which training code puts a state_dict
+_PREFIXES = ("module.", "net.")  # of DataParallel, and of the authors' Lightning modules
+_MOST_NAMED = 3
+
+
+def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str, Any]) -> None:
+    """Load a published checkpoint into a network of this package, strictly: every name and shape must fit.
+
+    Args:
+        model: the network; it keeps its dtype, device and mode.
+        source: path of the checkpoint file, or what it holds: a state_dict, or a dict with one under "state_dict",
+            "params_ema", "params" or "model" (the first that is there). Prefixes `module.` and `net.` of keys are
+            dropped. A file is read with `weights_only=True`: no code in it is run.
+
+    Raises:
+        CheckpointError: the checkpoint cannot be read or does not fit; the model is then as it was.
+    """
+    own = model.state_dict()
+    state = read_state(source, own)
+    if problems := _misfits(own, state):
+        raise CheckpointError(
+            f"The checkpoint does not fit {type(model).__name__}: {'; '.join(problems)}. {_way_out(model, state)}"
+        )
+    try:
+        # Converted first: whatever cannot be, fails before the model is touched.
+        converted = {key: torch.empty_like(tensor).copy_(state[key]) for key, tensor in own.items()}
+    except RuntimeError as error:
+        raise CheckpointError(f"The checkpoint's tensors cannot be copied: {error}") from error
+    model.load_state_dict(converted)
+
+
+def read_state(source: str | os.PathLike[str] | Mapping[str, Any], own: Collection[str] = ()) -> dict[str, Tensor]:
+    """The state_dict in a checkpoint, without wrapping and prefixes.
+
+    Args:
+        source: see `load_weights`.
+        own: keys of the model; where one of them begins with a prefix, that is its own and stays.
+
+    Raises:
+        CheckpointError: the file cannot be read, or holds no state_dict.
+    """
+    checkpoint: Any = source
+    if not isinstance(source, Mapping):
+        try:
+            checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises whatever a damaged file makes of it
+            raise CheckpointError(f"{os.fspath(source)} cannot be read as a checkpoint: {error}") from error
+    state = _unwrapped(checkpoint)
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            "The checkpoint holds no state_dict: a dict of tensors, or a dict with one under "
+            + ", ".join(repr(name) for name in _WRAPPINGS)
+            + "."
+        )
+    named = {_without_prefixes(key, own): value for key, value in state.items()}
+    if len(named) < len(state):
+        raise CheckpointError(
+            f"The checkpoint holds some tensors twice, with a prefix ({', '.join(_PREFIXES)}) and without: it is not "
+            "clear which are meant. Give the state_dict with one of them."
+        )
+    return named
+
+
+def _unwrapped(checkpoint: Any) -> Mapping[str, Any]:
+    if not isinstance(checkpoint, Mapping):
+        return {}
+    wrapped = (checkpoint[name] for name in _WRAPPINGS if isinstance(checkpoint.get(name), Mapping))
+    return next(wrapped, checkpoint)
+
+
+def _without_prefixes(key: str, own: Collection[str]) -> str:
+    while key not in own and key.startswith(_PREFIXES):
+        key = key.partition(".")[2]
+    return key
+
+
+def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """What is missing, unexpected and of another shape, in words."""
+    other = [
+        f"{key!r} {tuple(state[key].shape)} in place of {tuple(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    kinds = {
+        "missing": [repr(key) for key in own if key not in state],
+        "unexpected": [repr(key) for key in state if key not in own],
+        "of another shape": other,
+    }
+    return [f"{len(names)} {kind}: {_some(names)}" for kind, names in kinds.items() if names]
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:_MOST_NAMED]) + (", ..." if len(names) > _MOST_NAMED else "")
+
+
+def _way_out(model: nn.Module, state: Mapping[str, Tensor]) -> str:
+    queue = state.get(QUEUE)
+    other = isinstance(model, AirNet) and queue is not None and queue.shape != model.state_dict()[QUEUE].shape
+    if other and queue is not None and (batch_size := batch_size_of(queue)) is not None:
+        return f"Its queue is that of `airnet(batch_size={batch_size})`."
+    return "Make the network with the options with which that of the checkpoint was made, or give a checkpoint of it."
