@@ -26,8 +26,9 @@ from hairify.families import Family, Siblings
 from hairify.features import Feature
 from hairify.layers import HyperLayer, is_layer, why_not
 from hairify.model import HairModel, within_hair_models
+from hairify.pairs import Pairs
 from hairify.plan import Level, Plan, all_names, full_name, tied_layers
-from hairify.probing import Pairs, Probe
+from hairify.probing import Probe
 from hairify.randomness import ONE_AT_A_TIME, seeded
 from hairify.recording import Recording
 from hairify.rehearsal import unfaithful

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from hairify.features import all_tensors
 from hairify.layers import make_hyper
-from hairify.probing import Inputs, Pairs, Probe, isolated, same_up_to_rounding
+from hairify.pairs import Pairs, same_up_to_rounding
+from hairify.probing import Inputs, Probe, isolated
 from hairify.recording import Recording
 from hairify.scope import Slot
 

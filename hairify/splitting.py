@@ -13,8 +13,9 @@ from hairify.families import Siblings
 from hairify.features import Feature, Size, find_feature
 from hairify.layers import is_layer, why_not
 from hairify.model import within_hair_models
+from hairify.pairs import Pairs
 from hairify.plan import all_names
-from hairify.probing import Pairs, Probe
+from hairify.probing import Probe
 from hairify.recording import Call
 
 # What runs at a resolution whose layers hold less than this is a side branch: pooled gates, pyramid arms.
