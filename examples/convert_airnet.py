@@ -1,6 +1,6 @@
 """Convert AirNet by HAIR, check the exact start, train a few steps with its contrastive loss.
 
-    pip install 'hairify[demo]'
+    pip install '.[demo]'
     python examples/convert_airnet.py [--checkpoint FILE]
 
 About a minute on two CPU cores. The photographs come with scikit-image, of the `demo` extra.

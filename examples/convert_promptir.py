@@ -1,6 +1,6 @@
 """Convert PromptIR by HAIR, check the exact start, train a few steps.
 
-    pip install 'hairify[demo]'
+    pip install '.[demo]'
     python examples/convert_promptir.py [--checkpoint FILE]
 
 About a minute on two CPU cores. The photographs come with scikit-image, of the `demo` extra.

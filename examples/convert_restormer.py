@@ -1,6 +1,6 @@
 """Convert Restormer by HAIR, check the exact start, train a few steps.
 
-    pip install 'hairify[demo]'
+    pip install '.[demo]'
     python examples/convert_restormer.py [--checkpoint FILE]
 
 About a minute on two CPU cores. The photographs come with scikit-image, of the `demo` extra.

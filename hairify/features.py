@@ -75,9 +75,9 @@ def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | Non
     if len(shape) == 2:
         return Feature(index, "vector", (shape[1], 1, 1))
     if len(shape) == 3:
-        if strict and image is not None and shape[2] > shape[1] and _fits_exactly(token_grid(shape[2], image), image):
-            return None  # (B, C, L): the tokens come last
         size = token_grid(shape[1], image)
+        if strict and image is not None and min(size) < _LEAST_ROUNDED_SIDE and _are_tokens_last(shape, image):
+            return None
         fits = image is not None and size[1] > 1 and (_fits_exactly(size, image) or _fits_rounded(size, image))
         return Feature(index, "tokens", (shape[2], *size)) if (fits and not _square(shape)) or not strict else None
     as_map = Feature(index, "map", (shape[1], shape[2], shape[3]))
@@ -90,6 +90,11 @@ def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | Non
             if fits_image(feature.shape[1:], image):
                 return feature
     return None if strict else as_map
+
+
+def _are_tokens_last(shape: tuple[int, ...], image: Size) -> bool:
+    """Whether it looks like (B, C, L), few channels of many tokens."""
+    return shape[2] > shape[1] and _fits_exactly(token_grid(shape[2], image), image)
 
 
 def _square(shape: tuple[int, ...]) -> bool:

@@ -52,7 +52,7 @@ class HairModel(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original network takes and returns, each image restored with its own weights."""
-        self._scope.check_checkpointing((args, kwargs))
+        self._scope.check_checkpointing((args, kwargs), self.training)
         with self._scope.forward(self._hyper, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 

@@ -13,13 +13,14 @@ from hairify.probing import Inputs, Probe
 from hairify.recording import Recording
 
 _SEED = 1  # of the second image
+_NEARLY_BLACK = 0.02
 
 
 def second_image(inputs: Inputs) -> Inputs:
     """Inputs of the same shapes for another image: fresh values in the range of the given ones.
 
-    A corner of it is flat, and black in images: what a network selects by value is another number of pixels then than
-    in the first.
+    A corner of it is flat, and black if the range nearly goes down to that: what a network selects by value is another
+    number of pixels then than in the first.
     """
     generator = torch.Generator().manual_seed(_SEED)
 
@@ -31,7 +32,7 @@ def second_image(inputs: Inputs) -> Inputs:
             low, high = (low / 2, low * 2) if low else (low, low + 1)
         values = low + (high - low) * torch.rand(t.shape, generator=generator).to(t)
         if t.ndim > 2:
-            values[..., : t.shape[-2] // 2, : t.shape[-1] // 2] = low.clamp(max=0) if t.ndim == 4 else low
+            values[..., : t.shape[-2] // 2, : t.shape[-1] // 2] = 0 if 0 < low < _NEARLY_BLACK * high else low
         return torch.empty_like(t).copy_(values)  # which keeps the memory format, and so the kernels
 
     return inputs.map(other, batched_only=True)

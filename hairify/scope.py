@@ -147,11 +147,12 @@ class Scope:
         """Whether forwards in this thread use a given GIV."""
         return self._local.given is not None
 
-    def check_checkpointing(self, inputs: Any) -> None:
+    def check_checkpointing(self, inputs: Any, training: bool) -> None:
         """Refuse to run again, in a backward pass, what may have run under a GIV that is not known there.
 
         Args:
             inputs: those of the forward that is about to start.
+            training: whether the model is in training mode.
 
         Raises:
             OutsideForwardError: checkpointing around the whole model may be running it a second time.
@@ -161,7 +162,7 @@ class Scope:
         given = self._local.given
         if (-1 if given is None else given.backward) == _backward_pass():
             # The reentrant kind runs the first time without gradients, though inputs require them.
-            trained = torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs))
+            trained = training and (torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs)))
             self._given_in_training |= given is not None and trained
         elif self._given_in_training:
             raise OutsideForwardError(

@@ -361,6 +361,32 @@ def test_checkpointing_around_the_whole_model(reentrant: bool) -> None:
         output.square().mean().backward()
 
 
+def test_inputs_made_in_inference_mode_are_taken() -> None:
+    with torch.inference_mode():
+        scale = torch.rand(1, dtype=torch.float64)
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = conv()
+
+        def forward(self, x: Tensor, scale: Tensor) -> Tensor:
+            return self.conv(x) * scale.clone()
+
+    class Net(Chain):
+        def middle(self, x: Tensor) -> Tensor:
+            for block in self.body:
+                x = block(x, scale)
+            return x
+
+    hair, x = perturb(hairify(Net(Scaled(), Scaled(), Scaled()).double(), split_at="split", dac=Pooled)), images()
+    loss(hair, x).backward()
+    expected = gradients(hair)
+    hair.zero_grad()
+    loss(hair.checkpoint_blocks(), x).backward()
+    assert_same(gradients(hair), expected)
+
+
 def test_data_parallel_is_refused_by_name() -> None:
     hair = chain(conv)
     with hair.conditioned_on(torch.zeros(1, 64)), pytest.raises(GIVError, match=r"`nn\.DataParallel`"):

@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from hairify.errors import CheckpointError
 from hairify.models import res_hair, restormer
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -117,10 +118,15 @@ def test_the_published_size(name: str) -> None:
 
 
 def test_a_checkpoint_is_loaded(importable: None, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    convert = importlib.import_module("convert_restormer")
-    torch.save({"params": restormer(**convert.SMALL).state_dict()}, tmp_path / "published.pth")
+    convert, common = (importlib.import_module(name) for name in ("convert_restormer", "common"))
+    published, network = restormer(**convert.SMALL), restormer(**convert.SMALL)
+    torch.save({"params": published.state_dict()}, tmp_path / "published.pth")
+    common.prepare(network, tmp_path / "published.pth")
+    assert all(map(torch.equal, network.state_dict().values(), published.state_dict().values()))
     run_small("restormer", "--steps", "1", "--checkpoint", str(tmp_path / "published.pth"))
     assert f"Restormer with {tmp_path / 'published.pth'}" in capsys.readouterr().out
+    with pytest.raises(CheckpointError, match="absent"):
+        run_small("restormer", "--checkpoint", str(tmp_path / "absent.pth"))
 
 
 def test_airnet_gets_two_patches_of_each_image(importable: None) -> None:
@@ -141,7 +147,7 @@ def test_airnet_gets_two_patches_of_each_image(importable: None) -> None:
 def test_help_says_what_is_needed(name: str, importable: None, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run_small(name, "--help")
-    assert "pip install 'hairify[demo]'" in capsys.readouterr().out
+    assert "pip install '.[demo]'" in capsys.readouterr().out
 
 
 def test_a_wrong_start_ends_the_example(importable: None) -> None:

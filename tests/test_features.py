@@ -56,6 +56,13 @@ def test_what_keeps_the_aspect_ratio_is_recognised_and_read(
     assert torch.equal(read_feature(output, 0, layout, image), feature)
 
 
+def test_few_channels_of_many_tokens_are_not_read_as_tokens() -> None:
+    assert find_feature([(1, 6, 64 * 96)], 1, IMAGE, strict=True) is None
+    assert find_feature([(1, 64 * 96, 6)], 1, IMAGE, strict=True) == Feature(0, "tokens", (6, 64, 96))
+    # Both dimensions fit the image: those of a ViT with patches of 16 pixels
+    assert find_feature([(1, 24, 384)], 1, IMAGE, strict=True) == Feature(0, "tokens", (384, 4, 6))
+
+
 @pytest.mark.parametrize(("image", "size"), [((100, 150), (13, 19)), ((101, 67), (13, 9)), ((97, 130), (24, 32))])
 def test_sides_may_be_rounded_from_four_up(image: Size, size: Size) -> None:
     assert find_feature([(1, CHANNELS, *size)], 1, image, strict=True) == Feature(0, "map", (CHANNELS, *size))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from hairify.errors import OptionError
 from hairify.models.deformable import modulated_deform_conv2d
+from hairify.models.options import check_counts
 
 QUEUE = "E.E.queue"
 """The queue of keys in AirNet's state_dict."""
@@ -18,7 +19,7 @@ _SLOPE = 0.1  # of every LeakyReLU
 _EMBEDDING = 256
 _KEYS_PER_IMAGE = 256  # in the queue, for each image of the batch that it was trained with
 
-Restored: TypeAlias = Tensor | tuple[Tensor, Tensor, Tensor]
+Output: TypeAlias = Tensor | tuple[Tensor, Tensor, Tensor]
 
 
 def airnet(
@@ -43,10 +44,7 @@ def airnet(
     Raises:
         OptionError: an argument has a value that is not accepted.
     """
-    numbers = {"batch_size": batch_size, "dim": dim, "groups": groups, "blocks": blocks}
-    for name, number in numbers.items():
-        if number < 1:
-            raise OptionError(f"`{name}` is {number}; accepted is an integer from 1 up.")
+    check_counts(batch_size=batch_size, dim=dim, groups=groups, blocks=blocks)
     if not 0 <= momentum <= 1 or temperature <= 0:
         raise OptionError(
             f"`momentum` is {momentum} and `temperature` {temperature}; accepted are [0, 1] and positive numbers."
@@ -70,7 +68,7 @@ class AirNet(nn.Module):
         self.R = Restorer(dim, groups, blocks)
         self.E = Encoder(dim, queue_size, momentum, temperature)
 
-    def forward(self, query: Tensor, key: Tensor) -> Restored:
+    def forward(self, query: Tensor, key: Tensor) -> Output:
         """Restore `query`.
 
         Args:
@@ -245,7 +243,7 @@ class GuidedModule(nn.Module):
 
 
 class DeformableConv(nn.Module):
-    """A modulated deformable 3×3 convolution whose offsets and mask come from x and `inter`; it starts regular."""
+    """A modulated deformable 3×3 convolution, its offsets and mask from x and `inter`; it starts regular, halved."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()

@@ -31,6 +31,11 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     """
     own = model.state_dict()
     state = read_state(source, own)
+    if any(tensor.is_meta for tensor in own.values()):
+        raise CheckpointError(
+            f"{type(model).__name__} is on the meta device, where it has no memory to load into. Make it on another "
+            "one, or move it by `to_empty(device=...)` first."
+        )
     if problems := _misfits(own, state):
         raise CheckpointError(
             f"The checkpoint does not fit {type(model).__name__}: {'; '.join(problems)}. {_way_out(model, state)}"
@@ -60,7 +65,7 @@ def read_state(source: str | os.PathLike[str] | Mapping[str, Any], own: Collecti
         except Exception as error:  # torch.load raises whatever a damaged file makes of it
             raise CheckpointError(f"{os.fspath(source)} cannot be read as a checkpoint: {error}") from error
     state = _unwrapped(checkpoint)
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
         raise CheckpointError(
             "The checkpoint holds no state_dict: a dict of tensors, or a dict with one under "
             + ", ".join(repr(name) for name in _WRAPPINGS)

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify.errors import OptionError
+from hairify.models.options import check_counts
 from hairify.models.restormer import FourLevels, NormKind, TransformerBlock
 
 _PROMPTS = 5
@@ -46,8 +47,7 @@ def promptir(
         raise OptionError(
             f"`prompt_dims` and `prompt_sizes` have one number for each of 3 levels; got {dims}, {sizes}."
         )
-    if min(*dims, *sizes) < 1:
-        raise OptionError(f"`prompt_dims` and `prompt_sizes` are numbers from 1 up; got {dims}, {sizes}.")
+    check_counts(prompt_dims=dims, prompt_sizes=sizes)
     return PromptIR(dim, tuple(num_blocks), num_refinement_blocks, tuple(heads), expansion, norm, dims, sizes)
 
 

@@ -92,7 +92,7 @@ def load_published(source: str | os.PathLike[str] | Mapping[str, Any]) -> HairMo
         converted = _converted_state(state)
         hair = res_hair(**config, init="random").to(state["output.weight"].dtype)
         hair.load_state_dict(converted)
-    except (KeyError, IndexError, RuntimeError) as error:
+    except (KeyError, IndexError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"The checkpoint is not one of the published Res-HAIR: {type(error).__name__}: {error}"
         ) from error

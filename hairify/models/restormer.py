@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify.errors import OptionError
+from hairify.models.options import check_counts
 
 NormKind: TypeAlias = Literal["WithBias", "BiasFree"]
 
@@ -67,6 +68,10 @@ class FourLevels(nn.Module):
             raise OptionError(
                 f"`num_blocks` and `heads` have one number for each of 4 levels; got {num_blocks} and {heads}."
             )
+        check_counts(dim=dim, heads=heads)
+        check_counts(0, num_blocks=num_blocks, num_refinement_blocks=num_refinement_blocks)
+        if int(dim * expansion) < 1:
+            raise OptionError(f"`expansion` is {expansion}; accepted is a number that leaves hidden channels.")
         if norm not in ("WithBias", "BiasFree"):
             raise OptionError(f"`norm` is {norm!r}; accepted are 'WithBias' and 'BiasFree'.")
         if any(dim * 2**level % h for level, h in enumerate(heads)):

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify.errors import OptionError
+from hairify.models.options import check_counts
 
 _EMBED_EPS = 1e-5  # of the norms in patch embeddings and in spatial reduction
 _BLOCK_EPS = 1e-6  # of the norms in and after blocks
@@ -44,11 +45,8 @@ def transweather(
         raise OptionError(
             f"`dims`, `heads` and `depths` have one number for each of 4 stages; got {dims}, {heads}, {depths}."
         )
-    if min(*dims, *heads, *depths, decoder_heads, decoder_depth, queries) < 1:
-        raise OptionError(
-            f"`dims` {tuple(dims)}, `heads` {tuple(heads)}, `depths` {tuple(depths)}, `decoder_heads` {decoder_heads}, "
-            f"`decoder_depth` {decoder_depth} and `queries` {queries} are numbers from 1 up."
-        )
+    check_counts(dims=dims, heads=heads, depths=depths)
+    check_counts(decoder_heads=decoder_heads, decoder_depth=decoder_depth, queries=queries)
     if any(dim % h for dim, h in zip((*dims, dims[3]), (*heads, decoder_heads), strict=True)):
         raise OptionError(
             f"`heads` {tuple(heads)} and `decoder_heads` {decoder_heads} must divide the `dims` {tuple(dims)} of their "

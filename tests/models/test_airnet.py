@@ -51,6 +51,7 @@ def test_batch_size_sizes_the_queue(batch_size: int) -> None:
     ("options", "text"),
     [
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 1.5}, "`batch_size` is 1.5; accepted are integers from 1 up"),
         ({"dim": 0}, "dim"),
         ({"groups": -1}, "groups"),
         ({"blocks": 0}, "blocks"),
@@ -202,8 +203,10 @@ def test_converted_it_starts_where_it_was_in_training_too(converted: tuple[AirNe
     model, hair = (copy.deepcopy(each).train() for each in converted)
     for _ in range(2):  # the second time with moved queues and key encoders
         inputs = pairs(3)
-        for got, expected in zip(hair(*inputs), model(*inputs), strict=True):
-            assert_close(got, expected, 1e-5) if expected.is_floating_point() else None
+        (*got, labels), (*expected, wanted) = hair(*inputs), model(*inputs)
+        for each, other in zip(got, expected, strict=True):
+            assert_close(each, other, 1e-5)
+        assert torch.equal(labels, wanted)
     for name, value in model.E.state_dict().items():
         assert torch.equal(hair.base.E.state_dict()[name], value), name
 

@@ -73,13 +73,20 @@ def test_a_prefix_that_the_model_has_itself_stays() -> None:
     assert torch.equal(model["net"].weight, other["net"].weight)
 
 
-def test_dtype_device_and_mode_are_the_models(tmp_path: Path) -> None:
+def test_dtype_and_mode_are_the_models() -> None:
     model = SMALL["restormer"]().double().eval()
     state = {key: value.half() for key, value in SMALL["restormer"]().state_dict().items()}
     load_weights(model, state)
     assert not model.training
     assert model.output.weight.dtype == torch.float64
     assert torch.equal(model.output.weight.half(), state["output.weight"])
+
+
+def test_a_network_without_memory_is_refused() -> None:
+    with torch.device("meta"):
+        model = SMALL["restormer"]()
+    with pytest.raises(CheckpointError, match="on the meta device"):
+        load_weights(model, SMALL["restormer"]().state_dict())
 
 
 def without(state: dict[str, Tensor], *keys: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from reference import SMALL, as_published, largest_error, published_state
 
 from hairify.errors import CheckpointError
-from hairify.models import load_published, res_hair
+from hairify.models import load_published, res_hair, restormer
 
 
 @pytest.mark.slow
@@ -51,6 +51,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
         (tmp_path / "absent.ckpt", "cannot be read"),
         ({"epoch": 3}, "no state_dict"),
         ({"conv.weight": torch.zeros(1)}, "not one of the published Res-HAIR"),
+        (restormer(dim=8, num_blocks=(1, 1, 1, 1)).state_dict(), "not one of the published Res-HAIR"),
     ]:
         with pytest.raises(CheckpointError, match=text):
             load_published(source)

@@ -42,6 +42,10 @@ def test_bias_free_norm_scales_by_the_spread_about_the_mean() -> None:
     ("options", "text"),
     [
         ({"num_blocks": (1, 2, 3)}, "num_blocks"),
+        ({"num_blocks": (1, 1, 1, -1)}, "`num_blocks` is .* integers from 0 up"),
+        ({"dim": -8}, "`dim` is -8; accepted are integers from 1 up"),
+        ({"heads": (0, 1, 1, 1)}, "`heads` is .* integers from 1 up"),
+        ({"expansion": 0.0}, "`expansion` is 0.0"),
         ({"heads": (1, 2)}, "heads"),
         ({"dim": 6, "heads": (4, 4, 4, 4)}, "must divide"),
         ({"norm": "Batch"}, "'WithBias' and 'BiasFree'"),
