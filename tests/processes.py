@@ -91,8 +91,9 @@ def converted(name: str) -> HairModel:
 
 @functools.cache
 def _converted(name: str) -> HairModel:
-    model = Unused() if name == "unused" else NETWORKS[name]()
-    hair, x = perturb(hairify(model.double().eval(), example_inputs=images()[:1])), images()
+    model = Unused() if name == "unused" else NETWORKS["nafnet" if name == "low rank" else name]()
+    box: Any = "low_rank" if name == "low rank" else "full"
+    hair, x = perturb(hairify(model.double().eval(), box=box, example_inputs=images()[:1])), images()
     with torch.no_grad():
         assert_differs(hair.bake(x[:1])(x[1:]), hair(x[1:]), 1e-4)
     return hair
@@ -206,11 +207,16 @@ def fully_sharded_and_checkpointed(rank: int, parts: bool) -> None:
     fully_sharded(rank, parts, checkpointed=True)
 
 
-def fully_sharded(rank: int, parts: bool, checkpointed: bool = False) -> None:
+def fully_sharded_low_rank(rank: int, parts: bool) -> None:
+    fully_sharded(rank, parts, name="low rank")
+
+
+def fully_sharded(rank: int, parts: bool, checkpointed: bool = False, name: str = "nafnet") -> None:
     """Outputs, gradients and two optimizer steps are those of one process with the whole batch."""
-    alone = converted("nafnet")
+    alone = converted(name)
     hair = shard(copy.deepcopy(alone).checkpoint_blocks(checkpointed), parts=parts)
-    assert all(p.to_local().numel() < p.numel() for n, p in hair.named_parameters() if n.startswith("boxes"))
+    boxes = [p for n, p in hair.named_parameters() if n.startswith("boxes")]
+    assert all(p.to_local().numel() < p.numel() for p in boxes if len(p) > 1)
     optimizers = [torch.optim.SGD(model.parameters(), 1e-4, momentum=0.9) for model in (hair, alone)]
     for _ in range(2):
         x = images()
@@ -227,7 +233,7 @@ def fully_sharded(rank: int, parts: bool, checkpointed: bool = False) -> None:
     x = images()
     with torch.no_grad():
         assert_close(hair(x[rank : rank + 1]), alone(x)[rank : rank + 1], 1e-10)
-    gathered = converted("nafnet")
+    gathered = converted(name)
     gathered.load_state_dict(get_model_state_dict(hair, options=StateDictOptions(full_state_dict=True)))
     with torch.no_grad():
         assert_close(gathered(x), alone(x), 1e-10)

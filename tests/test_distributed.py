@@ -34,6 +34,7 @@ def run(both: processes.Processes, tmp_path: Path) -> Run:
         ("nafnet", {}, (8, 12)),  # where the DAC gets no more than a few pixels, it must leave no parameter out
         ("unet", {"gradient_as_bucket_view": True}, (24, 32)),
         ("window", {"static_graph": True}, (24, 32)),
+        ("low rank", {}, (24, 32)),
         ("unused", {"find_unused_parameters": True}, (24, 32)),
         ("unused", {"static_graph": True}, (24, 32)),
     ],
@@ -68,6 +69,7 @@ on_cpu = pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reaso
     [
         processes.fully_sharded,
         processes.fully_sharded_and_checkpointed,
+        processes.fully_sharded_low_rank,
         processes.fully_sharded_conditioned,
         processes.fully_sharded_in_half_precision,
     ],
