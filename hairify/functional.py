@@ -309,6 +309,8 @@ def _grouped(
     )
     output = conv(folded, weight.flatten(0, 1), None if bias is None else bias.flatten(), batch * groups)
     # (k, B·out, ...) -> (k·B, out, ...)
+    if torch.compiler.is_compiling():  # which may guess wrongly how a gradient lies in memory, and take it for a view
+        return _laid_out_like(input, torch.cat(output.chunk(batch, dim=1)))
     return _laid_out_like(input, output.reshape(per_image, batch, -1, *output.shape[2:]).transpose(0, 1).flatten(0, 1))
 
 

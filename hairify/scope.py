@@ -81,10 +81,11 @@ class SplitReached(BaseException):
 
 
 class _Local(threading.local):
-    """What belongs to one thread; with defaults, since compilers compile anew once an absent attribute appears."""
+    """What belongs to one thread."""
 
-    forward: _Forward | None = None
-    given: _Given | None = None
+    def __init__(self) -> None:  # runs in each thread; compilers compile anew once an absent attribute appears
+        self.forward: _Forward | None = None
+        self.given: _Given | None = None
 
 
 class Scope:
