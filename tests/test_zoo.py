@@ -18,7 +18,7 @@ import pytest
 import torch
 import zoo_table
 from laws import apply, call, examine, images, spread
-from spandrel_networks import EXCLUDED, INSTALLED, ZOO
+from spandrel_networks import EXCLUDED, INSTALLED, ZOO, declare_operators
 from torch import nn
 from traps import TRAPS
 from util import START, assert_close, assert_unchanged, perturb, snapshot
@@ -37,6 +37,12 @@ BEHIND = "docs/zoo.md is behind: make zoo-page"
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 RESULTS = os.environ.get("HAIRIFY_ZOO_RESULTS")
 CONVERTED = [name for name, network in ZOO.items() if not network.refused]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> None:
+    """Whichever test comes first may import spandrel."""
+    declare_operators()
 
 
 def build(name: str) -> nn.Module:
