@@ -150,8 +150,13 @@ def test_compiled_without_code_generation(name: str, box: str, dynamic: bool) ->
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize(("name", "box"), [("unet", "full"), ("transposed", "full"), ("window", "low_rank")])
+@pytest.mark.parametrize(
+    ("name", "box", "dynamic"),
+    [
+        *((name, "full", dynamic) for name in ("unet", "transposed") for dynamic in (False, True)),
+        ("window", "low_rank", False),  # with dynamic sizes Inductor fails on the original, too (PyTorch 2.13)
+    ],
+)
 def test_compiled(name: str, box: str, dynamic: bool) -> None:
     # Not `once`: Inductor compares the layouts of maps, of the original network too, and compiles anew for some sizes.
     check_compiles(converted(name, dac=Pooled, box=box), "inductor", dynamic)
