@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hairify.functional import full_precision, mix, mix_low_rank
+from hairify.kernels import per_image
+from hairify.mixing import full_precision, mix, mix_low_rank, mix_outputs, mixes_outputs
+from hairify.operations import Operation, Prepare
+from hairify.recomputation import is_possible, pays, recomputed
 
 _LEAST_WIDTH = 4
 _FACTORS = ("left", "right", "bias_change")
@@ -27,7 +30,13 @@ class WeightBox(nn.Module):
     Args:
         rows: {name of a layer within the block: {"weight": (N, ...), "bias": (N, ...)}}, or in a `LowRankBox` the
             parameters that it says; the name is "" where the block is itself a layer.
+
+    Attributes:
+        recompute: whether weights are made again in the backward pass instead of kept for it; None: where that costs
+            little.
     """
+
+    recompute: bool | None = None
 
     def __init__(self, rows: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
         super().__init__()
@@ -38,21 +47,49 @@ class WeightBox(nn.Module):
             for name, parameter in parameters.items():
                 home.register_parameter(name, parameter)
 
-    def forward(self, entry: str, selecting: Tensor, block: int = 0) -> tuple[Tensor, Tensor | None]:
-        """Per-image weight and bias of one layer, w = Σ_i V_s[i] W[i] (paper, equation 4).
+    def forward(
+        self,
+        entry: str,
+        selecting: Tensor,
+        block: int = 0,
+        prepare: Prepare | None = None,
+        input: Tensor | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Per-image weight and bias of one layer, w = Σ_i V_s[i] W[i] (paper, equation 4), or what it computes by them.
+
+        The layer is computed in here because sharded parameters exist during a call of their module alone, and its
+        backward pass needs them again.
 
         Args:
             entry: the layer's name within the block.
             selecting: selecting vectors, shape (B, N).
             block: the block's position in its level; here all blocks share all rows.
+            prepare: makes the operation that the layer computes; None for the weights themselves.
+            input: of the layer, shape (k·B, ...).
+            settings: of the operation.
 
         Returns:
-            Weight (B, *shape) and bias (B, out) or None.
+            Weight (B, *shape) and bias (B, out) or None; with `prepare` the layer's output.
         """
+        parameters = self._parameters_of(entry, block)
+        selecting = selecting.to(parameters[0].device)
+        if prepare is None:
+            return self._generate(selecting, *parameters)
+        assert input is not None
+        input, operation = prepare(input, self._kernel(parameters[0]), **settings)
+        output = self._by_outputs(operation, input, selecting, *parameters)
+        if output is not None:
+            return output
+        if is_possible(input, selecting, *parameters) and self._recomputes(operation, input, selecting, *parameters):
+            return recomputed(operation, input, self._generate, selecting, *parameters)
+        return per_image(operation, input, *self._generate(selecting, *parameters))
+
+    def _parameters_of(self, entry: str, block: int) -> tuple[Tensor, ...]:
+        """What the weights of one layer are made of, as arguments of `_generate`."""
         rows = self._rows(entry)
-        selecting = selecting.to(rows.weight.device)
         bias = getattr(rows, "bias", None)
-        return mix(selecting, rows.weight), None if bias is None else mix(selecting, bias)
+        return (rows.weight,) if bias is None else (rows.weight, bias)
 
     def _rows(self, entry: str) -> Any:
         """The module that holds one layer's parameters, as attributes: replicas of `nn.DataParallel` have no others."""
@@ -60,6 +97,34 @@ class WeightBox(nn.Module):
         for part in entry.split(".") if entry else ():
             home = home._modules[part]
         return home
+
+    @staticmethod
+    def _generate(selecting: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        return mix(selecting, weight), None if bias is None else mix(selecting, bias)
+
+    @staticmethod
+    def _kernel(weight: Tensor) -> Sequence[int]:
+        """The size of a convolution's kernel."""
+        return weight.shape[3:]
+
+    @staticmethod
+    def _by_outputs(
+        operation: Operation, input: Tensor, selecting: Tensor, weight: Tensor, bias: Tensor | None = None
+    ) -> Tensor | None:
+        """The layer's output by the other side of the distributive law, where that takes less time."""
+        if not mixes_outputs(operation, input, selecting, weight):
+            return None
+        return mix_outputs(operation, input, selecting, weight, bias)
+
+    def _recomputes(self, operation: Operation, input: Tensor, selecting: Tensor, *parameters: Tensor) -> bool:
+        if self.recompute is not None:
+            return self.recompute
+        return pays(operation, input, selecting.shape[0], self._terms(*parameters))
+
+    @staticmethod
+    def _terms(weight: Tensor, *others: Tensor) -> int:
+        """By how many multiplications one number of a weight is made."""
+        return weight.shape[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightBox:
         """Convert rows as matrices: `to(memory_format=...)` is meant for kernels, and refuses a stack of them."""
@@ -75,17 +140,43 @@ class LowRankBox(WeightBox):
     (N, out, rank), `right` (N, rank, columns), and with a bias `bias` (M, out) and `bias_change` (N, out).
     """
 
-    def forward(self, entry: str, selecting: Tensor, block: int = 0) -> tuple[Tensor, Tensor | None]:
-        """As `WeightBox`; `block` chooses W_m."""
-        rows = self._rows(entry)
-        selecting = selecting.to(rows.weight.device)
-        weight = mix_low_rank(selecting, rows.weight[block], rows.left, rows.right)
-        bias = getattr(rows, "bias", None)
-        return weight, None if bias is None else bias[block] + mix(selecting, rows.bias_change)
-
     def factors(self) -> Iterator[nn.Parameter]:
         """The parameters by which the rows differ."""
         return (p for name, p in self.named_parameters() if name.rpartition(".")[2] in _FACTORS)
+
+    def _parameters_of(self, entry: str, block: int) -> tuple[Tensor, ...]:
+        rows = self._rows(entry)
+        bias = getattr(rows, "bias", None)
+        biases = () if bias is None else (bias[block], rows.bias_change)
+        return rows.weight[block], rows.left, rows.right, *biases
+
+    @staticmethod
+    def _generate(
+        selecting: Tensor,
+        weight: Tensor,
+        left: Tensor,
+        right: Tensor,
+        bias: Tensor | None = None,
+        bias_change: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor | None]:
+        changed = mix_low_rank(selecting, weight, left, right)
+        if bias is None or bias_change is None:
+            return changed, None
+        return changed, bias + mix(selecting, bias_change)
+
+    @staticmethod
+    def _kernel(weight: Tensor) -> Sequence[int]:
+        return weight.shape[2:]
+
+    @staticmethod
+    def _by_outputs(
+        operation: Operation, input: Tensor, selecting: Tensor, weight: Tensor, *others: Tensor
+    ) -> Tensor | None:
+        return None
+
+    @staticmethod
+    def _terms(weight: Tensor, left: Tensor, *others: Tensor) -> int:
+        return left.shape[0] * left.shape[2]
 
 
 class HyperSelectingNet(nn.Module):

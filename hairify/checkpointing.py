@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hairify.errors import RecomputationError
-from hairify.features import tensors
+from hairify.features import tensors, version
 from hairify.scope import Hyper, Scope
 
 
@@ -115,13 +115,13 @@ class _Runs:
             self._check(inputs)
             block = _twin(self._forward.block, self._buffers, {}) if self._buffers else None
             return self._forward.run(hyper, selecting, args, kwargs, block)
-        self._first, self._versions = False, list(map(_version, inputs))
+        self._first, self._versions = False, list(map(version, inputs))
         output = self._forward.run(hyper, selecting, args, kwargs)
         self._check(inputs)
         return output
 
     def _check(self, inputs: list[Tensor]) -> None:
-        if list(map(_version, inputs)) != self._versions:
+        if list(map(version, inputs)) != self._versions:
             raise RecomputationError(
                 f"The input of the checkpointed block '{self._forward.name}' was written to in place, by the block "
                 "(such as with `inplace=True`) or after it (such as with `x += block(x)`), so the block cannot be run "
@@ -131,11 +131,6 @@ class _Runs:
 
 def _is_method_of(module: nn.Module, forward: Any) -> bool:
     return isinstance(forward, MethodType) and forward.__self__ is module
-
-
-def _version(tensor: Tensor) -> int:
-    """How often a tensor was written to; not counted in those made in inference mode."""
-    return 0 if tensor.is_inference() else tensor._version
 
 
 def _twin(module: nn.Module, buffers: dict[int, Tensor], made: dict[int, nn.Module]) -> nn.Module:

@@ -181,6 +181,11 @@ def tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
+def version(tensor: Tensor) -> int:
+    """How often a tensor was written to; not counted in those made in inference mode."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
 def all_tensors(value: Any) -> list[Tensor]:
     """All tensors in a model's output of any kind: as `tensors`, and in dataclasses and other objects' attributes."""
     found: list[Tensor] = []

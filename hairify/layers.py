@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hairify.functional import Ints, hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
+from hairify.functional import hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
+from hairify.operations import Ints, Prepare, convolution, linear, transposed_convolution
 from hairify.scope import Slot
 
 # In `HairModel.graph()` each is one named node: they branch on shapes, which torch.fx cannot follow.
@@ -47,6 +48,15 @@ def generated(layer: HyperLayer) -> tuple[Tensor, Tensor | None]:
     return layer.hair_slot.scope.generate(layer.hair_slot)
 
 
+def _compute(
+    layer: HyperLayer, op: Callable[..., Tensor], prepare: Prepare, input: Tensor, **settings: Any
+) -> Tensor:
+    """Apply a `hyper_*` operation, by its preparation, with the layer's weights for the images of the running forward."""
+    if isinstance(input, torch.fx.Proxy):  # in `HairModel.graph()` weights and operation are nodes of their own
+        return op(input, *generated(layer), **settings)
+    return layer.hair_slot.scope.compute(layer.hair_slot, prepare, input, settings)
+
+
 class HyperLinear(HyperLayer, nn.Linear):
     """`nn.Linear` with weights generated for each image."""
 
@@ -54,7 +64,7 @@ class HyperLinear(HyperLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, *, in_features) to (k·B, *, out_features); image b's rows meet image b's weights."""
-        return hyper_linear(input, *generated(self))
+        return _compute(self, hyper_linear, linear, input)
 
 
 class HyperConv1d(HyperLayer, nn.Conv1d):
@@ -64,9 +74,7 @@ class HyperConv1d(HyperLayer, nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, C, L) to (k·B, out, L'); image b's rows meet image b's weights."""
-        weight, bias = generated(self)
-        input, padding = _pad(self, input)
-        return hyper_conv1d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return _convolve(self, hyper_conv1d, input)
 
 
 class HyperConv2d(HyperLayer, nn.Conv2d):
@@ -76,9 +84,14 @@ class HyperConv2d(HyperLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, C, H, W) to (k·B, out, H', W'); image b's rows meet image b's weights."""
-        weight, bias = generated(self)
-        input, padding = _pad(self, input)
-        return hyper_conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
+        return _convolve(self, hyper_conv2d, input)
+
+
+def _convolve(layer: HyperConv1d | HyperConv2d, op: Callable[..., Tensor], input: Tensor) -> Tensor:
+    input, padding = _pad(layer, input)
+    return _compute(
+        layer, op, convolution, input, stride=layer.stride, padding=padding, dilation=layer.dilation, groups=layer.groups
+    )
 
 
 class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
@@ -88,13 +101,22 @@ class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Map (k·B, C, H, W) to (k·B, out, H', W'); image b's rows meet image b's weights."""
-        weight, bias = generated(self)
         stride, kernel_size, dilation = self.stride, self.kernel_size, self.dilation
         padding: Any = self.padding  # never a string here
         output_padding: Any = self.output_padding
         if output_size is not None:
             output_padding = _output_padding(input, output_size, stride, padding, kernel_size, dilation)
-        return hyper_conv_transpose2d(input, weight, bias, stride, padding, output_padding, self.groups, dilation)
+        return _compute(
+            self,
+            hyper_conv_transpose2d,
+            transposed_convolution,
+            input,
+            stride=stride,
+            padding=padding,
+            output_padding=output_padding,
+            groups=self.groups,
+            dilation=dilation,
+        )
 
 
 _HYPER_CLASSES: dict[type[nn.Module], type[HyperLayer]] = {

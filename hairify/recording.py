@@ -12,7 +12,7 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from hairify.features import tensors
+from hairify.features import tensors, version
 from hairify.layers import is_layer
 
 
@@ -128,11 +128,10 @@ class Recorder(TorchFunctionMode):
         return pytree.tree_map_only(Tensor, _cut, output)
 
     def _returned(self, t: Tensor) -> Returned:
-        version = 0 if t.is_inference() else t._version
         wanted = self._mark_for is not None and t.ndim > 1 and t.shape[0] == self._mark_for
         marked = wanted and t.is_floating_point() and t.element_size() > 1
         marks = tuple(_marks(t).tolist()) if marked else ()
-        return Returned((id(t), version), tuple(t.shape), t.is_floating_point(), marks)
+        return Returned((id(t), version(t)), tuple(t.shape), t.is_floating_point(), marks)
 
     def _tick(self) -> int:
         self._clock += 1

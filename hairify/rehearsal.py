@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,9 @@ import torch
 from torch import Tensor
 
 from hairify.features import all_tensors
+from hairify.kernels import per_image
 from hairify.layers import make_hyper
+from hairify.operations import Prepare
 from hairify.pairs import Pairs, same_up_to_rounding
 from hairify.probing import Inputs, Probe, isolated
 from hairify.recording import Recording
@@ -27,6 +30,10 @@ class _Fixed:
         weight, bias = (None if t is None else t.expand(2, *t.shape) for t in (self.weight, self.bias))
         assert weight is not None
         return weight, bias
+
+    def compute(self, slot: Slot, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
+        input, operation = prepare(input, self.weight.shape[2:], **settings)
+        return per_image(operation, input, *self.generate(slot))
 
 
 def unfaithful(probe: Probe, pairs: Pairs, layers: list[str]) -> list[str]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
 from hairify.errors import GIVError, OutsideForwardError
-from hairify.features import Feature, Size, read_feature, tensors
+from hairify.features import Feature, Size, read_feature, tensors, version
+from hairify.kernels import per_image
+from hairify.operations import Prepare
 
 _RUN_AGAIN = (
     "was run again during a backward pass, as gradient checkpointing does, where the selecting vectors of its own "
@@ -58,6 +61,11 @@ class _Forward:
     """The backward pass within which it started."""
     grad: bool = field(default_factory=torch.is_grad_enabled)
     """Whether gradients were recorded where it started."""
+    cache: _Cache | None = None
+
+    def selecting_of(self, slot: Slot) -> Tensor:
+        """The selecting vectors (B, N) of one block."""
+        return self.selecting[slot.level][:, slot.block]
 
 
 def _is_run_again(forward: _Forward | None) -> bool:
@@ -67,13 +75,44 @@ def _is_run_again(forward: _Forward | None) -> bool:
     return (-1 if forward is None else forward.backward) != _backward_pass()
 
 
+Weights: TypeAlias = tuple[Tensor, Tensor | None]
+
+
+@dataclass
+class _Cache:
+    """Selecting vectors and weights made for a given GIV, as long as no parameter changes that they are made of."""
+
+    versions: list[tuple[int, int, int]] = field(default_factory=list)
+    selecting: list[Tensor] = field(default_factory=list)
+    weights: dict[tuple[int, int, str], Weights] = field(default_factory=dict)
+    """By level, block and entry."""
+
+    def of(self, hyper: Hyper) -> _Cache:
+        """Itself, empty where parameters have changed since."""
+        parameters = itertools.chain(hyper.hsn.parameters(), hyper.boxes.parameters())
+        versions = [(id(p), p.data_ptr(), version(p)) for p in parameters]
+        if versions != self.versions:
+            self.versions, self.selecting, self.weights = versions, [], {}
+        return self
+
+
 @dataclass(frozen=True)
 class _Given:
     """A GIV given by `conditioned_on`."""
 
     giv: Tensor
+    cache: _Cache = field(default_factory=_Cache)
     backward: int = field(default_factory=_backward_pass)
     """The backward pass within which it was given."""
+
+    def is_cached(self) -> bool:
+        """Whether what is made for it is kept: for a single GIV, where no gradients are recorded."""
+        return (
+            self.giv.shape[0] == 1
+            and not torch.is_grad_enabled()
+            and not torch.compiler.is_compiling()
+            and not torch._C._are_functorch_transforms_active()
+        )
 
 
 class SplitReached(BaseException):
@@ -138,7 +177,7 @@ class Scope:
     def conditioned_on(self, giv: Tensor) -> Iterator[None]:
         """Forwards within it use `giv` instead of the DAC."""
         before = self._local.given
-        self._local.given = _Given(giv)
+        self._local.given = _Given(giv.clone())  # what its owner writes into it later is not meant
         try:
             yield
         finally:
@@ -200,14 +239,42 @@ class Scope:
         if forward.only_giv:
             forward.giv = giv
             raise SplitReached
-        forward.selecting = [hsn(giv) for hsn in forward.hyper.hsn]
+        if given is not None and given.is_cached():
+            forward.cache = given.cache.of(forward.hyper)
+            forward.cache.selecting = forward.cache.selecting or [hsn(giv) for hsn in forward.hyper.hsn]
+            forward.selecting = forward.cache.selecting
+        else:
+            forward.selecting = [hsn(giv) for hsn in forward.hyper.hsn]
 
-    def generate(self, slot: Slot) -> tuple[Tensor, Tensor | None]:
+    def generate(self, slot: Slot) -> Weights:
         """The per-image weight (B, *shape) and bias (B, out) of one hyper layer.
 
         Raises:
             OutsideForwardError: no forward is running in this thread, or the split has not run yet.
         """
+        forward = self._selected_forward(slot)
+        weights: Weights = forward.hyper.boxes[slot.level](slot.entry, forward.selecting_of(slot), slot.block)
+        return weights
+
+    def compute(self, slot: Slot, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
+        """What one hyper layer computes: an operation, prepared by `prepare`, with per-image weights.
+
+        Raises:
+            OutsideForwardError: no forward is running in this thread, or the split has not run yet.
+        """
+        forward = self._selected_forward(slot)
+        box, selecting = forward.hyper.boxes[slot.level], forward.selecting_of(slot)
+        if forward.cache is None or torch.is_grad_enabled():
+            return box(slot.entry, selecting, slot.block, prepare, input, **settings)
+        made, key = forward.cache.weights, (slot.level, slot.block, slot.entry)
+        if key not in made:
+            made[key] = box(slot.entry, selecting, slot.block)
+        weight, bias = made[key]
+        input, operation = prepare(input, weight.shape[3:], **settings)
+        return per_image(operation, input, weight, bias)
+
+    def _selected_forward(self, slot: Slot) -> _Forward:
+        """The running forward, which has selecting vectors."""
         forward = self.running()
         if _is_run_again(forward):
             raise OutsideForwardError(f"A hyper layer of level '{slot.level_name}' {_RUN_AGAIN}")
@@ -225,9 +292,7 @@ class Scope:
                 "is no GIV yet. The model took another way than on the example inputs: convert it with a `split_at` "
                 "that runs first on every input."
             )
-        selecting = forward.selecting[slot.level][:, slot.block]
-        weight, bias = forward.hyper.boxes[slot.level](slot.entry, selecting, slot.block)
-        return weight, bias
+        return forward
 
 
 def _in_precision_of(dac: nn.Module, feature: Tensor) -> Tensor:

@@ -1,0 +1,318 @@
+"""How an operation with weights of its own for each image is computed, chosen by shapes.
+
+    operation, input, weights ── choose() ──► plain │ matmul │ grouped │ loop │ unfolded ──► output
+
+Why no single kernel will do, by medians on two cores of an EPYC (Zen 5) with PyTorch 2.13, relative to the ordinary
+operation with one weight, forward, eight images (benchmarks/kernels.py measures it anew):
+
+| | matmul | grouped | loop |
+|---|---|---|---|
+| 1×1, 60 → 180 at 64² | 1.1 | 2.0 | 1.7 |
+| 1×1, 128 → 256 at 32² | 1.7 | 1.0 | 1.8 |
+| 1×1, 64 → 128 at 128² | 0.6 | 1.4 | 0.6 |
+| 1×1, 384 → 1152 at 8² | 2.1 | 2.2 | 1.8 |
+| 3×3, 64 at 64² | | 1.0 | 1.4 |
+| 3×3, 60 at 64² | | 3.0 | 1.4 |
+| 3×3, 512 at 8² | | 5.2 | 1.9 |
+| 3×3 depthwise, 288 at 32² | | 0.9 | 2.0 |
+| 3×3 depthwise, 288 at 128² | | 1.0 | 0.5 |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from hairify.errors import BatchMismatchError, ShapeError
+from hairify.operations import Convolution, Operation
+from hairify.symbolic import is_symbolic
+from hairify.unfolding import unfolded
+
+Kernel: TypeAlias = Literal["plain", "matmul", "grouped", "loop", "unfolded"]
+
+# Larger blocks glibc's allocator takes from the system each time (32 MiB is the highest value of its
+# M_MMAP_THRESHOLD), and each of their pages costs a fault. Convolutions of oneDNN need such a block twice, for the
+# output in their own layout and in the usual one.
+_LARGEST_BLOCK = 2**25
+
+# Channels in one vector register of 512 bits: oneDNN's layouts hold so many side by side, else it falls back.
+_CHANNELS_IN_A_BLOCK = 16
+
+# Below, products of many small matrices by columns are products of matrices and vectors, many times slower.
+_FEW_POSITIONS = 16
+
+# Above, on CPUs, a 1×1 convolution is limited by arithmetic, at which oneDNN is ahead of MKL on some processors by two.
+_MANY_POSITIONS = 256
+
+
+def choose(
+    operation: Operation, batch: int, input: Sequence[int], weight: Sequence[int], itemsize: int, device: str
+) -> Kernel:
+    """The kernel for an operation with per-image weights, by shapes, size of a number and type of device alone.
+
+    Args:
+        operation: what is computed.
+        batch: B; may be symbolic while a compiler or exporter traces.
+        input: its shape, (k·B, ...).
+        weight: shape of one image's weight.
+        itemsize: bytes of one number.
+        device: type of the device, such as "cpu".
+
+    Returns:
+        "plain": the ordinary operation, for a single set of weights.
+        "matmul": one batched matrix product, for linear layers and 1×1 convolutions.
+        "grouped": one convolution with the images as groups.
+        "loop": one convolution for each image.
+        "unfolded": a batched matrix product with the patches under the kernel, for any number of images.
+    """
+    if is_symbolic(batch):  # then the number of groups, or of turns of a loop, cannot depend on it
+        return "matmul" if operation.is_matrix_product else "unfolded"
+    if batch == 1:
+        return "plain"
+    if not isinstance(operation, Convolution):
+        return "matmul"
+    if device != "cpu":
+        return "matmul" if operation.is_matrix_product else "grouped"
+    positions = math.prod(input[2:])
+    if any(is_symbolic(size) for size in input[2:]):
+        return "matmul" if operation.is_matrix_product else "grouped"
+    incoming, outgoing = operation.channels(weight)
+    numbers = max(input[0] * max(incoming, outgoing) * positions, batch * math.prod(weight))
+    is_small = numbers * itemsize <= _LARGEST_BLOCK
+    per_group = (incoming // operation.groups, outgoing // operation.groups)
+    fits = all(channels % _CHANNELS_IN_A_BLOCK == 0 for channels in per_group)
+    if operation.is_matrix_product:
+        return "grouped" if fits and is_small and positions >= _MANY_POSITIONS else "matmul"
+    is_depthwise = per_group[0] == 1
+    return "grouped" if is_small and not operation.transposed and (fits or is_depthwise) else "loop"
+
+
+def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply an operation with weights of its own to each image.
+
+    Args:
+        operation: with its settings.
+        input: shape (k·B, ...).
+        weight: shape (B, *shape).
+        bias: shape (B, out) or None.
+
+    Raises:
+        BatchMismatchError: the input's first dimension is not a multiple of B.
+        ShapeError: the bias does not fit the weight.
+    """
+    out = operation.channels(weight.shape[1:])[1]
+    if bias is not None and bias.shape != (weight.shape[0], out):
+        raise ShapeError(
+            f"The bias has shape {tuple(bias.shape)}; with this weight it is ({weight.shape[0]}, {out})."
+        )
+    kernel = chosen(operation, input, weight)
+    if kernel == "plain":
+        return operation(input, weight[0], None if bias is None else bias[0])
+    rows_per_image(input, weight.shape[0])
+    return _KERNELS[kernel](operation, input, weight, bias)
+
+
+def chosen(operation: Operation, input: Tensor, weight: Tensor) -> Kernel:
+    """As `choose`, for these tensors."""
+    return choose(
+        operation, weight.shape[0], input.shape, weight.shape[1:], weight.element_size(), input.device.type
+    )
+
+
+def rows_per_image(input: Tensor, batch: int) -> int:
+    """k, where `input` has k·B rows.
+
+    Raises:
+        BatchMismatchError: it has not.
+    """
+    rows = input.shape[0]
+    if batch == 0:
+        raise BatchMismatchError("The batch is empty: per-image weights need at least one image.")
+    if rows % batch:
+        raise BatchMismatchError(
+            f"An input of shape {tuple(input.shape)} cannot be divided among {batch} images: its first dimension "
+            f"must be a multiple of {batch}. Call the model with as many images as its GIV was made from, or with "
+            "one GIV of shape (1, D) for all."
+        )
+    return rows // batch
+
+
+def _matmul(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    batch, weight = weight.shape[0], weight.flatten(2)  # (B, out, in)
+    if not isinstance(operation, Convolution):
+        images = input.reshape(batch, -1, input.shape[-1])
+        return _product_by_rows(images, weight, bias).reshape(*input.shape[:-1], weight.shape[1])
+    if _is_channels_last(input) or _has_few_positions(input, batch):
+        images = _to_rows(input, batch)
+        output = _product_by_rows(images, weight, bias)
+        return _laid_out_like(input, _from_rows(output, input))
+    images = _to_columns(input, batch)
+    output = torch.bmm(weight, images) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, images)
+    return _from_columns(output, input)
+
+
+def _product_by_rows(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(B, L, in) by (B, out, in) to (B, L, out)."""
+    weight = weight.transpose(1, 2)
+    return torch.bmm(images, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), images, weight)
+
+
+def _has_few_positions(input: Tensor, batch: int) -> bool:
+    sizes = (input.shape[0], *input.shape[2:])
+    return not any(is_symbolic(size) for size in sizes) and math.prod(sizes) < batch * _FEW_POSITIONS
+
+
+def _to_columns(images: Tensor, batch: int) -> Tensor:
+    """(k·B, C, *size) to (B, C, k·positions): the parts of an image share its matrix."""
+    return images.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
+
+
+def _from_columns(columns: Tensor, input: Tensor) -> Tensor:
+    """(B, C', k·positions) to (k·B, C', *size), the sizes being those of the input."""
+    per_image = input.shape[0] // columns.shape[0]
+    parts: Tensor = columns.unflatten(2, (per_image, -1)).transpose(1, 2)
+    return parts.reshape(input.shape[0], columns.shape[1], *input.shape[2:])
+
+
+def _to_rows(images: Tensor, batch: int) -> Tensor:
+    """(k·B, C, *size) to (B, k·positions, C), which copies nothing where channels are last in memory."""
+    return images.movedim(1, -1).reshape(batch, -1, images.shape[1])
+
+
+def _from_rows(rows: Tensor, input: Tensor) -> Tensor:
+    """(B, k·positions, C') to (k·B, C', *size), the sizes being those of the input."""
+    return rows.reshape(input.shape[0], *input.shape[2:], rows.shape[2]).movedim(-1, 1)
+
+
+def _grouped(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The images become groups of one convolution (Yang et al., CondConv, NeurIPS 2019)."""
+    batch = weight.shape[0]
+    output = operation(
+        _to_groups(input, batch), weight.flatten(0, 1), None if bias is None else bias.flatten(), images=batch
+    )
+    return _laid_out_like(input, _from_groups(output, batch))
+
+
+def _to_groups(images: Tensor, batch: int) -> Tensor:
+    """(k·B, C, *size) to (k, B·C, *size); reshape, not view: images may be channels_last or otherwise strided."""
+    parts: Tensor = images.unflatten(0, (batch, -1)).transpose(0, 1)
+    return parts.reshape(parts.shape[0], -1, *images.shape[2:])
+
+
+def _from_groups(grouped: Tensor, batch: int) -> Tensor:
+    """(k, B·C, *size) to (k·B, C, *size)."""
+    if torch.compiler.is_compiling():  # which may guess wrongly how a gradient lies in memory, and take it for a view
+        return torch.cat(grouped.chunk(batch, dim=1))
+    images: Tensor = grouped.unflatten(1, (batch, -1)).transpose(0, 1)
+    return images.reshape(-1, *images.shape[2:])
+
+
+def _loop(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    biases = [None] * weight.shape[0] if bias is None else bias.unbind()
+    images = input.chunk(weight.shape[0])
+    return torch.cat([operation(x, w, b) for x, w, b in zip(images, weight.unbind(), biases, strict=True)])
+
+
+def _laid_out_like(input: Tensor, output: Tensor) -> Tensor:
+    """Channels last where the input is, as plain convolutions do: networks take views, dropout draws in that order."""
+    if _is_channels_last(input):
+        return output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return output.contiguous() if input.is_contiguous() else output
+
+
+def _is_channels_last(input: Tensor) -> bool:
+    return input.ndim == 4 and not input.is_contiguous() and input.permute(0, 2, 3, 1).is_contiguous()
+
+
+def per_image_backward(
+    operation: Operation, grad: Tensor, input: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of `per_image`, by the kernel that it takes.
+
+    Args:
+        operation: with its settings.
+        grad: that of the output.
+        input: as given to `per_image`.
+        weight: likewise.
+        needed: whether the gradients of input, weight and bias are.
+
+    Returns:
+        Those gradients; None, or anything, where not needed.
+    """
+    kernel = chosen(operation, input, weight)
+    if not isinstance(operation, Convolution) or kernel == "matmul":
+        return _matmul_backward(operation, grad, input, weight, needed)
+    batch = weight.shape[0]
+    if kernel == "grouped":
+        into, by_weight, by_bias = _convolution_backward(
+            operation, _to_groups(grad, batch), _to_groups(input, batch), weight.flatten(0, 1), needed, images=batch
+        )
+        return (
+            _laid_out_like(input, _from_groups(into, batch)) if needed[0] else None,
+            by_weight.unflatten(0, (batch, -1)) if needed[1] else None,
+            by_bias.unflatten(0, (batch, -1)) if needed[2] else None,
+        )
+    images = zip(grad.chunk(batch), input.chunk(batch), weight.unbind(), strict=True)
+    by_image = [_convolution_backward(operation, g, x, w, needed) for g, x, w in images]
+    into, by_weight, by_bias = zip(*by_image, strict=True)
+    return (
+        torch.cat(into) if needed[0] else None,
+        torch.stack(by_weight) if needed[1] else None,
+        torch.stack(by_bias) if needed[2] else None,
+    )
+
+
+def _convolution_backward(
+    operation: Convolution, grad: Tensor, input: Tensor, weight: Tensor, needed: tuple[bool, bool, bool], images: int = 1
+) -> Any:
+    output_padding = operation.output_padding[: len(operation.stride)]
+    return torch.ops.aten.convolution_backward(
+        grad,
+        input,
+        weight,
+        [grad.shape[1]],
+        operation.stride,
+        operation.padding,
+        operation.dilation,
+        operation.transposed,
+        output_padding,
+        images * operation.groups,
+        needed,
+    )
+
+
+def _matmul_backward(
+    operation: Operation, grad: Tensor, input: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    batch, matrix = weight.shape[0], weight.flatten(2)  # (B, out, in)
+    if isinstance(operation, Convolution) and not (_is_channels_last(input) or _has_few_positions(input, batch)):
+        images, grads = _to_columns(input, batch), _to_columns(grad, batch)
+        return (
+            _from_columns(torch.bmm(matrix.transpose(1, 2), grads), input) if needed[0] else None,
+            torch.bmm(grads, images.transpose(1, 2)).view_as(weight) if needed[1] else None,
+            grads.sum(2) if needed[2] else None,
+        )
+    if isinstance(operation, Convolution):
+        images, grads = _to_rows(input, batch), _to_rows(grad, batch)
+    else:
+        images, grads = (t.reshape(batch, -1, t.shape[-1]) for t in (input, grad))
+    into = torch.bmm(grads, matrix) if needed[0] else None
+    if into is not None:
+        into = _laid_out_like(input, _from_rows(into, input)) if isinstance(operation, Convolution) else into.view_as(input)
+    return (
+        into,
+        torch.bmm(grads.transpose(1, 2), images).view_as(weight) if needed[1] else None,
+        grads.sum(1) if needed[2] else None,
+    )
+
+
+_KERNELS: dict[Kernel, Callable[..., Tensor]] = {
+    "matmul": _matmul,
+    "grouped": _grouped,
+    "loop": _loop,
+    "unfolded": unfolded,
+}

@@ -1,0 +1,98 @@
+"""Per-image operations that do not keep their weights for the backward pass, but make them again there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from hairify.kernels import per_image, per_image_backward
+from hairify.mixing import full_precision
+from hairify.operations import Operation
+
+Generate: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
+"""Selecting vectors (B, N), and parameters of a box → per-image weight (B, *shape) and bias (B, out)."""
+
+# Making a weight again takes `terms` multiplications for each of its numbers, forward and backward of the operation
+# three for each use of it. So at most a twelfth is added.
+_USES_PER_TERM = 4
+
+
+def pays(operation: Operation, input: Tensor, batch: int, terms: int) -> bool:
+    """Whether making the weights again costs little beside the operation itself, by shapes alone.
+
+    Args:
+        operation: with its settings.
+        input: shape (k·B, ...).
+        batch: B.
+        terms: multiplications by which one number of a weight is made.
+    """
+    return operation.uses(input.shape) >= _USES_PER_TERM * terms * batch
+
+
+def is_possible(*tensors: Tensor) -> bool:
+    """Whether gradients will be asked of autograd, not of a compiler or a function transform, which keep their own."""
+    return (
+        not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and torch.is_grad_enabled()
+        and any(t.requires_grad for t in tensors)
+    )
+
+
+def recomputed(operation: Operation, input: Tensor, generate: Generate, selecting: Tensor, *parameters: Tensor) -> Tensor:
+    """As `per_image(operation, input, *generate(selecting, *parameters))`, of which no weight is kept.
+
+    Args:
+        operation: with its settings.
+        input: shape (k·B, ...).
+        generate: makes the weights.
+        selecting: selecting vectors, shape (B, N).
+        parameters: of the box, for `generate`.
+    """
+    return _Recomputed.apply(operation, _autocast(input), generate, selecting, *parameters)
+
+
+def _autocast(input: Tensor) -> Tensor:
+    """The input as operations under autocast get it."""
+    kind = input.device.type
+    if not torch.is_autocast_enabled(kind) or not input.is_floating_point() or input.dtype == torch.float64:
+        return input
+    return input.to(torch.get_autocast_dtype(kind))
+
+
+class _Recomputed(torch.autograd.Function):
+    """Keeps input, selecting vectors and the box's own parameters, which are kept anyway."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, operation: Operation, input: Tensor, generate: Generate, selecting: Tensor, *parameters: Tensor
+    ) -> Tensor:
+        ctx.operation, ctx.generate = operation, generate
+        ctx.save_for_backward(input, selecting, *parameters)
+        with full_precision(input.device):
+            weight, bias = generate(selecting, *parameters)
+            return per_image(operation, input, weight.to(input.dtype), None if bias is None else bias.to(input.dtype))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        input, selecting, *parameters = ctx.saved_tensors
+        wanted = [t for t, needed in zip((selecting, *parameters), ctx.needs_input_grad[3:], strict=True) if needed]
+        with full_precision(input.device):
+            with torch.enable_grad():
+                weight, bias = ctx.generate(selecting, *parameters)
+            needed = (ctx.needs_input_grad[1], weight.requires_grad, bias is not None and bias.requires_grad)
+            into, by_weight, by_bias = per_image_backward(ctx.operation, grad, input, weight.to(input.dtype), needed)
+            made = [(w, g.to(w.dtype)) for w, g in ((weight, by_weight), (bias, by_bias)) if w is not None and w.requires_grad]
+            grads = iter(_grads(made, wanted))
+        return None, into, None, *(next(grads) if needed else None for needed in ctx.needs_input_grad[3:])
+
+
+def _grads(made: list[tuple[Tensor, Tensor]], wanted: list[Tensor]) -> tuple[Tensor | None, ...]:
+    """The gradients of what the weights were made of; differentiable where those of a second order are asked for."""
+    if not made:
+        return ()
+    outputs, grads = zip(*made, strict=True)
+    return torch.autograd.grad(outputs, wanted, grads, create_graph=torch.is_grad_enabled(), allow_unused=True)
