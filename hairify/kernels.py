@@ -149,7 +149,7 @@ def _matmul(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | 
     if _is_channels_last(input) or _has_few_positions(input, batch):
         images = _to_rows(input, batch)
         output = _product_by_rows(images, weight, bias)
-        return _laid_out_like(input, _from_rows(output, input))
+        return laid_out_like(input, _from_rows(output, input))
     images = _to_columns(input, batch)
     output = torch.bmm(weight, images) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, images)
     return _from_columns(output, input)
@@ -194,7 +194,7 @@ def _grouped(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor
     output = operation(
         _to_groups(input, batch), weight.flatten(0, 1), None if bias is None else bias.flatten(), images=batch
     )
-    return _laid_out_like(input, _from_groups(output, batch))
+    return laid_out_like(input, _from_groups(output, batch))
 
 
 def _to_groups(images: Tensor, batch: int) -> Tensor:
@@ -214,10 +214,11 @@ def _from_groups(grouped: Tensor, batch: int) -> Tensor:
 def _loop(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     biases = [None] * weight.shape[0] if bias is None else bias.unbind()
     images = input.chunk(weight.shape[0])
-    return torch.cat([operation(x, w, b) for x, w, b in zip(images, weight.unbind(), biases, strict=True)])
+    output = torch.cat([operation(x, w, b) for x, w, b in zip(images, weight.unbind(), biases, strict=True)])
+    return laid_out_like(input, output)
 
 
-def _laid_out_like(input: Tensor, output: Tensor) -> Tensor:
+def laid_out_like(input: Tensor, output: Tensor) -> Tensor:
     """Channels last where the input is, as plain convolutions do: networks take views, dropout draws in that order."""
     if _is_channels_last(input):
         return output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
@@ -252,7 +253,7 @@ def per_image_backward(
             operation, _to_groups(grad, batch), _to_groups(input, batch), weight.flatten(0, 1), needed, images=batch
         )
         return (
-            _laid_out_like(input, _from_groups(into, batch)) if needed[0] else None,
+            laid_out_like(input, _from_groups(into, batch)) if needed[0] else None,
             by_weight.unflatten(0, (batch, -1)) if needed[1] else None,
             by_bias.unflatten(0, (batch, -1)) if needed[2] else None,
         )
@@ -302,7 +303,7 @@ def _matmul_backward(
         images, grads = (t.reshape(batch, -1, t.shape[-1]) for t in (input, grad))
     into = torch.bmm(grads, matrix) if needed[0] else None
     if into is not None:
-        into = _laid_out_like(input, _from_rows(into, input)) if isinstance(operation, Convolution) else into.view_as(input)
+        into = laid_out_like(input, _from_rows(into, input)) if isinstance(operation, Convolution) else into.view_as(input)
     return (
         into,
         torch.bmm(grads.transpose(1, 2), images).view_as(weight) if needed[1] else None,

@@ -53,7 +53,8 @@ def _compute(
 ) -> Tensor:
     """Apply a `hyper_*` operation, by its preparation, with the layer's weights for the images of the running forward."""
     if isinstance(input, torch.fx.Proxy):  # in `HairModel.graph()` weights and operation are nodes of their own
-        return op(input, *generated(layer), **settings)
+        weight, bias = generated(layer)
+        return op(input, weight, bias, **settings)
     return layer.hair_slot.scope.compute(layer.hair_slot, prepare, input, settings)
 
 

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
-from hairify.kernels import rows_per_image
+from hairify.kernels import laid_out_like, rows_per_image
 from hairify.operations import Operation
 from hairify.symbolic import is_symbolic
 
@@ -108,12 +108,13 @@ def mix_outputs(operation: Operation, input: Tensor, selecting: Tensor, weight: 
     dim = operation.channel_dim(outputs)
     outputs = outputs.unflatten(dim, (groups, size, -1)).movedim(dim + 1, 0)  # (N, k·B, ..., groups, out/groups, ...)
     shares = selecting.to(outputs).repeat_interleave(per_image, dim=0)  # (k·B, N)
-    return torch.einsum("bn,nb...->b...", shares, outputs).flatten(dim, dim + 1)
+    return laid_out_like(input, torch.einsum("bn,nb...->b...", shares, outputs).flatten(dim, dim + 1))
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """Without autocast, on devices that have it."""
-    is_off = not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device.type)  # which is quickly asked
-    if device.type == "meta" or is_off:
+    if device.type == "meta":
+        return contextlib.nullcontext()
+    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device.type):  # which is quickly asked
         return contextlib.nullcontext()
     return torch.autocast(device.type, enabled=False)

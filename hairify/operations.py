@@ -77,8 +77,9 @@ class Convolution:
     @property
     def is_matrix_product(self) -> bool:
         """Whether it is a matrix product at each position: with a 1×1 kernel and no more."""
-        ones, zeros = {*self.kernel, *self.stride}, {*self.padding, *self.output_padding}
-        return self.groups == 1 and not self.transposed and ones <= {1} and zeros <= {0}
+        if self.groups != 1 or self.transposed:
+            return False
+        return all(n == 1 for n in (*self.kernel, *self.stride)) and not any(self.padding)
 
     def channel_dim(self, output: Tensor) -> int:
         """Where the channels of input and output are."""

@@ -58,7 +58,9 @@ def recomputed(operation: Operation, input: Tensor, generate: Generate, selectin
 def _autocast(input: Tensor) -> Tensor:
     """The input as operations under autocast get it."""
     kind = input.device.type
-    if not torch.is_autocast_enabled(kind) or not input.is_floating_point() or input.dtype == torch.float64:
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return input
+    if not input.is_floating_point() or input.dtype == torch.float64:
         return input
     return input.to(torch.get_autocast_dtype(kind))
 
@@ -74,15 +76,18 @@ class _Recomputed(torch.autograd.Function):
         ctx.save_for_backward(input, selecting, *parameters)
         with full_precision(input.device):
             weight, bias = generate(selecting, *parameters)
-            return per_image(operation, input, weight.to(input.dtype), None if bias is None else bias.to(input.dtype))
+            bias = None if bias is None else bias.to(input.dtype)
+            # Without `data` it may be a view of a product, and networks may not write into views made here.
+            return per_image(operation, input, weight.to(input.dtype), bias).data
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        input, selecting, *parameters = ctx.saved_tensors
-        wanted = [t for t, needed in zip((selecting, *parameters), ctx.needs_input_grad[3:], strict=True) if needed]
+        input, *sources = ctx.saved_tensors
         with full_precision(input.device):
             with torch.enable_grad():
-                weight, bias = ctx.generate(selecting, *parameters)
+                sources = [t.view_as(t) for t in sources]  # so that differentiation ends here, whatever they come from
+                weight, bias = ctx.generate(*sources)
+            wanted = [t for t, needed in zip(sources, ctx.needs_input_grad[3:], strict=True) if needed]
             needed = (ctx.needs_input_grad[1], weight.requires_grad, bias is not None and bias.requires_grad)
             into, by_weight, by_bias = per_image_backward(ctx.operation, grad, input, weight.to(input.dtype), needed)
             made = [(w, g.to(w.dtype)) for w, g in ((weight, by_weight), (bias, by_bias)) if w is not None and w.requires_grad]

@@ -27,7 +27,8 @@ class _Fixed:
     bias: Tensor | None
 
     def generate(self, slot: Slot) -> tuple[Tensor, Tensor | None]:
-        weight, bias = (None if t is None else t.expand(2, *t.shape) for t in (self.weight, self.bias))
+        # Generated weights are contiguous, whatever the layer's own were.
+        weight, bias = (None if t is None else t.contiguous().expand(2, *t.shape) for t in (self.weight, self.bias))
         assert weight is not None
         return weight, bias
 

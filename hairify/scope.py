@@ -253,8 +253,8 @@ class Scope:
             OutsideForwardError: no forward is running in this thread, or the split has not run yet.
         """
         forward = self._selected_forward(slot)
-        weights: Weights = forward.hyper.boxes[slot.level](slot.entry, forward.selecting_of(slot), slot.block)
-        return weights
+        weight, bias = forward.hyper.boxes[slot.level](slot.entry, forward.selecting_of(slot), slot.block)
+        return weight, bias
 
     def compute(self, slot: Slot, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
         """What one hyper layer computes: an operation, prepared by `prepare`, with per-image weights.
