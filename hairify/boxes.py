@@ -78,10 +78,10 @@ class WeightBox(nn.Module):
             return self._generate(selecting, *parameters)
         assert input is not None
         input, operation = prepare(input, self._kernel(parameters[0]), **settings)
-        output = self._by_outputs(operation, input, selecting, *parameters)
+        output = self._by_outputs(operation, input, selecting, parameters)
         if output is not None:
             return output
-        if is_possible(input, selecting, *parameters) and self._recomputes(operation, input, selecting, *parameters):
+        if self._recomputes(operation, input, selecting, parameters):
             return recomputed(operation, input, self._generate, selecting, *parameters)
         return per_image(operation, input, *self._generate(selecting, *parameters))
 
@@ -99,8 +99,9 @@ class WeightBox(nn.Module):
         return home
 
     @staticmethod
-    def _generate(selecting: Tensor, weight: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        return mix(selecting, weight), None if bias is None else mix(selecting, bias)
+    def _generate(selecting: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        weight, *biases = (mix(selecting, rows) for rows in parameters)
+        return weight, biases[0] if biases else None
 
     @staticmethod
     def _kernel(weight: Tensor) -> Sequence[int]:
@@ -109,22 +110,26 @@ class WeightBox(nn.Module):
 
     @staticmethod
     def _by_outputs(
-        operation: Operation, input: Tensor, selecting: Tensor, weight: Tensor, bias: Tensor | None = None
+        operation: Operation, input: Tensor, selecting: Tensor, parameters: tuple[Tensor, ...]
     ) -> Tensor | None:
         """The layer's output by the other side of the distributive law, where that takes less time."""
-        if not mixes_outputs(operation, input, selecting, weight):
+        if not mixes_outputs(operation, input, selecting, parameters[0]):
             return None
-        return mix_outputs(operation, input, selecting, weight, bias)
+        return mix_outputs(operation, input, selecting, *parameters)
 
-    def _recomputes(self, operation: Operation, input: Tensor, selecting: Tensor, *parameters: Tensor) -> bool:
+    def _recomputes(
+        self, operation: Operation, input: Tensor, selecting: Tensor, parameters: tuple[Tensor, ...]
+    ) -> bool:
+        if not is_possible(input, selecting, *parameters):
+            return False
         if self.recompute is not None:
             return self.recompute
-        return pays(operation, input, selecting.shape[0], self._terms(*parameters))
+        return pays(operation, input, selecting.shape[0], self._terms(parameters))
 
     @staticmethod
-    def _terms(weight: Tensor, *others: Tensor) -> int:
+    def _terms(parameters: tuple[Tensor, ...]) -> int:
         """By how many multiplications one number of a weight is made."""
-        return weight.shape[0]
+        return parameters[0].shape[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightBox:
         """Convert rows as matrices: `to(memory_format=...)` is meant for kernels, and refuses a stack of them."""
@@ -151,17 +156,12 @@ class LowRankBox(WeightBox):
         return rows.weight[block], rows.left, rows.right, *biases
 
     @staticmethod
-    def _generate(
-        selecting: Tensor,
-        weight: Tensor,
-        left: Tensor,
-        right: Tensor,
-        bias: Tensor | None = None,
-        bias_change: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor | None]:
+    def _generate(selecting: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        weight, left, right, *biases = parameters
         changed = mix_low_rank(selecting, weight, left, right)
-        if bias is None or bias_change is None:
+        if not biases:
             return changed, None
+        bias, bias_change = biases
         return changed, bias + mix(selecting, bias_change)
 
     @staticmethod
@@ -170,12 +170,13 @@ class LowRankBox(WeightBox):
 
     @staticmethod
     def _by_outputs(
-        operation: Operation, input: Tensor, selecting: Tensor, weight: Tensor, *others: Tensor
+        operation: Operation, input: Tensor, selecting: Tensor, parameters: tuple[Tensor, ...]
     ) -> Tensor | None:
-        return None
+        return None  # it would take N·rank thin channels more on the whole map, which measured slower
 
     @staticmethod
-    def _terms(weight: Tensor, left: Tensor, *others: Tensor) -> int:
+    def _terms(parameters: tuple[Tensor, ...]) -> int:
+        _, left, *_ = parameters
         return left.shape[0] * left.shape[2]
 
 

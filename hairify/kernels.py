@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ from hairify.symbolic import is_symbolic
 from hairify.unfolding import unfolded
 
 Kernel: TypeAlias = Literal["plain", "matmul", "grouped", "loop", "unfolded"]
+Needed: TypeAlias = tuple[bool, bool, bool]
+Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 
 # Larger blocks glibc's allocator takes from the system each time (32 MiB is the highest value of its
 # M_MMAP_THRESHOLD), and each of their pages costs a fault. Convolutions of oneDNN need such a block twice, for the
@@ -106,9 +108,7 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
     """
     out = operation.channels(weight.shape[1:])[1]
     if bias is not None and bias.shape != (weight.shape[0], out):
-        raise ShapeError(
-            f"The bias has shape {tuple(bias.shape)}; with this weight it is ({weight.shape[0]}, {out})."
-        )
+        raise ShapeError(f"The bias has shape {tuple(bias.shape)}; with this weight it is ({weight.shape[0]}, {out}).")
     kernel = chosen(operation, input, weight)
     if kernel == "plain":
         return operation(input, weight[0], None if bias is None else bias[0])
@@ -118,9 +118,7 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
 
 def chosen(operation: Operation, input: Tensor, weight: Tensor) -> Kernel:
     """As `choose`, for these tensors."""
-    return choose(
-        operation, weight.shape[0], input.shape, weight.shape[1:], weight.element_size(), input.device.type
-    )
+    return choose(operation, weight.shape[0], input.shape, weight.shape[1:], weight.element_size(), input.device.type)
 
 
 def rows_per_image(input: Tensor, batch: int) -> int:
@@ -142,50 +140,40 @@ def rows_per_image(input: Tensor, batch: int) -> int:
 
 
 def _matmul(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    batch, weight = weight.shape[0], weight.flatten(2)  # (B, out, in)
-    if not isinstance(operation, Convolution):
-        images = input.reshape(batch, -1, input.shape[-1])
-        return _product_by_rows(images, weight, bias).reshape(*input.shape[:-1], weight.shape[1])
-    if _is_channels_last(input) or _has_few_positions(input, batch):
-        images = _to_rows(input, batch)
-        output = _product_by_rows(images, weight, bias)
-        return laid_out_like(input, _from_rows(output, input))
-    images = _to_columns(input, batch)
-    output = torch.bmm(weight, images) if bias is None else torch.baddbmm(bias.unsqueeze(2), weight, images)
-    return _from_columns(output, input)
+    batch, matrix = weight.shape[0], weight.flatten(2)  # (B, out, in)
+    by_rows = _is_by_rows(operation, input, batch)
+    images = _to_matrices(operation, input, batch, by_rows)
+    factors = (images, matrix.transpose(1, 2)) if by_rows else (matrix, images)
+    product = torch.bmm(*factors) if bias is None else torch.baddbmm(bias.unsqueeze(1 if by_rows else 2), *factors)
+    return _from_matrices(operation, product, input, by_rows)
 
 
-def _product_by_rows(images: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(B, L, in) by (B, out, in) to (B, L, out)."""
-    weight = weight.transpose(1, 2)
-    return torch.bmm(images, weight) if bias is None else torch.baddbmm(bias.unsqueeze(1), images, weight)
-
-
-def _has_few_positions(input: Tensor, batch: int) -> bool:
+def _is_by_rows(operation: Operation, input: Tensor, batch: int) -> bool:
+    """Whether positions are the rows of the matrices: where channels are last, or few columns would make it slow."""
+    if not isinstance(operation, Convolution) or _is_channels_last(input):
+        return True
     sizes = (input.shape[0], *input.shape[2:])
-    return not any(is_symbolic(size) for size in sizes) and math.prod(sizes) < batch * _FEW_POSITIONS
+    return not any(map(is_symbolic, sizes)) and math.prod(sizes) < batch * _FEW_POSITIONS
 
 
-def _to_columns(images: Tensor, batch: int) -> Tensor:
-    """(k·B, C, *size) to (B, C, k·positions): the parts of an image share its matrix."""
-    return images.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
+def _to_matrices(operation: Operation, features: Tensor, batch: int, by_rows: bool) -> Tensor:
+    """The features of each image as a matrix, that of all its parts: (B, positions, C), or (B, C, positions)."""
+    if not isinstance(operation, Convolution):
+        return features.reshape(batch, -1, features.shape[-1])
+    if by_rows:  # copies nothing where channels are last in memory
+        return features.movedim(1, -1).reshape(batch, -1, features.shape[1])
+    return features.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
 
 
-def _from_columns(columns: Tensor, input: Tensor) -> Tensor:
-    """(B, C', k·positions) to (k·B, C', *size), the sizes being those of the input."""
-    per_image = input.shape[0] // columns.shape[0]
-    parts: Tensor = columns.unflatten(2, (per_image, -1)).transpose(1, 2)
-    return parts.reshape(input.shape[0], columns.shape[1], *input.shape[2:])
-
-
-def _to_rows(images: Tensor, batch: int) -> Tensor:
-    """(k·B, C, *size) to (B, k·positions, C), which copies nothing where channels are last in memory."""
-    return images.movedim(1, -1).reshape(batch, -1, images.shape[1])
-
-
-def _from_rows(rows: Tensor, input: Tensor) -> Tensor:
-    """(B, k·positions, C') to (k·B, C', *size), the sizes being those of the input."""
-    return rows.reshape(input.shape[0], *input.shape[2:], rows.shape[2]).movedim(-1, 1)
+def _from_matrices(operation: Operation, matrices: Tensor, input: Tensor, by_rows: bool) -> Tensor:
+    """The reverse, to features with the positions and the layout of the input."""
+    if not isinstance(operation, Convolution):
+        return matrices.reshape(*input.shape[:-1], matrices.shape[-1])
+    rows, size = input.shape[0], input.shape[2:]
+    if by_rows:
+        return laid_out_like(input, matrices.reshape(rows, *size, matrices.shape[2]).movedim(-1, 1))
+    parts: Tensor = matrices.unflatten(2, (rows // matrices.shape[0], -1)).transpose(1, 2)
+    return parts.reshape(rows, matrices.shape[1], *size)
 
 
 def _grouped(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -229,9 +217,7 @@ def _is_channels_last(input: Tensor) -> bool:
     return input.ndim == 4 and not input.is_contiguous() and input.permute(0, 2, 3, 1).is_contiguous()
 
 
-def per_image_backward(
-    operation: Operation, grad: Tensor, input: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def per_image_backward(operation: Operation, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed) -> Gradients:
     """The gradients of `per_image`, by the kernel that it takes.
 
     Args:
@@ -242,36 +228,34 @@ def per_image_backward(
         needed: whether the gradients of input, weight and bias are.
 
     Returns:
-        Those gradients; None, or anything, where not needed.
+        Those gradients, None where not needed.
     """
     kernel = chosen(operation, input, weight)
     if not isinstance(operation, Convolution) or kernel == "matmul":
         return _matmul_backward(operation, grad, input, weight, needed)
     batch = weight.shape[0]
     if kernel == "grouped":
-        into, by_weight, by_bias = _convolution_backward(
-            operation, _to_groups(grad, batch), _to_groups(input, batch), weight.flatten(0, 1), needed, images=batch
-        )
-        return (
-            laid_out_like(input, _from_groups(into, batch)) if needed[0] else None,
-            by_weight.unflatten(0, (batch, -1)) if needed[1] else None,
-            by_bias.unflatten(0, (batch, -1)) if needed[2] else None,
-        )
-    images = zip(grad.chunk(batch), input.chunk(batch), weight.unbind(), strict=True)
-    by_image = [_convolution_backward(operation, g, x, w, needed) for g, x, w in images]
-    into, by_weight, by_bias = zip(*by_image, strict=True)
+        grads, images = _to_groups(grad, batch), _to_groups(input, batch)
+        into, *others = _convolution_backward(operation, grads, images, weight.flatten(0, 1), needed, batch)
+        into = None if into is None else laid_out_like(input, _from_groups(into, batch))
+        by_weight, by_bias = (None if t is None else t.unflatten(0, (batch, -1)) for t in others)
+        return into, by_weight, by_bias
+    parts = zip(grad.chunk(batch), input.chunk(batch), weight.unbind(), strict=True)
+    by_image = [_convolution_backward(operation, g, x, w, needed) for g, x, w in parts]
+    intos, by_weights, by_biases = zip(*by_image, strict=True)
     return (
-        torch.cat(into) if needed[0] else None,
-        torch.stack(by_weight) if needed[1] else None,
-        torch.stack(by_bias) if needed[2] else None,
+        torch.cat(intos) if needed[0] else None,
+        torch.stack(by_weights) if needed[1] else None,
+        torch.stack(by_biases) if needed[2] else None,
     )
 
 
 def _convolution_backward(
-    operation: Convolution, grad: Tensor, input: Tensor, weight: Tensor, needed: tuple[bool, bool, bool], images: int = 1
-) -> Any:
+    operation: Convolution, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed, images: int = 1
+) -> Gradients:
+    """The gradients of one convolution, with `images` times the groups."""
     output_padding = operation.output_padding[: len(operation.stride)]
-    return torch.ops.aten.convolution_backward(
+    gradients: Gradients = torch.ops.aten.convolution_backward(
         grad,
         input,
         weight,
@@ -284,31 +268,21 @@ def _convolution_backward(
         images * operation.groups,
         needed,
     )
+    return gradients
 
 
-def _matmul_backward(
-    operation: Operation, grad: Tensor, input: Tensor, weight: Tensor, needed: tuple[bool, bool, bool]
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+def _matmul_backward(operation: Operation, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed) -> Gradients:
     batch, matrix = weight.shape[0], weight.flatten(2)  # (B, out, in)
-    if isinstance(operation, Convolution) and not (_is_channels_last(input) or _has_few_positions(input, batch)):
-        images, grads = _to_columns(input, batch), _to_columns(grad, batch)
-        return (
-            _from_columns(torch.bmm(matrix.transpose(1, 2), grads), input) if needed[0] else None,
-            torch.bmm(grads, images.transpose(1, 2)).view_as(weight) if needed[1] else None,
-            grads.sum(2) if needed[2] else None,
-        )
-    if isinstance(operation, Convolution):
-        images, grads = _to_rows(input, batch), _to_rows(grad, batch)
-    else:
-        images, grads = (t.reshape(batch, -1, t.shape[-1]) for t in (input, grad))
-    into = torch.bmm(grads, matrix) if needed[0] else None
-    if into is not None:
-        into = laid_out_like(input, _from_rows(into, input)) if isinstance(operation, Convolution) else into.view_as(input)
-    return (
-        into,
-        torch.bmm(grads.transpose(1, 2), images).view_as(weight) if needed[1] else None,
-        grads.sum(1) if needed[2] else None,
-    )
+    by_rows = _is_by_rows(operation, input, batch)
+    images, grads = (_to_matrices(operation, t, batch, by_rows) for t in (input, grad))
+    into = by_weight = None
+    if needed[0]:
+        product = torch.bmm(grads, matrix) if by_rows else torch.bmm(matrix.transpose(1, 2), grads)
+        into = _from_matrices(operation, product, input, by_rows)
+    if needed[1]:
+        factors = (grads.transpose(1, 2), images) if by_rows else (grads, images.transpose(1, 2))
+        by_weight = torch.bmm(*factors).view_as(weight)
+    return into, by_weight, grads.sum(1 if by_rows else 2) if needed[2] else None
 
 
 _KERNELS: dict[Kernel, Callable[..., Tensor]] = {

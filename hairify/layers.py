@@ -48,10 +48,8 @@ def generated(layer: HyperLayer) -> tuple[Tensor, Tensor | None]:
     return layer.hair_slot.scope.generate(layer.hair_slot)
 
 
-def _compute(
-    layer: HyperLayer, op: Callable[..., Tensor], prepare: Prepare, input: Tensor, **settings: Any
-) -> Tensor:
-    """Apply a `hyper_*` operation, by its preparation, with the layer's weights for the images of the running forward."""
+def _compute(layer: HyperLayer, op: Callable[..., Tensor], prepare: Prepare, input: Tensor, **settings: Any) -> Tensor:
+    """Apply a `hyper_*` operation, prepared by `prepare`, with the weights for the images of the running forward."""
     if isinstance(input, torch.fx.Proxy):  # in `HairModel.graph()` weights and operation are nodes of their own
         weight, bias = generated(layer)
         return op(input, weight, bias, **settings)
@@ -91,7 +89,14 @@ class HyperConv2d(HyperLayer, nn.Conv2d):
 def _convolve(layer: HyperConv1d | HyperConv2d, op: Callable[..., Tensor], input: Tensor) -> Tensor:
     input, padding = _pad(layer, input)
     return _compute(
-        layer, op, convolution, input, stride=layer.stride, padding=padding, dilation=layer.dilation, groups=layer.groups
+        layer,
+        op,
+        convolution,
+        input,
+        stride=layer.stride,
+        padding=padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
     )
 
 

@@ -17,7 +17,8 @@ from hairify.symbolic import is_symbolic
 _PIECES = 64
 
 # Outputs are mixed where each number of a weight is used at most so often, times N. Mixing weights costs the time to
-# write and read B·P numbers, mixing outputs N times the arithmetic. Convolutions wider than a point pay more for weights.
+# write and read B·P numbers, mixing outputs N times the arithmetic. Convolutions wider than a point lose more by the
+# former.
 _USES_OF_MATRICES = 16
 _USES_OF_KERNELS = 64
 

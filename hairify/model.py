@@ -152,6 +152,22 @@ class HairModel(nn.Module):
             checkpoint_blocks(self.base, self._scope, (block for level in self.plan.levels for block in level.blocks))
         return self
 
+    def recompute_weights(self, enabled: bool | None = None) -> HairModel:
+        """Whether generated weights are made again in the backward pass instead of kept for it.
+
+        Kept, they take B times the memory of the converted layers. Made again they take N multiplications for each of
+        their numbers, little beside what the layer itself does with each on maps of some size.
+
+        Args:
+            enabled: for all layers; None, as it is from the start: for those whose map is large enough.
+
+        Returns:
+            The model itself.
+        """
+        for box in self.boxes:
+            box.__dict__["recompute"] = enabled
+        return self
+
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer that decay all parameters but the factors of low-rank boxes.
 

@@ -42,7 +42,9 @@ def is_possible(*tensors: Tensor) -> bool:
     )
 
 
-def recomputed(operation: Operation, input: Tensor, generate: Generate, selecting: Tensor, *parameters: Tensor) -> Tensor:
+def recomputed(
+    operation: Operation, input: Tensor, generate: Generate, selecting: Tensor, *parameters: Tensor
+) -> Tensor:
     """As `per_image(operation, input, *generate(selecting, *parameters))`, of which no weight is kept.
 
     Args:
@@ -52,7 +54,8 @@ def recomputed(operation: Operation, input: Tensor, generate: Generate, selectin
         selecting: selecting vectors, shape (B, N).
         parameters: of the box, for `generate`.
     """
-    return _Recomputed.apply(operation, _autocast(input), generate, selecting, *parameters)
+    apply: Any = _Recomputed.apply
+    return apply(operation, _autocast(input), generate, selecting, *parameters)
 
 
 def _autocast(input: Tensor) -> Tensor:
@@ -90,7 +93,8 @@ class _Recomputed(torch.autograd.Function):
             wanted = [t for t, needed in zip(sources, ctx.needs_input_grad[3:], strict=True) if needed]
             needed = (ctx.needs_input_grad[1], weight.requires_grad, bias is not None and bias.requires_grad)
             into, by_weight, by_bias = per_image_backward(ctx.operation, grad, input, weight.to(input.dtype), needed)
-            made = [(w, g.to(w.dtype)) for w, g in ((weight, by_weight), (bias, by_bias)) if w is not None and w.requires_grad]
+            pairs = ((weight, by_weight), (bias, by_bias))
+            made = [(w, g.to(w.dtype)) for w, g in pairs if g is not None]
             grads = iter(_grads(made, wanted))
         return None, into, None, *(next(grads) if needed else None for needed in ctx.needs_input_grad[3:])
 

@@ -190,5 +190,9 @@ def _marks(t: Tensor) -> Tensor:
     It is the sum of the bits, as integers: that does not depend on the order of the sum, as rounding would.
     """
     with torch.no_grad(), torch._C.DisableTorchFunction():
-        kind = {2: torch.int16, 4: torch.int32, 8: torch.int64}[t.element_size()]
-        return t.detach().flatten(1).contiguous().view(kind).sum(1, dtype=torch.int64)
+        values = t.detach().flatten(1).contiguous()
+        size = values.element_size()
+        if values.shape[1] * size % 8 == 0 == values.storage_offset() * size % 8:  # words of 64 bits are summed faster
+            return values.view(torch.int64).sum(1)
+        kind = {2: torch.int16, 4: torch.int32}[size]
+        return values.view(kind).sum(1, dtype=torch.int64)

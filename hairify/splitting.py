@@ -73,6 +73,7 @@ class _Splitter:
         self._canonical = {alias: name for name, aliases in all_names(probe.model).items() for alias in aliases}
         self._layer_calls = [c for c in self._calls if is_layer(self._modules[c.module])]
         self._usable = {c.module for c in self._layer_calls if why_not(self._modules[c.module]) is None}
+        self._sizes = {layer: sum(p.numel() for p in self._modules[layer].parameters()) for layer in self._usable}
         ordered = dict.fromkeys(c.module for c in self._layer_calls if c.module in self._usable)
         self._groups = Siblings(self._model, ordered, self._first).groups()
         self._repeated = {name for group in self._groups for name in group}
@@ -191,9 +192,8 @@ class _Splitter:
 
     def _left_after(self, name: str) -> float:
         """The part of the parameters in usable layers whose first call comes after that of a module."""
-        sizes = {layer: sum(p.numel() for p in self._modules[layer].parameters()) for layer in self._usable}
-        after = sum(n for layer, n in sizes.items() if self._first[layer].start > self._first[name].end)
-        return after / max(1, sum(sizes.values()))
+        after = sum(n for layer, n in self._sizes.items() if self._first[layer].start > self._first[name].end)
+        return after / max(1, sum(self._sizes.values()))
 
     def _aside(self, call: Call, feature: Feature) -> bool:
         """Whether a call lies in a side branch: one that ends in no feature, or a block that goes there and back.
