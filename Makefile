@@ -1,6 +1,6 @@
 # Every target prepares what it needs: a fresh machine needs only make and Python 3.10 or newer.
 #   make test PYTHON=python3.12          another interpreter (for a new environment)
-#   make test ARGS="-k split -x"         more arguments for pytest; likewise for the demo
+#   make test ARGS="-k split -x"         more arguments for pytest; likewise for the demo and the benchmarks
 
 PYTHON ?= python3
 ARGS ?=
@@ -14,13 +14,19 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo test test-slow zoo zoo-page check clean
+.PHONY: help demo bench bench-kernels test test-slow zoo zoo-page check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.installed-demo ## run the demo
 	$(BIN)/python -m hairify demo $(ARGS)
+
+bench: $(VENV)/.installed-bench ## measure time and memory of converted networks, about twelve minutes on two cores
+	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-kernels: $(VENV)/.installed-bench ## measure the kernels by which per-image operations are computed
+	$(BIN)/python -m benchmarks.kernels $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests, without the heavy ones
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not zoo" $(ARGS)

@@ -89,7 +89,9 @@ def mixes_outputs(operation: Operation, input: Tensor, selecting: Tensor, rows: 
     return operation.uses(input.shape) * rows.shape[0] <= limit * batch
 
 
-def mix_outputs(operation: Operation, input: Tensor, selecting: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def mix_outputs(
+    operation: Operation, input: Tensor, selecting: Tensor, weight: Tensor, bias: Tensor | None = None
+) -> Tensor:
     """The other side of the distributive law: Σ_i V_s[i] (x * W_i) (paper, equation 7).
 
     Args:

@@ -1,0 +1,1 @@
+"""What a converted network costs beside the same network unconverted: `make bench`."""

@@ -1,0 +1,350 @@
+"""Laws of the kernels: each equals one ordinary operation per image, and which one runs is read off a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils._python_dispatch import TorchDispatchMode
+from util import assert_close
+
+from hairify import kernels
+from hairify.boxes import WeightBox
+from hairify.kernels import choose, per_image, per_image_backward
+from hairify.mixing import mix, mix_outputs
+from hairify.operations import Convolution, Linear, Operation, convolution, linear, transposed_convolution
+from hairify.recomputation import recomputed
+
+Needed = tuple[bool, bool, bool]
+
+BATCH = 3
+PREPARE = {
+    F.linear: linear,
+    F.conv1d: convolution,
+    F.conv2d: convolution,
+    F.conv_transpose2d: transposed_convolution,
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """An operation of torch.nn.functional: shapes of one row of input and of one image's weight, and settings."""
+
+    plain: Callable[..., Tensor]
+    row: tuple[int, ...]
+    weight: tuple[int, ...]
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def operation(self) -> Operation:
+        return PREPARE[self.plain](torch.empty(0), self.weight[2:], **self.settings)[1]
+
+    def tensors(self, per_image: int = 1, layout: str = "contiguous", dtype: Any = torch.float64) -> list[Tensor]:
+        """Input, weight and bias for a batch; the same numbers in each layout."""
+        torch.manual_seed(0)
+        out = self.operation.channels(self.weight)[1]
+        shapes = (BATCH * per_image, *self.row), (BATCH, *self.weight), (BATCH, out)
+        input, weight, bias = (torch.randn(shape, dtype=dtype) for shape in shapes)
+        return [arranged(input, layout), weight, bias]
+
+    def one_by_one(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """The oracle: an ordinary operation on the rows of each image."""
+        biases = [None] * len(weight) if bias is None else list(bias)
+        parts = zip(input.tensor_split(len(weight)), weight, biases, strict=True)
+        return torch.cat([self.plain(x, w, b, **self.settings) for x, w, b in parts])
+
+
+CASES = {
+    "linear": Case(F.linear, (5, 4), (6, 4)),
+    "linear, a vector": Case(F.linear, (4,), (6, 4)),
+    "linear over a map": Case(F.linear, (3, 2, 4), (6, 4)),
+    "conv1d, point": Case(F.conv1d, (4, 19), (6, 4, 1)),
+    "conv1d, point, few": Case(F.conv1d, (4, 3), (6, 4, 1)),
+    "conv1d": Case(F.conv1d, (4, 9), (6, 2, 3), {"groups": 2, "stride": 2, "padding": 1, "dilation": 2}),
+    "conv2d, point": Case(F.conv2d, (4, 5, 7), (6, 4, 1, 1)),
+    "conv2d, point, few": Case(F.conv2d, (4, 2, 1), (6, 4, 1, 1)),
+    "conv2d, point, strided": Case(F.conv2d, (4, 5, 6), (6, 4, 1, 1), {"stride": (2, 3)}),
+    "conv2d, point, grouped": Case(F.conv2d, (4, 5, 6), (6, 2, 1, 1), {"groups": 2}),
+    "conv2d, dense": Case(F.conv2d, (3, 6, 5), (4, 3, 3, 2), {"padding": (1, 0)}),
+    "conv2d, one position": Case(F.conv2d, (3, 1, 1), (4, 3, 3, 3), {"padding": 1}),
+    "conv2d, depthwise": Case(F.conv2d, (4, 5, 6), (4, 1, 3, 3), {"groups": 4, "padding": 1}),
+    "conv2d, everything": Case(
+        F.conv2d, (4, 9, 8), (6, 2, 2, 3), {"groups": 2, "stride": (2, 1), "padding": (0, 2), "dilation": (3, 2)}
+    ),
+    "transposed": Case(F.conv_transpose2d, (4, 3, 4), (4, 3, 2, 2), {"stride": 2}),
+    "transposed, point": Case(F.conv_transpose2d, (4, 3, 4), (4, 3, 1, 1)),
+    "transposed, everything": Case(
+        F.conv_transpose2d,
+        (4, 3, 4),
+        (4, 3, 3, 2),
+        {"groups": 2, "stride": (2, 3), "padding": (1, 0), "output_padding": (1, 2), "dilation": (2, 1)},
+    ),
+}
+
+
+def able(case: Case) -> list[str]:
+    """The kernels that can compute it for several images."""
+    if not isinstance(case.operation, Convolution):
+        return ["matmul"]
+    return [k for k in kernels._KERNELS if k != "matmul" or case.operation.is_matrix_product]
+
+
+def arranged(x: Tensor, layout: str) -> Tensor:
+    """The same values in another memory layout."""
+    if layout == "sliced":
+        return torch.stack([x, x + 1], dim=-1)[..., 0]
+    if layout == "reversed":  # the batch is the fastest dimension
+        order = tuple(reversed(range(x.ndim)))
+        return x.permute(order).contiguous().permute(order)
+    return x.contiguous(memory_format=torch.channels_last) if layout == "channels_last" else x
+
+
+def layouts(case: Case) -> list[str]:
+    return ["contiguous", "sliced", "reversed", *(["channels_last"] if len(case.row) == 3 else [])]
+
+
+PAIRS = [pytest.param(case, k, id=f"{name}-{k}") for name, case in CASES.items() for k in able(case)]
+every_kernel = pytest.mark.parametrize(("case", "kernel"), PAIRS)
+every_case = pytest.mark.parametrize("case", [pytest.param(case, id=name) for name, case in CASES.items()])
+
+
+@pytest.fixture
+def force(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """Have one kernel chosen whatever the shapes; the list of times that it ran comes back."""
+
+    def forcing(kernel: str) -> list[str]:
+        ran: list[str] = []
+        original = kernels._KERNELS[kernel]
+        monkeypatch.setattr(kernels, "choose", lambda *args: kernel)
+        monkeypatch.setitem(kernels._KERNELS, kernel, lambda *args: ran.append(kernel) or original(*args))
+        return ran
+
+    return forcing
+
+
+@every_kernel
+@pytest.mark.parametrize("per", [1, 2])
+def test_each_kernel_equals_one_call_per_image(
+    case: Case, kernel: str, per: int, force: Callable[[str], list[str]]
+) -> None:
+    ran = force(kernel)
+    for layout, has_bias in product(layouts(case), (True, False)):
+        input, weight, bias = case.tensors(per, layout)
+        bias = bias if has_bias else None
+        assert_close(per_image(case.operation, input, weight, bias), case.one_by_one(input, weight, bias), 1e-13)
+    assert len(ran) == 2 * len(layouts(case))
+
+
+@every_case
+def test_the_chosen_kernel_equals_one_call_per_image(case: Case) -> None:
+    for batch in (1, BATCH):
+        input, weight, bias = case.tensors(2)
+        weight, bias = weight[:batch], bias[:batch]
+        assert_close(per_image(case.operation, input, weight, bias), case.one_by_one(input, weight, bias), 1e-13)
+
+
+def backward_oracle(case: Case, input: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """A gradient of the output, and what autograd makes of it through one call per image."""
+    leaves = [t.detach().clone().requires_grad_() for t in (input, weight, bias)]
+    output = case.one_by_one(*leaves)
+    grad = torch.randn_like(output)
+    return grad, torch.autograd.grad(output, leaves, grad)
+
+
+@every_kernel
+@pytest.mark.parametrize("per", [1, 2])
+def test_the_backward_of_each_kernel_is_that_of_one_call_per_image(
+    case: Case, kernel: str, per: int, force: Callable[[str], list[str]]
+) -> None:
+    force(kernel)
+    for layout in layouts(case):
+        input, weight, bias = case.tensors(per, layout)
+        grad, expected = backward_oracle(case, input, weight, bias)
+        for of_grad in layouts(case):
+            arranged_grad = arranged(grad, of_grad)
+            got = per_image_backward(case.operation, arranged_grad, input, weight, (True, True, True))
+            for g, e in zip(got, expected, strict=True):
+                assert_close(g, e, 1e-13)
+
+
+@every_kernel
+@pytest.mark.parametrize("needed", [n for n in product((True, False), repeat=3) if any(n)])
+def test_the_backward_gives_what_is_needed(
+    case: Case, kernel: str, needed: Needed, force: Callable[[str], list[str]]
+) -> None:
+    force(kernel)
+    input, weight, bias = case.tensors(2)
+    grad, expected = backward_oracle(case, input, weight, bias)
+    got = per_image_backward(case.operation, grad, input, weight, needed)
+    for g, e, is_needed in zip(got, expected, needed, strict=True):
+        if is_needed:
+            assert_close(g, e, 1e-13)
+
+
+@every_case
+def test_the_backward_for_one_image_that_serves_all_rows(case: Case) -> None:
+    input, weight, bias = (t[:n] for t, n in zip(case.tensors(), (BATCH, 1, 1), strict=True))
+    grad, expected = backward_oracle(case, input, weight, bias)
+    got = per_image_backward(case.operation, grad, input, weight, (True, True, True))
+    for g, e in zip(got, expected, strict=True):
+        assert_close(g, e, 1e-13)
+
+
+@every_kernel
+@pytest.mark.parametrize("has_bias", [True, False])
+def test_recomputed_weights_are_differentiable_twice(
+    case: Case, kernel: str, has_bias: bool, force: Callable[[str], list[str]]
+) -> None:
+    force(kernel)
+    input, weight, bias = case.tensors()
+    selecting = torch.randn(2, BATCH, dtype=torch.float64).softmax(1)
+    input = input[:2]
+    rows = (weight, bias) if has_bias else (weight,)
+    leaves = [t.detach().contiguous().requires_grad_() for t in (input, selecting, *rows)]
+
+    def call(x: Tensor, *sources: Tensor) -> Tensor:
+        return recomputed(case.operation, x, WeightBox._generate, *sources)
+
+    def plainly(x: Tensor, v: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
+        mixed = torch.einsum("bn,n...->b...", v, w)
+        return case.one_by_one(x, mixed, None if b is None else torch.einsum("bn,nc->bc", v, b))
+
+    assert_close(call(*leaves), plainly(*leaves), 1e-13)
+    assert torch.autograd.gradcheck(call, leaves, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, leaves, fast_mode=True)
+
+
+def strides(t: Tensor) -> list[tuple[int, int]]:
+    """By dimension, but for those of size 1, whose stride says nothing."""
+    return [(size, stride) for size, stride in zip(t.shape, t.stride(), strict=True) if size > 1]
+
+
+@every_kernel
+@pytest.mark.parametrize("per", [1, 2])
+def test_outputs_lie_in_memory_as_plain_ones_do(
+    case: Case, kernel: str, per: int, force: Callable[[str], list[str]]
+) -> None:
+    force(kernel)
+    for layout in layouts(case):
+        input, weight, bias = case.tensors(per, layout)
+        expected = case.plain(input, weight[0], bias[0], **case.settings)
+        assert strides(per_image(case.operation, input, weight, bias)) == strides(expected), layout
+
+
+@every_case
+@pytest.mark.parametrize("per", [1, 2])
+def test_mixed_outputs_lie_in_memory_as_plain_ones_do(case: Case, per: int) -> None:
+    for layout in layouts(case):
+        input, weight, bias = case.tensors(per, layout)
+        selecting = torch.randn(BATCH, BATCH, dtype=torch.float64).softmax(1)
+        expected = case.plain(input, weight[0], bias[0], **case.settings)
+        got = mix_outputs(case.operation, input, selecting, weight, bias)
+        assert_close(got, case.one_by_one(input, mix(selecting, weight), mix(selecting, bias)), 1e-13)
+        assert strides(got) == strides(expected), layout
+
+
+class NoTensors(TorchDispatchMode):
+    """Fails whatever computes."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise AssertionError(f"{func} was called")
+
+
+def dense(kernel: int = 3, stride: int = 1, groups: int = 1) -> Convolution:
+    return Convolution((stride,) * 2, (kernel // 2,) * 2, (1, 1), groups, (kernel, kernel))
+
+
+TRANSPOSED = Convolution((2, 2), (0, 0), (1, 1), 1, (2, 2), transposed=True)
+LINE = Convolution((1,), (1,), (1,), 1, (3,))
+CHOICES = [  # operation, B, input, weight, on the CPU, elsewhere; float32
+    # one set of weights: nothing is per image
+    (Linear(), 1, (4, 64, 32), (96, 32), "plain", "plain"),
+    (dense(), 1, (4, 64, 32, 32), (64, 64, 3, 3), "plain", "plain"),
+    (TRANSPOSED, 1, (4, 64, 8, 8), (64, 32, 2, 2), "plain", "plain"),
+    # products of matrices, whatever their size
+    (Linear(), 8, (8, 32), (96, 32), "matmul", "matmul"),
+    (Linear(), 8, (512, 4096, 60), (180, 60), "matmul", "matmul"),
+    # 1×1: arithmetic limits many positions with channels that oneDNN likes, there it is faster; memory all others
+    (dense(1), 8, (8, 128, 32, 32), (256, 128, 1, 1), "grouped", "matmul"),
+    (dense(1), 8, (8, 128, 16, 16), (256, 128, 1, 1), "grouped", "matmul"),  # 256 positions
+    (dense(1), 8, (8, 128, 15, 17), (256, 128, 1, 1), "matmul", "matmul"),  # 255
+    (dense(1), 8, (8, 384, 8, 8), (1152, 384, 1, 1), "matmul", "matmul"),
+    (dense(1), 8, (8, 60, 64, 64), (180, 60, 1, 1), "matmul", "matmul"),  # 60 is no multiple of 16
+    (dense(1), 8, (8, 64, 128, 128), (128, 64, 1, 1), "matmul", "matmul"),  # 64 MiB
+    (dense(1), 8, (8, 64, 1, 1), (64, 64, 1, 1), "matmul", "matmul"),
+    # 3×3 with channels in whole blocks of 16, in and out
+    (dense(), 8, (8, 64, 64, 64), (64, 64, 3, 3), "grouped", "grouped"),
+    (dense(), 8, (8, 48, 32, 32), (96, 48, 3, 3), "grouped", "grouped"),
+    (dense(3, 2), 8, (8, 64, 64, 64), (64, 64, 3, 3), "grouped", "grouped"),
+    (dense(3, 1, 2), 8, (8, 64, 32, 32), (64, 32, 3, 3), "grouped", "grouped"),  # 32 in a group
+    # for others oneDNN falls back, once for each image it does not
+    (dense(), 8, (8, 60, 64, 64), (60, 60, 3, 3), "loop", "grouped"),
+    (dense(), 8, (8, 64, 32, 32), (60, 64, 3, 3), "loop", "grouped"),
+    (dense(), 8, (8, 60, 32, 32), (64, 60, 3, 3), "loop", "grouped"),
+    (dense(3, 1, 4), 8, (8, 32, 32, 32), (32, 8, 3, 3), "loop", "grouped"),  # 8 in a group
+    # tensors above 32 MiB are fresh memory at each call: of outputs or inputs, at 32 MiB not yet
+    (dense(), 8, (8, 64, 128, 128), (64, 64, 3, 3), "grouped", "grouped"),  # 32 MiB
+    (dense(), 9, (9, 64, 128, 128), (64, 64, 3, 3), "loop", "grouped"),
+    (dense(), 8, (16, 64, 128, 128), (64, 64, 3, 3), "loop", "grouped"),  # two rows for each image
+    (dense(), 8, (8, 512, 8, 8), (512, 512, 3, 3), "loop", "grouped"),  # 72 MiB of weights
+    # depthwise: while small
+    (dense(3, 1, 288), 8, (8, 288, 32, 32), (288, 1, 3, 3), "grouped", "grouped"),
+    (dense(3, 1, 288), 8, (8, 288, 128, 128), (288, 1, 3, 3), "loop", "grouped"),
+    # transposed ones
+    (TRANSPOSED, 8, (8, 64, 16, 16), (64, 32, 2, 2), "loop", "grouped"),
+    (LINE, 8, (8, 64, 128), (64, 64, 3), "grouped", "grouped"),
+    (LINE, 8, (8, 60, 128), (60, 60, 3), "loop", "grouped"),
+]
+
+
+@pytest.mark.parametrize(("operation", "batch", "input", "weight", "on_cpu", "elsewhere"), CHOICES)
+def test_the_choice_is_a_table_by_shapes(
+    operation: Operation, batch: int, input: tuple[int, ...], weight: tuple[int, ...], on_cpu: str, elsewhere: str
+) -> None:
+    with NoTensors():
+        assert choose(operation, batch, input, weight, 4, "cpu") == on_cpu
+        for device in ("cuda", "meta"):
+            assert choose(operation, batch, torch.Size(input), weight, 4, device) == elsewhere
+
+
+def test_the_choice_goes_by_bytes() -> None:
+    chosen = [choose(dense(), 16, (16, 64, 128, 128), (64, 64, 3, 3), itemsize, "cpu") for itemsize in (2, 4, 8)]
+    assert chosen == ["grouped", "loop", "loop"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize(
+    ("operation", "row", "weight", "kernel"),
+    [
+        (Linear(), (64, 32), (96, 32), "matmul"),
+        (dense(1), (128, 32, 32), (256, 128, 1, 1), "matmul"),
+        (dense(), (64, 32, 32), (64, 64, 3, 3), "unfolded"),
+        (dense(1, 2), (64, 32, 32), (64, 64, 1, 1), "unfolded"),
+        (dense(3, 1, 64), (64, 32, 32), (64, 1, 3, 3), "unfolded"),
+        (TRANSPOSED, (64, 16, 16), (64, 32, 2, 2), "unfolded"),
+        (LINE, (64, 128), (64, 64, 3), "unfolded"),
+    ],
+)
+def test_an_open_number_of_images_takes_kernels_without_groups_and_loops(
+    operation: Operation, row: tuple[int, ...], weight: tuple[int, ...], kernel: str, device: str
+) -> None:
+    batch = ShapeEnv().create_unbacked_symint()  # raises where Python decides by it
+    assert choose(operation, batch, (2 * batch, *row), weight, 4, device) == kernel
+
+
+@pytest.mark.parametrize(("operation", "kernel"), [(dense(1), "matmul"), (dense(), "grouped"), (TRANSPOSED, "grouped")])
+def test_open_sizes_of_a_map_are_not_asked_for(operation: Convolution, kernel: str) -> None:
+    size = ShapeEnv().create_unbacked_symint()
+    weight = (64, 64, *operation.kernel)
+    assert choose(operation, 2, (2, 64, size, 32), weight, 4, "cpu") == kernel
+
+
+def test_each_name_has_its_kernel() -> None:
+    assert {"plain", *kernels._KERNELS} == {*kernels.Kernel.__args__}
