@@ -113,7 +113,8 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
     if kernel == "plain":
         return operation(input, weight[0], None if bias is None else bias[0])
     rows_per_image(input, weight.shape[0])
-    return _KERNELS[kernel](operation, input, weight, bias)
+    output = _KERNELS[kernel](operation, input, weight, bias)
+    return laid_out_like(input, output) if isinstance(operation, Convolution) else output
 
 
 def chosen(operation: Operation, input: Tensor, weight: Tensor) -> Kernel:
@@ -171,7 +172,7 @@ def _from_matrices(operation: Operation, matrices: Tensor, input: Tensor, by_row
         return matrices.reshape(*input.shape[:-1], matrices.shape[-1])
     rows, size = input.shape[0], input.shape[2:]
     if by_rows:
-        return laid_out_like(input, matrices.reshape(rows, *size, matrices.shape[2]).movedim(-1, 1))
+        return matrices.reshape(rows, *size, matrices.shape[2]).movedim(-1, 1)
     parts: Tensor = matrices.unflatten(2, (rows // matrices.shape[0], -1)).transpose(1, 2)
     return parts.reshape(rows, matrices.shape[1], *size)
 
@@ -182,7 +183,7 @@ def _grouped(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor
     output = operation(
         _to_groups(input, batch), weight.flatten(0, 1), None if bias is None else bias.flatten(), images=batch
     )
-    return laid_out_like(input, _from_groups(output, batch))
+    return _from_groups(output, batch)
 
 
 def _to_groups(images: Tensor, batch: int) -> Tensor:
@@ -202,15 +203,14 @@ def _from_groups(grouped: Tensor, batch: int) -> Tensor:
 def _loop(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     biases = [None] * weight.shape[0] if bias is None else bias.unbind()
     images = input.chunk(weight.shape[0])
-    output = torch.cat([operation(x, w, b) for x, w, b in zip(images, weight.unbind(), biases, strict=True)])
-    return laid_out_like(input, output)
+    return torch.cat([operation(x, w, b) for x, w, b in zip(images, weight.unbind(), biases, strict=True)])
 
 
 def laid_out_like(input: Tensor, output: Tensor) -> Tensor:
     """Channels last where the input is, as plain convolutions do: networks take views, dropout draws in that order."""
     if _is_channels_last(input):
         return output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    return output.contiguous() if input.is_contiguous() else output
+    return output.contiguous()
 
 
 def _is_channels_last(input: Tensor) -> bool:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hairify.kernels import laid_out_like, rows_per_image
-from hairify.operations import Operation
+from hairify.operations import Convolution, Operation
 from hairify.symbolic import is_symbolic
 
 # Pieces into which a single mixture is cut at most, for as many threads.
@@ -111,7 +111,8 @@ def mix_outputs(
     dim = operation.channel_dim(outputs)
     outputs = outputs.unflatten(dim, (groups, size, -1)).movedim(dim + 1, 0)  # (N, k·B, ..., groups, out/groups, ...)
     shares = selecting.to(outputs).repeat_interleave(per_image, dim=0)  # (k·B, N)
-    return laid_out_like(input, torch.einsum("bn,nb...->b...", shares, outputs).flatten(dim, dim + 1))
+    output = torch.einsum("bn,nb...->b...", shares, outputs).flatten(dim, dim + 1)
+    return laid_out_like(input, output) if isinstance(operation, Convolution) else output.contiguous()
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:

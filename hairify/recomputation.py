@@ -17,7 +17,7 @@ Generate: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
 
 # Making a weight again takes `terms` multiplications for each of its numbers, forward and backward of the operation
 # three for each use of it. So at most a twelfth is added.
-_USES_PER_TERM = 5
+_USES_PER_TERM = 4
 
 
 def pays(operation: Operation, input: Tensor, batch: int, terms: int) -> bool:

@@ -83,16 +83,20 @@ class _Cache:
     """Selecting vectors and weights made for a given GIV, as long as no parameter changes that they are made of."""
 
     versions: list[tuple[int, int, int]] = field(default_factory=list)
+    held: list[Tensor] = field(default_factory=list)
+    """What these are of, lest others take its place in memory."""
     selecting: list[Tensor] = field(default_factory=list)
     weights: dict[tuple[int, int, str], Weights] = field(default_factory=dict)
     """By level, block and entry."""
 
     def of(self, hyper: Hyper) -> _Cache:
         """Itself, empty where parameters have changed since."""
-        parameters = itertools.chain(hyper.hsn.parameters(), hyper.boxes.parameters())
-        versions = [(id(p), p.data_ptr(), version(p)) for p in parameters]
+        parts = (hyper.hsn, hyper.boxes)
+        of = list(itertools.chain(*((*part.parameters(), *part.buffers()) for part in parts)))
+        versions = [(id(t), t.data_ptr(), version(t)) for t in of]
         if versions != self.versions:
             self.versions, self.selecting, self.weights = versions, [], {}
+            self.held = [*of, *(t.detach() for t in of)]
         return self
 
 

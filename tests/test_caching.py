@@ -253,24 +253,35 @@ class PartlyFrozen(Chain):
 
     def middle(self, x: Tensor) -> Tensor:
         with torch.set_grad_enabled(self.grad):
-            return super().middle(x)
+            self.seen = super().middle(x)
+        return self.seen
 
 
-@pytest.mark.parametrize("outside", [True, False])
-def test_networks_that_switch_gradients_themselves(outside: bool) -> None:
+def partly_frozen(grad: bool) -> HairModel:
     hair = perturb(hairify(PartlyFrozen(*(nn.Conv2d(8, 8, 3, padding=1) for _ in "123")).double()))
-    giv, x = a_giv(), images()
-    expected = uncached(hair, giv, x)
-    hair.base.grad = not outside
-    with torch.set_grad_enabled(outside), hair.conditioned_on(giv):
+    hair.base.grad = grad
+    return hair
+
+
+def test_networks_that_stop_gradients_themselves() -> None:
+    hair, giv, x = partly_frozen(False), a_giv(), images()
+    with hair.conditioned_on(giv):
         for _ in range(2):
-            output = hair(x)
-            assert_close(output.detach(), expected, 1e-13)
-            optimizer = torch.optim.SGD(hair.boxes.parameters(), 0.1)
-            if outside:
-                output.square().mean().backward()
-                optimizer.step()
-                expected = uncached(hair, giv, x)
+            before = hair(x).detach()
+            in_place(first_box(hair))
+            assert_close(hair(x).detach(), uncached(hair, giv, x), 1e-13)
+            assert_differs(hair(x).detach(), before)
+
+
+def test_networks_that_record_gradients_themselves() -> None:
+    hair, giv, x = partly_frozen(True), a_giv(), images()
+    expected, found = uncached(hair, giv, x), []
+    with torch.no_grad(), hair.conditioned_on(giv):
+        for _ in range(2):
+            assert_close(hair(x), expected, 1e-13)
+            ends = torch.ones_like(hair.base.seen)
+            found.append(torch.autograd.grad(hair.base.seen, [*hair.boxes.parameters()], ends))
+    assert all(g.any() and torch.equal(f, g) for f, g in zip(*found, strict=True))
 
 
 def test_many_givs_are_not_kept(hair: HairModel) -> None:

@@ -155,7 +155,6 @@ def test_under_autocast(name: str) -> None:
     assert_close(outputs[0].float(), outputs[1].float(), 2**-7)
     assert_same(*found, tolerance=2**-5)
     exact = learnt(hair, False, x)
-    assert_same(found[0], exact, tolerance=2**-2)
     assert any(not torch.equal(g, exact[key]) for key, g in found[0].items() if g is not None)  # autocast was at work
 
 
