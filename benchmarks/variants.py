@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from unittest import mock
@@ -48,9 +48,7 @@ def convert(network: str, box_factor: int | None, device: str, clock: Callable[[
     return Pair(static.to(device), hair.to(device), seconds)
 
 
-def _grouped_kernel(
-    operation: Operation, batch: int, input: Sequence[int], weight: Sequence[int], itemsize: int, device: str
-) -> Kernel:
+def _grouped_kernel(operation: Operation, batch: int, *others: object) -> Kernel:
     if batch == 1:
         return "plain"
     return "matmul" if isinstance(operation, Linear) else "grouped"

@@ -2,20 +2,24 @@
 
     operation, input, weights ── choose() ──► plain │ matmul │ grouped │ loop │ unfolded ──► output
 
-Why no single kernel will do, by medians on two cores of an EPYC (Zen 5) with PyTorch 2.13, relative to the ordinary
-operation with one weight, forward, eight images (benchmarks/kernels.py measures it anew):
+No single kernel will do. Medians on two cores of an EPYC (Zen 5) with PyTorch 2.13, eight images, relative to the
+ordinary operation with one weight, within networks' forward passes (`make bench-kernels` measures such shapes apart):
 
 | | matmul | grouped | loop |
 |---|---|---|---|
-| 1×1, 60 → 180 at 64² | 1.1 | 2.0 | 1.7 |
-| 1×1, 128 → 256 at 32² | 1.7 | 1.0 | 1.8 |
-| 1×1, 64 → 128 at 128² | 0.6 | 1.4 | 0.6 |
-| 1×1, 384 → 1152 at 8² | 2.1 | 2.2 | 1.8 |
-| 3×3, 64 at 64² | | 1.0 | 1.4 |
-| 3×3, 60 at 64² | | 3.0 | 1.4 |
-| 3×3, 512 at 8² | | 5.2 | 1.9 |
-| 3×3 depthwise, 288 at 32² | | 0.9 | 2.0 |
-| 3×3 depthwise, 288 at 128² | | 1.0 | 0.5 |
+| 1×1, 96 → 288 at 64² | 1.5 | 1.1 | 1.2 |
+| 1×1, 192 → 1020 at 32² | 1.6 | 2.9 | 1.2 |
+| 1×1, 1021 → 384 at 16² | 1.9 | 0.9 | 1.4 |
+| 1×1, 128 → 256 at 32², channels last | 2.3 | 3.7 | 1.7 |
+| 1×1, 384 → 1152 at 8² (by itself) | 2.1 | 2.2 | 1.8 |
+| 3×3, 64 at 64² | | 1.1 | 1.2 |
+| 3×3, 64 → 32 at 128² | | 1.1 | 0.7 |
+| 3×3, 60 at 128² | | 3.2 | 1.3 |
+| 3×3, 256 at 16² | | 2.0 | 1.4 |
+| 3×3, 512 at 8² (by itself) | | 5.2 | 1.9 |
+| 3×3 depthwise, 288 at 128² | | 1.0 | 1.3 |
+| 3×3 depthwise, 64 at 128², channels last | | 20 | 3.9 |
+| 2×2 transposed, 64 → 32 at 64² | | 1.2 | 0.6 |
 """
 
 from __future__ import annotations
@@ -36,12 +40,12 @@ Kernel: TypeAlias = Literal["plain", "matmul", "grouped", "loop", "unfolded"]
 Needed: TypeAlias = tuple[bool, bool, bool]
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 
-# Larger blocks glibc's allocator takes from the system each time (32 MiB is the highest value of its
-# M_MMAP_THRESHOLD), and each of their pages costs a fault. Convolutions of oneDNN need such a block twice, for the
-# output in their own layout and in the usual one.
-_LARGEST_BLOCK = 2**25
+# Up to here one grouped convolution gains by being one call; beyond, one for each image stays within the caches.
+_SMALL_MAP = 32 * 32
+_SMALL_WEIGHTS = 2**24  # bytes, of all images together
 
-# Channels in one vector register of 512 bits: oneDNN's layouts hold so many side by side, else it falls back.
+# Numbers in a vector register of 512 bits. oneDNN's layouts hold so many channels side by side, else it falls back;
+# for 1×1 convolutions with channels not in multiples of 4 to a product of matrices, which is good as well.
 _CHANNELS_IN_A_BLOCK = 16
 
 # Below, products of many small matrices by columns are products of matrices and vectors, many times slower.
@@ -52,9 +56,15 @@ _MANY_POSITIONS = 256
 
 
 def choose(
-    operation: Operation, batch: int, input: Sequence[int], weight: Sequence[int], itemsize: int, device: str
+    operation: Operation,
+    batch: int,
+    input: Sequence[int],
+    weight: Sequence[int],
+    itemsize: int,
+    device: str,
+    channels_last: bool = False,
 ) -> Kernel:
-    """The kernel for an operation with per-image weights, by shapes, size of a number and type of device alone.
+    """The kernel for an operation with per-image weights, by shapes, layout, size of a number and type of device alone.
 
     Args:
         operation: what is computed.
@@ -63,6 +73,7 @@ def choose(
         weight: shape of one image's weight.
         itemsize: bytes of one number.
         device: type of the device, such as "cpu".
+        channels_last: whether the input is so in memory.
 
     Returns:
         "plain": the ordinary operation, for a single set of weights.
@@ -77,20 +88,22 @@ def choose(
         return "plain"
     if not isinstance(operation, Convolution):
         return "matmul"
-    if device != "cpu":
+    if device != "cpu" or any(map(is_symbolic, input[2:])):
         return "matmul" if operation.is_matrix_product else "grouped"
-    positions = math.prod(input[2:])
-    if any(is_symbolic(size) for size in input[2:]):
-        return "matmul" if operation.is_matrix_product else "grouped"
-    incoming, outgoing = operation.channels(weight)
-    numbers = max(input[0] * max(incoming, outgoing) * positions, batch * math.prod(weight))
-    is_small = numbers * itemsize <= _LARGEST_BLOCK
-    per_group = (incoming // operation.groups, outgoing // operation.groups)
-    fits = all(channels % _CHANNELS_IN_A_BLOCK == 0 for channels in per_group)
+    channels, positions = operation.channels(weight), math.prod(input[2:])
     if operation.is_matrix_product:
-        return "grouped" if fits and is_small and positions >= _MANY_POSITIONS else "matmul"
-    is_depthwise = per_group[0] == 1
-    return "grouped" if is_small and not operation.transposed and (fits or is_depthwise) else "loop"
+        if positions < _MANY_POSITIONS:
+            return "matmul"
+        if channels_last:
+            return "loop"
+        return "grouped" if all(c % _CHANNELS_IN_A_BLOCK == 0 or c % 4 for c in channels) else "matmul"
+    per_group = [c // operation.groups for c in channels]
+    if operation.transposed or channels_last:
+        return "loop"
+    if per_group[0] == 1:  # depthwise
+        return "grouped"
+    is_small = positions <= _SMALL_MAP and batch * math.prod(weight) * itemsize <= _SMALL_WEIGHTS
+    return "grouped" if is_small and all(c % _CHANNELS_IN_A_BLOCK == 0 for c in per_group) else "loop"
 
 
 def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -119,7 +132,15 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
 
 def chosen(operation: Operation, input: Tensor, weight: Tensor) -> Kernel:
     """As `choose`, for these tensors."""
-    return choose(operation, weight.shape[0], input.shape, weight.shape[1:], weight.element_size(), input.device.type)
+    return choose(
+        operation,
+        weight.shape[0],
+        input.shape,
+        weight.shape[1:],
+        weight.element_size(),
+        input.device.type,
+        _is_channels_last(input),
+    )
 
 
 def rows_per_image(input: Tensor, batch: int) -> int:

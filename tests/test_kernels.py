@@ -276,27 +276,26 @@ CHOICES = [  # operation, B, input, weight, on the CPU, elsewhere; float32
     (dense(1), 8, (8, 128, 16, 16), (256, 128, 1, 1), "grouped", "matmul"),  # 256 positions
     (dense(1), 8, (8, 128, 15, 17), (256, 128, 1, 1), "matmul", "matmul"),  # 255
     (dense(1), 8, (8, 384, 8, 8), (1152, 384, 1, 1), "matmul", "matmul"),
-    (dense(1), 8, (8, 60, 64, 64), (180, 60, 1, 1), "matmul", "matmul"),  # 60 is no multiple of 16
-    (dense(1), 8, (8, 64, 128, 128), (128, 64, 1, 1), "matmul", "matmul"),  # 64 MiB
+    (dense(1), 8, (8, 60, 64, 64), (180, 60, 1, 1), "matmul", "matmul"),  # multiples of 4, not of 16
+    (dense(1), 8, (8, 64, 64, 64), (180, 64, 1, 1), "matmul", "matmul"),
+    (dense(1), 8, (8, 255, 64, 64), (96, 255, 1, 1), "grouped", "matmul"),  # no multiple of 4
     (dense(1), 8, (8, 64, 1, 1), (64, 64, 1, 1), "matmul", "matmul"),
-    # 3×3 with channels in whole blocks of 16, in and out
-    (dense(), 8, (8, 64, 64, 64), (64, 64, 3, 3), "grouped", "grouped"),
+    # 3×3 on small maps with channels in whole blocks of 16, in and out
+    (dense(), 8, (8, 64, 32, 32), (64, 64, 3, 3), "grouped", "grouped"),  # 1024 positions
+    (dense(), 8, (8, 64, 33, 32), (64, 64, 3, 3), "loop", "grouped"),
     (dense(), 8, (8, 48, 32, 32), (96, 48, 3, 3), "grouped", "grouped"),
-    (dense(3, 2), 8, (8, 64, 64, 64), (64, 64, 3, 3), "grouped", "grouped"),
+    (dense(3, 2), 8, (8, 64, 32, 32), (64, 64, 3, 3), "grouped", "grouped"),
     (dense(3, 1, 2), 8, (8, 64, 32, 32), (64, 32, 3, 3), "grouped", "grouped"),  # 32 in a group
     # for others oneDNN falls back, once for each image it does not
-    (dense(), 8, (8, 60, 64, 64), (60, 60, 3, 3), "loop", "grouped"),
     (dense(), 8, (8, 64, 32, 32), (60, 64, 3, 3), "loop", "grouped"),
     (dense(), 8, (8, 60, 32, 32), (64, 60, 3, 3), "loop", "grouped"),
     (dense(3, 1, 4), 8, (8, 32, 32, 32), (32, 8, 3, 3), "loop", "grouped"),  # 8 in a group
-    # tensors above 32 MiB are fresh memory at each call: of outputs or inputs, at 32 MiB not yet
-    (dense(), 8, (8, 64, 128, 128), (64, 64, 3, 3), "grouped", "grouped"),  # 32 MiB
-    (dense(), 9, (9, 64, 128, 128), (64, 64, 3, 3), "loop", "grouped"),
-    (dense(), 8, (16, 64, 128, 128), (64, 64, 3, 3), "loop", "grouped"),  # two rows for each image
-    (dense(), 8, (8, 512, 8, 8), (512, 512, 3, 3), "loop", "grouped"),  # 72 MiB of weights
-    # depthwise: while small
+    # weights of all images above 16 MiB are too large to be copied once more
+    (dense(), 7, (7, 256, 16, 16), (256, 256, 3, 3), "grouped", "grouped"),
+    (dense(), 8, (8, 256, 16, 16), (256, 256, 3, 3), "loop", "grouped"),
+    # depthwise, of any size
     (dense(3, 1, 288), 8, (8, 288, 32, 32), (288, 1, 3, 3), "grouped", "grouped"),
-    (dense(3, 1, 288), 8, (8, 288, 128, 128), (288, 1, 3, 3), "loop", "grouped"),
+    (dense(3, 1, 288), 8, (8, 288, 128, 128), (288, 1, 3, 3), "grouped", "grouped"),
     # transposed ones
     (TRANSPOSED, 8, (8, 64, 16, 16), (64, 32, 2, 2), "loop", "grouped"),
     (LINE, 8, (8, 64, 128), (64, 64, 3), "grouped", "grouped"),
@@ -315,8 +314,20 @@ def test_the_choice_is_a_table_by_shapes(
 
 
 def test_the_choice_goes_by_bytes() -> None:
-    chosen = [choose(dense(), 16, (16, 64, 128, 128), (64, 64, 3, 3), itemsize, "cpu") for itemsize in (2, 4, 8)]
-    assert chosen == ["grouped", "loop", "loop"]
+    chosen = [choose(dense(), 7, (7, 256, 16, 16), (256, 256, 3, 3), itemsize, "cpu") for itemsize in (2, 4, 8)]
+    assert chosen == ["grouped", "grouped", "loop"]
+
+
+def test_the_choice_goes_by_layout_on_cpus() -> None:
+    cases = [
+        (dense(), (8, 64, 32, 32), (64, 64, 3, 3), "loop"),
+        (dense(3, 1, 64), (8, 64, 32, 32), (64, 1, 3, 3), "loop"),
+        (dense(1), (8, 64, 32, 32), (64, 64, 1, 1), "loop"),
+        (dense(1), (8, 64, 8, 8), (64, 64, 1, 1), "matmul"),
+    ]
+    for operation, input, weight, expected in cases:
+        assert choose(operation, 8, input, weight, 4, "cpu", channels_last=True) == expected
+        assert choose(operation, 8, input, weight, 4, "cuda", channels_last=True) != "loop"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
