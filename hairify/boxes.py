@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify.kernels import per_image
-from hairify.mixing import full_precision, mix, mix_low_rank, mix_outputs, mixes_outputs
+from hairify.mixing import mix, mix_low_rank, mix_outputs, mixes_outputs
 from hairify.operations import Operation, Prepare
+from hairify.precision import full_precision
 from hairify.recomputation import is_possible, pays, recomputed
 
 _LEAST_WIDTH = 4

@@ -7,26 +7,31 @@ ordinary operation with one weight, within networks' forward passes (`make bench
 
 | | matmul | grouped | loop |
 |---|---|---|---|
-| 1×1, 96 → 288 at 64² | 1.5 | 1.1 | 1.2 |
-| 1×1, 192 → 1020 at 32² | 1.6 | 2.9 | 1.2 |
-| 1×1, 1021 → 384 at 16² | 1.9 | 0.9 | 1.4 |
-| 1×1, 128 → 256 at 32², channels last | 2.3 | 3.7 | 1.7 |
-| 1×1, 384 → 1152 at 8² (by itself) | 2.1 | 2.2 | 1.8 |
-| 3×3, 64 at 64² | | 1.1 | 1.2 |
-| 3×3, 64 → 32 at 128² | | 1.1 | 0.7 |
-| 3×3, 60 at 128² | | 3.2 | 1.3 |
-| 3×3, 256 at 16² | | 2.0 | 1.4 |
-| 3×3, 512 at 8² (by itself) | | 5.2 | 1.9 |
-| 3×3 depthwise, 288 at 128² | | 1.0 | 1.3 |
-| 3×3 depthwise, 64 at 128², channels last | | 20 | 3.9 |
-| 2×2 transposed, 64 → 32 at 64² | | 1.2 | 0.6 |
+| 1×1, 96 → 288 at 64² | 1.5 | **1.1** | 1.2 |
+| 1×1, 192 → 1020 at 32² | **1.6** | 2.9 | 1.2 |
+| 1×1, 1021 → 384 at 16² | 1.9 | **0.9** | 1.4 |
+| 1×1, 128 → 256 at 32², channels last | 2.3 | 3.7 | **1.7** |
+| 1×1, 384 → 1152 at 8² (by itself) | **2.1** | 2.2 | 1.8 |
+| 3×3, 128 at 32² | | **1.1** | 1.1 |
+| 3×3, 64 at 64² | | 1.1 | **1.2** |
+| 3×3, 64 → 32 at 128² | | 1.1 | **0.7** |
+| 3×3, 60 at 128² | | 3.2 | **1.3** |
+| 3×3, 256 at 16² | | 2.0 | **1.4** |
+| 3×3, 512 at 8² (by itself) | | 5.2 | **1.9** |
+| 3×3 depthwise, 288 at 128² | | **1.0** | 1.3 |
+| 3×3 depthwise, 64 at 128², channels last | | 20 | **3.9** |
+| 2×2 transposed, 64 → 32 at 64² | | 1.2 | **0.6** |
+
+Bold is what is taken. Where matmul is behind the loop it is so on this processor, on which MKL reaches half of oneDNN's
+speed; on another, 1×1, 96 → 288 at 32² took 3.2 ms by matmul, 10.3 by the loop and 12.9 grouped.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -51,7 +56,7 @@ _CHANNELS_IN_A_BLOCK = 16
 # Below, products of many small matrices by columns are products of matrices and vectors, many times slower.
 _FEW_POSITIONS = 16
 
-# Above, on CPUs, a 1×1 convolution is limited by arithmetic, at which oneDNN is ahead of MKL on some processors by two.
+# From here, on CPUs, arithmetic limits a 1×1 convolution, at which oneDNN is ahead of MKL by two on some processors.
 _MANY_POSITIONS = 256
 
 
@@ -223,8 +228,28 @@ def _from_groups(grouped: Tensor, batch: int) -> Tensor:
 
 def _loop(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     biases = [None] * weight.shape[0] if bias is None else bias.unbind()
-    images = input.chunk(weight.shape[0])
-    return torch.cat([operation(x, w, b) for x, w, b in zip(images, weight.unbind(), biases, strict=True)])
+    images = _by_image(input, weight.shape[0])
+    outputs = (operation(x, w, b) for x, w, b in zip(images, weight.unbind(), biases, strict=True))
+    return _joined(outputs, weight.shape[0])
+
+
+def _by_image(features: Tensor, batch: int) -> list[Tensor]:
+    """The rows of each image; views apart from each other, so that networks may write to what they are of."""
+    rows = features.shape[0] // batch
+    return [features.narrow(0, image * rows, rows) for image in range(batch)]
+
+
+def _joined(parts: Iterator[Tensor], batch: int) -> Tensor:
+    """The parts of all images one after another; without gradients no more than one is held beside the whole."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return torch.cat(list(parts))
+    first = next(parts)
+    shape = (batch * first.shape[0], *first.shape[1:])
+    form = torch.channels_last if _is_channels_last(first) else torch.contiguous_format
+    whole = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=form)
+    for place, part in zip(_by_image(whole, batch), itertools.chain((first,), parts), strict=True):
+        place.copy_(part)
+    return whole
 
 
 def laid_out_like(input: Tensor, output: Tensor) -> Tensor:
@@ -255,20 +280,36 @@ def per_image_backward(operation: Operation, grad: Tensor, input: Tensor, weight
     if not isinstance(operation, Convolution) or kernel == "matmul":
         return _matmul_backward(operation, grad, input, weight, needed)
     batch = weight.shape[0]
+    if kernel == "plain":
+        into, *others = _convolution_backward(operation, grad, input, weight[0], needed)
+        by_weight, by_bias = (None if t is None else t.unsqueeze(0) for t in others)
+        return into, by_weight, by_bias
     if kernel == "grouped":
         grads, images = _to_groups(grad, batch), _to_groups(input, batch)
         into, *others = _convolution_backward(operation, grads, images, weight.flatten(0, 1), needed, batch)
         into = None if into is None else laid_out_like(input, _from_groups(into, batch))
         by_weight, by_bias = (None if t is None else t.unflatten(0, (batch, -1)) for t in others)
         return into, by_weight, by_bias
-    parts = zip(grad.chunk(batch), input.chunk(batch), weight.unbind(), strict=True)
-    by_image = [_convolution_backward(operation, g, x, w, needed) for g, x, w in parts]
-    intos, by_weights, by_biases = zip(*by_image, strict=True)
-    return (
-        torch.cat(intos) if needed[0] else None,
-        torch.stack(by_weights) if needed[1] else None,
-        torch.stack(by_biases) if needed[2] else None,
+    return _loop_backward(operation, grad, input, weight, needed)
+
+
+def _loop_backward(operation: Convolution, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed) -> Gradients:
+    batch = weight.shape[0]
+    others: list[tuple[Tensor | None, ...]] = []
+
+    def each() -> Iterator[Any]:
+        for g, x, w in zip(_by_image(grad, batch), _by_image(input, batch), weight.unbind(), strict=True):
+            into, *rest = _convolution_backward(operation, g, x, w, needed)
+            others.append(tuple(rest))
+            yield into
+
+    into = _joined(each(), batch) if needed[0] else None
+    if not needed[0]:
+        list(each())
+    by_weight, by_bias = (
+        torch.stack(parts) if n else None for parts, n in zip(zip(*others, strict=True), needed[1:], strict=True)
     )
+    return into, by_weight, by_bias
 
 
 def _convolution_backward(

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor
 
 from hairify.kernels import laid_out_like, rows_per_image
 from hairify.operations import Convolution, Operation
+from hairify.precision import full_precision, is_autocast
 from hairify.symbolic import is_symbolic
 
 # Pieces into which a single mixture is cut at most, for as many threads.
@@ -83,7 +82,9 @@ def mixes_outputs(operation: Operation, input: Tensor, selecting: Tensor, rows: 
         rows: shape (N, *weight shape).
     """
     batch = selecting.shape[0]
-    if is_symbolic(batch) or batch == 1 or input.dtype != rows.dtype or any(map(is_symbolic, input.shape)):
+    if is_symbolic(batch) or batch == 1 or any(map(is_symbolic, input.shape)):
+        return False
+    if input.dtype != rows.dtype or is_autocast(input.device):  # the sum is taken in the rows' own precision
         return False
     limit = _USES_OF_MATRICES if operation.is_matrix_product else _USES_OF_KERNELS
     return operation.uses(input.shape) * rows.shape[0] <= limit * batch
@@ -113,12 +114,3 @@ def mix_outputs(
     shares = selecting.to(outputs).repeat_interleave(per_image, dim=0)  # (k·B, N)
     output = torch.einsum("bn,nb...->b...", shares, outputs).flatten(dim, dim + 1)
     return laid_out_like(input, output) if isinstance(operation, Convolution) else output.contiguous()
-
-
-def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Without autocast, on devices that have it."""
-    if device.type == "meta":
-        return contextlib.nullcontext()
-    if not torch.compiler.is_compiling() and not torch.is_autocast_enabled(device.type):  # which is quickly asked
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
 from hairify.baking import bake
-from hairify.boxes import LowRankBox
+from hairify.boxes import LowRankBox, WeightBox
 from hairify.checkpointing import checkpoint_blocks, is_checkpointed, stop_checkpointing
 from hairify.errors import BakeError, GIVError, RecomputationError
 from hairify.features import image_size
@@ -155,8 +155,9 @@ class HairModel(nn.Module):
     def recompute_weights(self, enabled: bool | None = None) -> HairModel:
         """Whether generated weights are made again in the backward pass instead of kept for it.
 
-        Kept, they take B times the memory of the converted layers. Made again they take N multiplications for each of
-        their numbers, little beside what the layer itself does with each on maps of some size.
+        Kept, they take B times the memory of the converted layers. Made again they take N multiplications (in low-rank
+        boxes N·rank) for each of their numbers, little beside what the layer itself does with each on maps of some
+        size. Programs of `torch.compile` and `torch.func` keep what they need by themselves, whatever is said here.
 
         Args:
             enabled: for all layers; None, as it is from the start: for those whose map is large enough.
@@ -165,7 +166,7 @@ class HairModel(nn.Module):
             The model itself.
         """
         for box in self.boxes:
-            box.__dict__["recompute"] = enabled
+            cast(WeightBox, box).recompute = enabled
         return self
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

@@ -7,10 +7,11 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from hairify.kernels import per_image, per_image_backward
-from hairify.mixing import full_precision
 from hairify.operations import Operation
+from hairify.precision import autocast_dtype, full_precision, lowered
 
 Generate: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
 """Selecting vectors (B, N), and parameters of a box → per-image weight (B, *shape) and bias (B, out)."""
@@ -33,12 +34,16 @@ def pays(operation: Operation, input: Tensor, batch: int, terms: int) -> bool:
 
 
 def is_possible(*tensors: Tensor) -> bool:
-    """Whether gradients will be asked of autograd, not of a compiler or a function transform, which keep their own."""
+    """Whether gradients will be asked of autograd's backward pass.
+
+    Compilers and function transforms keep what they need by themselves; in forward mode there is no second time.
+    """
     return (
-        not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and torch.is_grad_enabled()
+        torch.is_grad_enabled()
         and any(t.requires_grad for t in tensors)
+        and not torch.compiler.is_compiling()
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
     )
 
 
@@ -54,18 +59,9 @@ def recomputed(
         selecting: selecting vectors, shape (B, N).
         parameters: of the box, for `generate`.
     """
+    dtype = autocast_dtype(input.device)
     apply: Any = _Recomputed.apply
-    return apply(operation, _autocast(input), generate, selecting, *parameters)
-
-
-def _autocast(input: Tensor) -> Tensor:
-    """The input as operations under autocast get it."""
-    kind = input.device.type
-    if kind == "meta" or not torch.is_autocast_enabled(kind):
-        return input
-    if not input.is_floating_point() or input.dtype == torch.float64:
-        return input
-    return input.to(torch.get_autocast_dtype(kind))
+    return apply(operation, dtype, generate, lowered(input, dtype), selecting, *parameters)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -73,30 +69,41 @@ class _Recomputed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, operation: Operation, input: Tensor, generate: Generate, selecting: Tensor, *parameters: Tensor
+        ctx: Any,
+        operation: Operation,
+        dtype: torch.dtype | None,
+        generate: Generate,
+        input: Tensor,
+        selecting: Tensor,
+        *parameters: Tensor,
     ) -> Tensor:
-        ctx.operation, ctx.generate = operation, generate
-        ctx.save_for_backward(input, selecting, *parameters)
+        ctx.operation, ctx.dtype, ctx.generate = operation, dtype, generate
+        # Where the weights are not trained its values do not count, and it may be written to.
+        ctx.like = (input.shape, input.stride(), input.dtype, input.device)
+        ctx.save_for_backward(input if any(ctx.needs_input_grad[4:]) else None, selecting, *parameters)
         with full_precision(input.device):
             weight, bias = generate(selecting, *parameters)
-            bias = None if bias is None else bias.to(input.dtype)
+            bias = None if bias is None else lowered(bias, dtype)
             # Without `data` it may be a view of a product, and networks may not write into views made here.
-            return per_image(operation, input, weight.to(input.dtype), bias).data
+            return per_image(operation, input, lowered(weight, dtype), bias).data
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         input, *sources = ctx.saved_tensors
+        if input is None:
+            size, stride, dtype, device = ctx.like
+            input = torch.empty_strided(size, stride, dtype=dtype, device=device)
         with full_precision(input.device):
             with torch.enable_grad():
                 sources = [t.view_as(t) for t in sources]  # so that differentiation ends here, whatever they come from
                 weight, bias = ctx.generate(*sources)
-            wanted = [t for t, needed in zip(sources, ctx.needs_input_grad[3:], strict=True) if needed]
-            needed = (ctx.needs_input_grad[1], weight.requires_grad, bias is not None and bias.requires_grad)
-            into, by_weight, by_bias = per_image_backward(ctx.operation, grad, input, weight.to(input.dtype), needed)
-            pairs = ((weight, by_weight), (bias, by_bias))
-            made = [(w, g.to(w.dtype)) for w, g in pairs if g is not None]
+            wanted = [t for t, needed in zip(sources, ctx.needs_input_grad[4:], strict=True) if needed]
+            needed = (ctx.needs_input_grad[3], weight.requires_grad, bias is not None and bias.requires_grad)
+            gradients = per_image_backward(ctx.operation, grad, input, lowered(weight, ctx.dtype), needed)
+            into, *by_parameter = gradients
+            made = [(w, g.to(w.dtype)) for w, g in zip((weight, bias), by_parameter, strict=True) if g is not None]
             grads = iter(_grads(made, wanted))
-        return None, into, None, *(next(grads) if needed else None for needed in ctx.needs_input_grad[3:])
+        return None, None, None, into, *(next(grads) if needed else None for needed in ctx.needs_input_grad[4:])
 
 
 def _grads(made: list[tuple[Tensor, Tensor]], wanted: list[Tensor]) -> tuple[Tensor | None, ...]:

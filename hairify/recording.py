@@ -192,7 +192,9 @@ def _marks(t: Tensor) -> Tensor:
     with torch.no_grad(), torch._C.DisableTorchFunction():
         values = t.detach().flatten(1).contiguous()
         size = values.element_size()
-        if values.shape[1] * size % 8 == 0 == values.storage_offset() * size % 8:  # words of 64 bits are summed faster
-            return values.view(torch.int64).sum(1)
-        kind = {2: torch.int16, 4: torch.int32}[size]
-        return values.view(kind).sum(1, dtype=torch.int64)
+        if values.shape[1] * size % 8:
+            kind = {2: torch.int16, 4: torch.int32}[size]
+            return values.view(kind).sum(1, dtype=torch.int64)
+        if values.storage_offset() * size % 8:
+            values = values.clone()
+        return values.view(torch.int64).sum(1)  # words of 64 bits, which are summed faster

@@ -89,15 +89,24 @@ class _Cache:
     weights: dict[tuple[int, int, str], Weights] = field(default_factory=dict)
     """By level, block and entry."""
 
-    def of(self, hyper: Hyper) -> _Cache:
-        """Itself, empty where parameters have changed since."""
+    def of(self, hyper: Hyper) -> _Cache | None:
+        """Itself, empty where parameters have changed since; None where that cannot be seen."""
         parts = (hyper.hsn, hyper.boxes)
         of = list(itertools.chain(*((*part.parameters(), *part.buffers()) for part in parts)))
+        if any(t.is_inference() for t in of):  # their changes are not counted
+            return None
         versions = [(id(t), t.data_ptr(), version(t)) for t in of]
         if versions != self.versions:
             self.versions, self.selecting, self.weights = versions, [], {}
             self.held = [*of, *(t.detach() for t in of)]
         return self
+
+
+@contextlib.contextmanager
+def _ordinary_tensors() -> Iterator[None]:
+    """Without gradients, but what is made may be used where some are recorded."""
+    with torch.inference_mode(False), torch.no_grad():
+        yield
 
 
 @dataclass(frozen=True)
@@ -243,10 +252,12 @@ class Scope:
         if forward.only_giv:
             forward.giv = giv
             raise SplitReached
-        if given is not None and given.is_cached():
-            forward.cache = given.cache.of(forward.hyper)
-            forward.cache.selecting = forward.cache.selecting or [hsn(giv) for hsn in forward.hyper.hsn]
-            forward.selecting = forward.cache.selecting
+        if given is not None and given.is_cached() and (cache := given.cache.of(forward.hyper)):
+            forward.cache = cache
+            if not cache.selecting:
+                with _ordinary_tensors():
+                    cache.selecting = [hsn(giv) for hsn in forward.hyper.hsn]
+            forward.selecting = cache.selecting
         else:
             forward.selecting = [hsn(giv) for hsn in forward.hyper.hsn]
 
@@ -272,7 +283,8 @@ class Scope:
             return box(slot.entry, selecting, slot.block, prepare, input, **settings)
         made, key = forward.cache.weights, (slot.level, slot.block, slot.entry)
         if key not in made:
-            made[key] = box(slot.entry, selecting, slot.block)
+            with _ordinary_tensors():
+                made[key] = box(slot.entry, selecting, slot.block)
         weight, bias = made[key]
         input, operation = prepare(input, weight.shape[3:], **settings)
         return per_image(operation, input, weight, bias)
