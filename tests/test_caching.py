@@ -199,6 +199,45 @@ def test_nothing_is_stale(change: str, mode: Callable[[], Any], hair: HairModel)
             before = after
 
 
+def test_parameters_whose_changes_are_not_counted_are_not_trusted(hair: HairModel) -> None:
+    with torch.inference_mode():
+        hair, giv, x = copy.deepcopy(hair), a_giv(), images()
+        assert first_box(hair).is_inference()
+        with hair.conditioned_on(giv):
+            before = hair(x).clone()
+            first_box(hair).mul_(1.5)
+            assert_differs(hair(x), before, 1e-9)
+
+
+class RecordsInside(nn.Module):
+    """Records gradients whatever is said outside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.body = (
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in "abc"),
+        )
+        self.tail = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(x)
+        with torch.set_grad_enabled(not torch.is_inference_mode_enabled()):
+            for layer in self.body:
+                x = x + layer(x)
+        return self.tail(x)
+
+
+def test_what_is_kept_may_be_used_where_gradients_are_recorded() -> None:
+    hair, x = hairify(RecordsInside().double().eval(), split_at="head"), images()
+    giv = a_giv()
+    with hair.conditioned_on(giv):
+        with torch.inference_mode():
+            expected = hair(x).clone()
+        with torch.no_grad():
+            assert_close(hair(x), expected, 1e-13)
+
+
 def test_a_change_of_dtype_is_followed() -> None:
     hair, giv, x = perturb(hairify(NETWORKS["nafnet"]().eval())), a_giv(), images()
     with torch.no_grad(), hair.conditioned_on(giv.float()):

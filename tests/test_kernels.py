@@ -186,6 +186,8 @@ def test_the_backward_gives_what_is_needed(
     for g, e, is_needed in zip(got, expected, needed, strict=True):
         if is_needed:
             assert_close(g, e, 1e-13)
+        else:
+            assert g is None
 
 
 @every_case

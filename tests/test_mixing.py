@@ -81,6 +81,10 @@ def test_open_sizes_and_mixed_precision_mix_weights() -> None:
     n = ShapeEnv().create_unbacked_symint()  # raises where Python decides by it
     weight = meta(4, 64, 64, 1, 1)
     assert mixes_outputs(POINT, meta(2, 64, 1, 1), meta(2, 4), weight)
+    pooled, vectors, rows = torch.rand(2, 64, 1, 1), torch.rand(2, 4), torch.rand(4, 64, 64, 1, 1)
+    assert mixes_outputs(POINT, pooled, vectors, rows)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not mixes_outputs(POINT, pooled, vectors, rows)
 
     class Sizes:  # shape and dtype are all that is asked for
         dtype = torch.float32

@@ -12,14 +12,17 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import NETWORKS, Chain
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
 from util import assert_close, assert_differs, perturb
 
 from hairify import HairModel, boxes, hairify
-from hairify.operations import Convolution, Linear, Operation
+from hairify.boxes import WeightBox
+from hairify.operations import Convolution, Linear, Operation, convolution
 from hairify.recomputation import pays
 
 Grads = dict[str, Tensor | None]
@@ -333,13 +336,49 @@ def test_function_transforms() -> None:
     assert_close(product, torch.autograd.grad(slope, leaf, direction)[0], 1e-10)
 
 
-def test_compiled() -> None:
+def test_a_compiler_keeps_what_it_needs_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     hair, x = chain(nn.ReLU), images()
     expected = learnt(hair, False, x)
+    monkeypatch.setattr(boxes, "recomputed", None)  # a call of it would raise
     hair.recompute_weights(True)
     compiled, leaf = torch.compile(hair, backend="aot_eager"), x.clone().requires_grad_()
     loss(compiled(leaf)).backward()
     assert_same({"": leaf.grad, **{name: p.grad for name, p in hair.named_parameters()}}, expected)
+
+
+def test_forward_mode() -> None:
+    hair, x = chain(), images()
+    tangent = torch.randn_like(x)
+    with forward_ad.dual_level():
+        got = forward_ad.unpack_dual(hair.recompute_weights(True)(forward_ad.make_dual(x, tangent))).tangent
+    step = 1e-6
+    with torch.no_grad():
+        expected = (hair(x + step * tangent) - hair(x - step * tangent)) / (2 * step)
+    assert_close(got, expected, 1e-6)
+
+
+def test_an_input_of_another_precision_is_refused_in_all_modes() -> None:
+    hair, x = chain().float(), images()
+    for recompute in (True, False):
+        hair.recompute_weights(recompute)
+        with pytest.raises(RuntimeError, match="same"):
+            hair(x.double())
+        with torch.no_grad(), pytest.raises(RuntimeError, match="same"):
+            hair(x.double())
+
+
+def test_the_input_of_a_layer_that_is_not_trained_may_be_written_to() -> None:
+    layer = nn.Conv2d(3, 3, 3, padding=1, dtype=torch.float64)
+    box = WeightBox({"": {"weight": nn.Parameter(torch.stack([layer.weight.detach()] * 2), requires_grad=False)}})
+    box.recompute = True
+    input = torch.rand(2, 3, 8, 8, dtype=torch.float64, requires_grad=True)
+    written = input * 1
+    output = box("", torch.full((2, 2), 0.5).double(), 0, convolution, written, padding=1)
+    written += 1
+    (output.square().sum() + written.sum()).backward()
+    again = input.detach().clone().requires_grad_()
+    (F.conv2d(again, layer.weight.detach(), padding=1).square().sum() + again.sum()).backward()
+    assert_close(input.grad, again.grad, 1e-12)
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
