@@ -241,7 +241,7 @@ def _by_image(features: Tensor, batch: int) -> list[Tensor]:
 
 def _joined(parts: Iterator[Tensor], batch: int) -> Tensor:
     """The parts of all images one after another; without gradients no more than one is held beside the whole."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
         return torch.cat(list(parts))
     first = next(parts)
     shape = (batch * first.shape[0], *first.shape[1:])

@@ -24,13 +24,15 @@ _USES_PER_TERM = 4
 def pays(operation: Operation, input: Tensor, batch: int, terms: int) -> bool:
     """Whether making the weights again costs little beside the operation itself, by shapes alone.
 
+    Those of a single GIV are as many as the network's own, and kept.
+
     Args:
         operation: with its settings.
         input: shape (k·B, ...).
         batch: B.
         terms: multiplications by which one number of a weight is made.
     """
-    return operation.uses(input.shape) >= _USES_PER_TERM * terms * batch
+    return batch > 1 and operation.uses(input.shape) >= _USES_PER_TERM * terms * batch
 
 
 def is_possible(*tensors: Tensor) -> bool:

@@ -361,3 +361,13 @@ def test_open_sizes_of_a_map_are_not_asked_for(operation: Convolution, kernel: s
 
 def test_each_name_has_its_kernel() -> None:
     assert {"plain", *kernels._KERNELS} == {*kernels.Kernel.__args__}
+
+
+def test_the_loop_under_vmap_without_gradients(force: Callable[[str], list[str]]) -> None:
+    force("loop")
+    operation = dense()
+    input, weights = torch.rand(2, 3, 6, 5, dtype=torch.float64), torch.rand(4, 2, 3, 3, 3, 3, dtype=torch.float64)
+    with torch.no_grad():
+        got = torch.vmap(lambda weight: per_image(operation, input, weight, None))(weights)
+        expected = torch.stack([per_image(operation, input, weight, None) for weight in weights])
+    assert_close(got, expected, 1e-13)

@@ -448,6 +448,7 @@ def test_it_pays_from_four_uses_of_each_number_for_each_term(
     terms = uses * per_image // 4  # 4·terms ≤ uses of one image
     assert pays(operation, input, 2, terms)
     assert not pays(operation, input, 2, terms + 1)
+    assert not pays(operation, input, 1, 1)
 
 
 @every_box
