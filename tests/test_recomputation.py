@@ -452,14 +452,17 @@ def test_it_pays_from_four_uses_of_each_number_for_each_term(
 
 
 @every_box
-def test_by_default_weights_are_kept_on_small_maps_alone(box: str, made: Made) -> None:
+def test_by_default_weights_are_kept_on_small_maps_and_for_single_givs(
+    box: str, made: Made, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(boxes, "mixes_outputs", lambda *arguments: False)  # or there would be none on small maps
     hair = perturb(hairify(Chain(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))).double(), box=box))
     terms = hair.plan.levels[0].box_size * (1 if box == "full" else (hair.plan.levels[0].rank or 1))
-    small = (2, 4)  # positions behind the split; one image, for several mix outputs there
+    small = (2, 4)  # positions behind the split
     assert small[0] * small[1] < 4 * terms <= LARGE[0] * LARGE[1] // 4
-    for size, kept in ((TINY, 3), (LARGE, 0)):
+    for batch, size, kept in ((2, TINY, 3), (2, LARGE, 0), (1, LARGE, 3)):
         made.found.clear()
-        output = hair(images(1, size))
+        output = hair(images(batch, size))
         assert made.alive() == kept
         loss(output).backward()
         assert len(made.found) == (3 if kept else 6)
