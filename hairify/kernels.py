@@ -132,7 +132,7 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
         return operation(input, weight[0], None if bias is None else bias[0])
     rows_per_image(input, weight.shape[0])
     output = _KERNELS[kernel](operation, input, weight, bias)
-    return laid_out_like(input, output) if isinstance(operation, Convolution) else output
+    return laid_out_like(operation, input, output)
 
 
 def chosen(operation: Operation, input: Tensor, weight: Tensor) -> Kernel:
@@ -252,9 +252,12 @@ def _joined(parts: Iterator[Tensor], batch: int) -> Tensor:
     return whole
 
 
-def laid_out_like(input: Tensor, output: Tensor) -> Tensor:
-    """Channels last where the input is, as plain convolutions do: networks take views, dropout draws in that order."""
-    if _is_channels_last(input):
+def laid_out_like(operation: Operation, input: Tensor, output: Tensor) -> Tensor:
+    """In the layout that the ordinary operation gives: networks take views of it, dropout draws in its order.
+
+    Convolutions return channels last where the input is so.
+    """
+    if isinstance(operation, Convolution) and _is_channels_last(input):
         return output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     return output.contiguous()
 
@@ -287,7 +290,7 @@ def per_image_backward(operation: Operation, grad: Tensor, input: Tensor, weight
     if kernel == "grouped":
         grads, images = _to_groups(grad, batch), _to_groups(input, batch)
         into, *others = _convolution_backward(operation, grads, images, weight.flatten(0, 1), needed, batch)
-        into = None if into is None else laid_out_like(input, _from_groups(into, batch))
+        into = None if into is None else laid_out_like(operation, input, _from_groups(into, batch))
         by_weight, by_bias = (None if t is None else t.unflatten(0, (batch, -1)) for t in others)
         return into, by_weight, by_bias
     return _loop_backward(operation, grad, input, weight, needed)

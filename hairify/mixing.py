@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hairify.kernels import laid_out_like, rows_per_image
-from hairify.operations import Convolution, Operation
+from hairify.operations import Operation
 from hairify.precision import full_precision, is_autocast
 from hairify.symbolic import is_symbolic
 
@@ -113,4 +113,4 @@ def mix_outputs(
     outputs = outputs.unflatten(dim, (groups, size, -1)).movedim(dim + 1, 0)  # (N, k·B, ..., groups, out/groups, ...)
     shares = selecting.to(outputs).repeat_interleave(per_image, dim=0)  # (k·B, N)
     output = torch.einsum("bn,nb...->b...", shares, outputs).flatten(dim, dim + 1)
-    return laid_out_like(input, output) if isinstance(operation, Convolution) else output.contiguous()
+    return laid_out_like(operation, input, output)

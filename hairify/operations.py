@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -35,7 +36,7 @@ class Linear:
 
     def uses(self, input: Sequence[int]) -> int:
         """How often each number of the weight is used, by the shape of the input."""
-        return _product(input[:-1])
+        return math.prod(input[:-1])
 
     def side_by_side(self, weights: Tensor) -> Tensor:
         """N weights as the weight of one operation, the outputs of which are ordered (N, out)."""
@@ -93,8 +94,8 @@ class Convolution:
 
     def uses(self, input: Sequence[int]) -> int:
         """How often each number of the weight is used, by the shape of the input; about so often where it is padded."""
-        positions = _product((input[0], *input[2:]))
-        return positions if self.transposed else positions // _product(self.stride)
+        positions = math.prod((input[0], *input[2:]))
+        return positions if self.transposed else positions // math.prod(self.stride)
 
     def side_by_side(self, weights: Tensor) -> Tensor:
         """N weights as the weight of one operation, the outputs of which are ordered (groups, N, out per group)."""
@@ -162,10 +163,3 @@ def _tuple(value: Ints, length: int) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,) * length
     return tuple(value) * (length if len(value) == 1 else 1)
-
-
-def _product(sizes: Sequence[int]) -> int:
-    product = 1
-    for size in sizes:
-        product = product * size
-    return product

@@ -14,7 +14,7 @@ import torch
 from networks import NETWORKS, Chain, Pooled, UNet
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from util import assert_close, perturb
+from util import assert_close, bytes_kept, perturb
 
 from hairify import HairModel, hairify, plan
 from hairify.errors import GIVError, NothingToConvertError, OutsideForwardError, RecomputationError
@@ -71,25 +71,12 @@ def test_draws_are_repeated() -> None:
     assert_same(gradients(other), gradients(hair))
 
 
-def kept(hair: HairModel, x: Tensor) -> int:
-    """Bytes that the forward keeps for the backward pass, but for what checkpoints make again."""
-    sizes: dict[int, int] = {}
-
-    def pack(t: Tensor) -> Tensor:
-        sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        hair(x)
-    return sum(sizes.values())
-
-
 @pytest.mark.parametrize("name", ["restormer", "window"])
 def test_it_saves_memory(name: str) -> None:
     hair, x = converted(name), images(4)
-    before = kept(hair, x)
-    assert kept(hair.checkpoint_blocks(), x) < 0.75 * before  # the DAC and all before the split stay
-    assert kept(hair.checkpoint_blocks(False), x) == before
+    before = bytes_kept(hair, x)
+    assert bytes_kept(hair.checkpoint_blocks(), x) < 0.75 * before  # the DAC and all before the split stay
+    assert bytes_kept(hair.checkpoint_blocks(False), x) == before
 
 
 def test_two_forwards_before_one_backward() -> None:
@@ -144,7 +131,7 @@ def test_copies_checkpoint_their_own_blocks(again: Callable[[nn.Module], nn.Modu
     loss(other, x).backward()
     assert_same(gradients(other), expected)
     assert not gradients(hair)
-    assert kept(other, x) == kept(hair, x)
+    assert bytes_kept(other, x) == bytes_kept(hair, x)
 
 
 def test_what_leaves_the_model_is_not_checkpointed() -> None:

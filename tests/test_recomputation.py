@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
-from util import assert_close, assert_differs, perturb
+from util import assert_close, assert_differs, bytes_kept, perturb
 
 from hairify import HairModel, boxes, hairify
 from hairify.boxes import WeightBox
@@ -125,26 +125,13 @@ def test_no_weight_is_kept(box: str, batch: int, made: Made, monkeypatch: pytest
         assert made.alive() == 0
 
 
-def kept(hair: HairModel, x: Tensor) -> int:
-    """Bytes that the forward keeps for the backward pass."""
-    sizes: dict[int, int] = {}
-
-    def pack(t: Tensor) -> Tensor:
-        sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        hair(x)
-    return sum(sizes.values())
-
-
 @every_box
 def test_no_copy_in_another_precision_is_kept_either(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boxes, "mixes_outputs", lambda *args: False)
     hair, x = converted("nafnet", box).float(), images(4).float()
     numbers = sum(len(level.blocks) * level.row_size for level in hair.plan.levels)
     with torch.autocast("cpu", torch.bfloat16):
-        saved = kept(hair.recompute_weights(False), x) - kept(hair.recompute_weights(True), x)
+        saved = bytes_kept(hair.recompute_weights(False), x) - bytes_kept(hair.recompute_weights(True), x)
     assert saved >= 0.9 * 4 * numbers * 2  # 4 images, 2 bytes; biases need not be kept
 
 

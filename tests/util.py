@@ -101,3 +101,16 @@ def _same(now: Any, then: Any) -> bool:
     if now is then:
         return True
     return type(now) is type(then) and not isinstance(then, Tensor) and bool(now == then)
+
+
+def bytes_kept(model: nn.Module, x: Tensor) -> int:
+    """Bytes that the forward keeps for the backward pass, but for what is made again there."""
+    sizes: dict[int, int] = {}
+
+    def pack(t: Tensor) -> Tensor:
+        sizes[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        model(x)
+    return sum(sizes.values())
