@@ -2,17 +2,20 @@
 
 import argparse
 import copy
+import itertools
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from hairify import HairModel
-from hairify.demo.photographs import HELD_OUT, TRAINING, centre_crop, load
-from hairify.demo.training import Loss, l1_loss, train, training_batches
+from hairify.data.images import read_rgb
+from hairify.data.samples import TrainingSamples, collate
+from hairify.demo import HELD_OUT, TRAINING, photographs, tasks
 from hairify.models import load_weights
+from hairify.training import Loss, l1_loss
 
 START = 1e-5
 """The largest difference of a converted network from the original, relative to the largest value of its output."""
@@ -50,7 +53,7 @@ def check_start(network: nn.Module, hair: HairModel, inputs: int = 1) -> None:
         hair: converted; both in evaluation mode.
         inputs: how many times they take the photograph.
     """
-    photograph = centre_crop(load(HELD_OUT[:1])["coffee"], 96)[None]
+    photograph = read_rgb(photographs(HELD_OUT[:1])[0])[None, :, 100:196, 200:296]
     expected, got = (model(*[photograph] * inputs) for model in (network, hair))
     difference = float((got - expected).abs().max() / expected.abs().max())
     print(f"\nwarm start: differs by {difference:.1e} of the largest value, on a photograph\n")
@@ -77,15 +80,26 @@ def train_a_little(
     """
 
     def in_evaluation(hair: HairModel, degraded: Tensor, clean: Tensor) -> float:
-        return float(loss(copy.deepcopy(hair).eval(), degraded, clean))
+        return float(loss(copy.deepcopy(hair).eval(), degraded, clean).mean())
 
     measure = measure or in_evaluation
-    photographs = list(load(TRAINING).values())
-    fixed = next(training_batches(photographs, patches=1, size=size, seed=options.seed + 1))
-    batches = training_batches(photographs, patches=1, size=size, seed=options.seed)
+    fixed = next(batches(size, options.seed + 1))
     with torch.no_grad():
         before = measure(hair, *fixed)
-    train(hair, batches, steps=options.steps, learning_rate=LEARNING_RATE, loss=loss)
+    hair.train()
+    optimizer = torch.optim.AdamW(hair.parameter_groups(weight_decay=1e-4), lr=LEARNING_RATE)
+    for degraded, clean in itertools.islice(batches(size, options.seed), options.steps):
+        optimizer.zero_grad()
+        loss(hair, degraded, clean).mean().backward()
+        optimizer.step()
     with torch.no_grad():
         after = measure(hair, *fixed)
     print(f"loss of one batch: {before:.4f} before, {after:.4f} after {options.steps} steps")
+
+
+def batches(size: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of a degraded and a clean patch for each degradation, both (3, 3, size, size)."""
+    samples = TrainingSamples(tasks(TRAINING), size, seed, cache_bytes=2**28)
+    for start in itertools.count(step=len(samples.tasks)):
+        batch = collate([samples[start + i] for i in range(len(samples.tasks))])
+        yield batch["degraded"], batch["clean"]

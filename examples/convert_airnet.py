@@ -1,9 +1,9 @@
 """Convert AirNet by HAIR, check the exact start, train a few steps with its contrastive loss.
 
-    pip install '.[demo]'
+    pip install '.[tool]'
     python examples/convert_airnet.py [--checkpoint FILE]
 
-About a minute on two CPU cores. The photographs come with scikit-image, of the `demo` extra.
+About a minute on two CPU cores. The photographs come with scikit-image, of the `tool` extra.
 """
 
 import copy
@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import common
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from hairify import HairModel, hairify, plan
 from hairify.models import airnet
+from hairify.training import airnet_loss
 
 SMALL = {"dim": 8, "blocks": 3}
 
@@ -23,15 +23,9 @@ SMALL = {"dim": 8, "blocks": 3}
 # the last two groups are repeated blocks; the convolutions at the end are left alone.
 SPLIT, GROUPS = "R.body.2", ("R.body.3", "R.body.4")
 
-# F_g has the patch's resolution: from 8 on all of the DAC is trained. The two patches overlap.
-IMAGE, PATCH = 64, 48
-
-
-def loss(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
-    """AirNet's: L1 of one patch of each image, and the contrast of that patch with another one of the same image."""
-    query, key, target = degraded[..., :PATCH, :PATCH], degraded[..., -PATCH:, -PATCH:], clean[..., :PATCH, :PATCH]
-    restored, logits, labels = network(query, key)
-    return F.l1_loss(restored, target) + 0.1 * F.cross_entropy(logits, labels)
+# Its loss takes two overlapping patches of three quarters of it. F_g has their resolution: from 8 on all of the DAC is
+# trained.
+SIZE = 64
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,9 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # queue before and after: contrast is harder with the real keys that training puts in the place of random ones.
         probe = copy.deepcopy(hair).train()
         probe.base.E.E.queue.copy_(queue)
-        return float(loss(probe, degraded, clean))
+        return float(airnet_loss(probe, degraded, clean).mean())
 
-    common.train_a_little(hair, options, size=IMAGE, loss=loss, measure=measure)
+    common.train_a_little(hair, options, size=SIZE, loss=airnet_loss, measure=measure)
 
 
 if __name__ == "__main__":

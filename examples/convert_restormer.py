@@ -1,9 +1,9 @@
 """Convert Restormer by HAIR, check the exact start, train a few steps.
 
-    pip install '.[demo]'
+    pip install '.[tool]'
     python examples/convert_restormer.py [--checkpoint FILE]
 
-About a minute on two CPU cores. The photographs come with scikit-image, of the `demo` extra.
+About a minute on two CPU cores. The photographs come with scikit-image, of the `tool` extra.
 """
 
 from collections.abc import Sequence

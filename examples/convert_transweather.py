@@ -1,9 +1,9 @@
 """Convert TransWeather by HAIR, check the exact start, train a few steps.
 
-    pip install '.[demo]'
+    pip install '.[tool]'
     python examples/convert_transweather.py [--checkpoint FILE]
 
-Under a minute on two CPU cores. The photographs come with scikit-image, of the `demo` extra.
+Under a minute on two CPU cores. The photographs come with scikit-image, of the `tool` extra.
 """
 
 from collections.abc import Sequence

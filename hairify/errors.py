@@ -77,5 +77,21 @@ class CheckpointError(HairError, ValueError):
     """A file is not a hairify checkpoint, is damaged, or does not fit the model."""
 
 
+class NetworkError(HairError, ValueError):
+    """A network cannot be found by its name, built with its options, or run on images."""
+
+
+class DataError(HairError, ValueError):
+    """There are no usable images, a data set lacks a part, or a degradation is not known."""
+
+
+class ImageError(HairError, ValueError):
+    """A file cannot be read, or written, as an image."""
+
+
+class TrainingError(HairError, RuntimeError):
+    """A training run cannot start, go on or be resumed."""
+
+
 class HairWarning(UserWarning):
     """Conversion worked, but less of the model was converted than one would expect."""

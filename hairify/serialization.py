@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from hairify.conversion import assemble
 from hairify.dac import DACSource
 from hairify.errors import CheckpointError
+from hairify.files import replacing
 from hairify.model import HairModel
 from hairify.plan import Plan
 from hairify.planning import network_of
@@ -62,15 +62,8 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
     if not target.parent.is_dir() or target.is_dir():
         wrong = f"{target} is a folder" if target.is_dir() else f"There is no folder {target.parent}"
         raise CheckpointError(f"{wrong}; `path` is the file to write.")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=target.name, suffix=".part")
-    os.close(handle)
-    try:
-        safetensors.torch.save_file(kept, temporary, {_KEY: json.dumps(about, sort_keys=True)})
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    with replacing(target) as file:
+        safetensors.torch.save_file(kept, file, {_KEY: json.dumps(about, sort_keys=True)})
 
 
 def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -> HairModel:
@@ -172,9 +165,3 @@ def _without_aliases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[
 
 def _first(names: list[str], most: int = 3) -> str:
     return "nothing" if not names else f"{len(names)} ({', '.join(names[:most])}{', ...' if len(names) > most else ''})"
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

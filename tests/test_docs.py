@@ -5,69 +5,218 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import importlib
+import importlib.metadata
 import inspect
 import io
 import re
-from collections.abc import Iterator
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import commands_page
+import layouts
 import pytest
+import skimage
 import torch
+import typer.main
+from PIL import Image
 from reference import SMALL, as_published
 
 import hairify
 import hairify.errors
 import hairify.functional
 import hairify.models
+from hairify.cli import main
+from hairify.cli.app import app
+from hairify.cli.options import make_settings, read_tables, settings_classes, table_name
 from hairify.plan import Level
 
 ROOT = Path(__file__).parents[1]
-API = ROOT / "docs" / "api.md"
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
-WITH_CODE = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
+DOCS = ROOT / "docs"
+API = DOCS / "api.md"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+WITH_CODE = [page for page in PAGES if re.search("^```(python|bash|toml)$", page.read_text(encoding="utf-8"), re.M)]
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a block prints, line by line: `print(x)  # -> 1` at the end of a line of code, or lines of their own.
 PRINTED = re.compile(r"(?:^|  )# ->(?: (.*))?$", re.MULTILINE)
+# A block that begins with the name of a file is the content of that file.
+FILE = re.compile(r"# ([\w/-]+\.(?:py|toml))\n")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
+
+# Put after what the pages say, and so in its place: their trainings take minutes to days.
+QUICK = shlex.split("--steps 4 --batch-size 4 --patch-size 64 --workers 0 --validate-every 0 --no-tensorboard --cpu")
+SMALL_NETWORK = shlex.split("--option dim=8 --option num_blocks=[2,2,2,2] --option num_refinement_blocks=2")
+APPENDED = {
+    "train": QUICK,
+    "ablate": [*QUICK, "--seeds", "1"],
+    "report": shlex.split("--givs-per-degradation 4 --giv-crop 64"),
+}
 
 
 def identify(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def blocks(page: Path, language: str) -> Iterator[tuple[int, str]]:
-    """Line number and text of every fenced block in a language."""
+def blocks(page: Path, *languages: str) -> Iterator[tuple[int, str, str]]:
+    """Line number, language and text of every fenced block in some languages."""
     text = page.read_text(encoding="utf-8")
     for match in BLOCK.finditer(text):
-        if match[1] == language:
-            yield text[: match.start()].count("\n") + 2, match[2]
+        if match[1] in languages:
+            yield text[: match.start()].count("\n") + 2, match[1], match[2]
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder to work in; modules that the pages put there are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["", *sys.path])
+    before = set(sys.modules)
+    yield tmp_path
+    for name in set(sys.modules) - before:
+        if (tmp_path / f"{name}.py").is_file():
+            del sys.modules[name]
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=identify)
 def test_every_example_runs_and_prints_what_it_says(
-    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     torch.save(as_published(hairify.models.res_hair(**SMALL, init="random")), "res-hair.ckpt")
+    if any("hairify " in source for _, _, source in blocks(page, "bash")):
+        give_data(workplace)
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for line, source in blocks(page, "python"):
-        said = [match[1] or "" for match in PRINTED.finditer(source)]
-        printed = io.StringIO()
-        # Padded with empty lines, so that a traceback shows the line within the page.
-        code = compile("\n" * (line - 1) + source, str(page), "exec")
-        with contextlib.redirect_stdout(printed):
-            exec(code, namespace)
-        got = "\n".join(text.rstrip() for text in printed.getvalue().splitlines())
-        assert got == "\n".join(said), f"{identify(page)}, block from line {line}, prints something else than it says"
+    for line, language, source in blocks(page, "python", "bash", "toml"):
+        where = f"{identify(page)}, block from line {line}"
+        if file := FILE.match(source):
+            Path(file[1]).write_text(source, encoding="utf-8")
+            importlib.invalidate_caches()
+        if language == "python":
+            # Padded with empty lines, so that a traceback shows the line within the page.
+            code = compile("\n" * (line - 1) + source, str(page), "exec")
+            run_code(code, namespace, [match[1] or "" for match in PRINTED.finditer(source)], where)
+        elif language == "toml":
+            check_configuration(source)
+        else:
+            for words in command_lines(source):
+                run_command(words, where, capsys)
+
+
+def run_code(code: Any, namespace: dict[str, Any], said: list[str], where: str) -> None:
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, namespace)
+    got = "\n".join(text.rstrip() for text in printed.getvalue().splitlines())
+    assert got == "\n".join(said), f"{where}, prints something else than it says"
+
+
+def check_configuration(source: str) -> None:
+    path = Path("checked.toml")
+    path.write_text(source, encoding="utf-8")
+    tables = read_tables(path)
+    assert tables
+    for cls in settings_classes():
+        make_settings(cls, tables.get(table_name(cls), {}), {})
+
+
+def command_lines(source: str) -> Iterator[list[str]]:
+    """The words of each command in a block; a backslash at the end of a line joins it with the next."""
+    for line in source.replace("\\\n", " ").splitlines():
+        if words := shlex.split(line, comments=True):
+            yield words
+
+
+def run_command(words: Sequence[str], where: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Runs a command of hairify's; of others, what can be told without running them is checked."""
+    program, *rest = words
+    if program != "hairify":
+        check_other(program, rest)
+    elif rest[0] == "push":  # needs the network
+        check_words(rest)
+    else:
+        status = main([*rest, *small(rest), *APPENDED.get(rest[0], [])])
+        printed = capsys.readouterr()
+        assert status == 0, f"{where}: {shlex.join(words)}\n{printed.out}\n{printed.err}"
+
+
+def small(words: Sequence[str]) -> list[str]:
+    """Where the default network is to be trained, the words for a small one."""
+    chosen = {"--network", "--option", "--config", "--resume"} & {*words}
+    return SMALL_NETWORK if words[0] in ("train", "ablate") and not chosen else []
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Whether hairify takes these words: the command and its options exist, and nothing that it needs is missing."""
+    group: Any = typer.main.get_command(app)
+    group.commands[words[0]].make_context(words[0], list(words[1:]))
+
+
+def check_other(program: str, words: Sequence[str]) -> None:
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    if program == "pip":
+        for extras in re.findall(r"\[(.*)\]", words[-1]):
+            assert all(re.search(rf"^{extra} = \[", project, re.M) for extra in extras.split(",")), extras
+    elif program == "make":
+        assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M), words
+    elif program == "python":
+        file = words[1].replace(".", "/") + ".py" if words[0] == "-m" else words[0]
+        assert (ROOT / file).is_file() or (ROOT / words[1] / "__main__.py").is_file(), words
+    elif program == "accelerate":
+        check_words(words[words.index("hairify") + 1 :])
+    else:
+        assert importlib.metadata.entry_points(group="console_scripts", name=program), program
+
+
+def give_data(folder: Path) -> None:
+    """What the pages take as given: photographs, and data sets in their layouts, all tiny."""
+    (folder / "photographs").mkdir()
+    (folder / "holiday").mkdir()
+    for name in ("astronaut", "chelsea", "coffee", "motorcycle_left", "motorcycle_right", "ihc"):
+        picture = Image.open(str(files(skimage) / "data" / f"{name}.png"))
+        picture.thumbnail((96, 96))
+        picture.save(folder / "photographs" / f"{name}.png")
+    for name in ("holiday/beach.jpg", "portrait.tif", "photograph.jpg"):
+        layouts.write(folder / name, layouts.pixels(name, 88, 120))
+    for name in ("BSD400", "WED", "BSD68", "Urban100", "Rain100L", "OTS", "SOTS", "GoPro", "LOL-v1"):
+        layouts.build(name, folder / "datasets")
 
 
 def test_the_examples_are_found() -> None:
-    assert {identify(page) for page in WITH_CODE} >= {"README.md", "docs/algorithm.md", "docs/api.md"}
+    assert {identify(page) for page in WITH_CODE} >= {"README.md", "docs/algorithm.md", "docs/tutorial.md"}
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert text.count("```python") == len(list(blocks(ROOT / "README.md", "python"))) > 5
     assert PRINTED.findall("print(1)  # -> 1\n# ->\n# ->  two\n'# -> no'") == ["1", "", " two"]
+    assert list(command_lines("a b \\\n  'c d'  # e\n\nf")) == [["a", "b", "c d"], ["f"]]
+
+
+def test_the_page_of_commands_is_that_of_the_commands() -> None:
+    page = DOCS / "commands.md"
+    assert page.read_text(encoding="utf-8") == commands_page.page(), "write it anew: make commands-page"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=identify)
+def test_commands_that_are_shown_only_are_accepted(page: Path) -> None:
+    for _, _, source in blocks(page, "text"):
+        if source.startswith("hairify "):
+            for program, *words in command_lines(source):
+                check_words(words) if program == "hairify" else check_other(program, words)
+
+
+def test_every_page_is_in_the_contents() -> None:
+    contents = re.findall(r"([\w/-]+\.md)$", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.M)
+    assert sorted(contents) == [path.relative_to(DOCS).as_posix() for path in sorted(DOCS.rglob("*.md"))]
+
+
+def test_what_the_reference_shows_exists() -> None:
+    shown = [name for page in PAGES for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.M)]
+    assert shown
+    for name in shown:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(importlib.import_module(module), attribute) or importlib.import_module(name)
 
 
 def documented_members(cls: type) -> list[str]:
@@ -94,7 +243,7 @@ def test_every_public_name_is_in_the_api_page(owner: str) -> None:
     names = names_to_document()[owner]
     # Names count where they stand as code: in a heading, a signature or between backticks.
     code = "\n".join(re.findall(r"`([^`\n]+)`", API.read_text(encoding="utf-8")))
-    code += "\n".join(text for _, text in blocks(API, "text"))
+    code += "\n".join(text for _, _, text in blocks(API, "text"))
     words = set(re.findall(r"\w+", code))
     assert names, f"{owner} has no public names"
     assert not [name for name in names if name not in words]
@@ -102,7 +251,7 @@ def test_every_public_name_is_in_the_api_page(owner: str) -> None:
 
 def signatures() -> list[str]:
     """One starts on every line that is not indented."""
-    return [one.strip() for _, text in blocks(API, "text") for one in re.split(r"\n(?=\S)", text)]
+    return [one.strip() for _, _, text in blocks(API, "text") for one in re.split(r"\n(?=\S)", text)]
 
 
 @pytest.mark.parametrize("documented", signatures(), ids=lambda text: text.partition("(")[0])

@@ -147,7 +147,7 @@ def test_airnet_gets_two_patches_of_each_image(importable: None) -> None:
 def test_help_says_what_is_needed(name: str, importable: None, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         run_small(name, "--help")
-    assert "pip install '.[demo]'" in capsys.readouterr().out
+    assert "pip install '.[tool]'" in capsys.readouterr().out
 
 
 def test_a_wrong_start_ends_the_example(importable: None) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -24,7 +26,8 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
         model: the network; it keeps its dtype, device and mode.
         source: path of the checkpoint file, or what it holds: a state_dict, or a dict with one under "state_dict",
             "params_ema", "params" or "model" (the first that is there). Prefixes `module.` and `net.` of keys are
-            dropped. A file is read with `weights_only=True`: no code in it is run.
+            dropped. A file ending in `.safetensors` is read as such, others by `torch.load` with
+            `weights_only=True`: no code in either is run.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or does not fit; the model is then as it was.
@@ -61,8 +64,11 @@ def read_state(source: str | os.PathLike[str] | Mapping[str, Any], own: Collecti
     checkpoint: Any = source
     if not isinstance(source, Mapping):
         try:
-            checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-        except Exception as error:  # torch.load raises whatever a damaged file makes of it
+            if Path(source).suffix == ".safetensors":
+                checkpoint = safetensors.torch.load_file(source)
+            else:
+                checkpoint = torch.load(source, map_location="cpu", weights_only=True)
+        except Exception as error:  # both raise whatever a damaged file makes of it
             raise CheckpointError(f"{os.fspath(source)} cannot be read as a checkpoint: {error}") from error
     state = _unwrapped(checkpoint)
     if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):

@@ -1,0 +1,78 @@
+"""`hairify evaluate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch import Tensor
+
+from hairify.cli.common import (
+    DacOption,
+    DeviceOption,
+    ModelArgument,
+    TrustOption,
+    console,
+    open_restorer,
+    progress,
+)
+from hairify.data.datasets import DataSettings, Task, test_tasks
+from hairify.data.images import Image, write
+from hairify.evaluation import Score, evaluate
+from hairify.files import write_text
+from hairify.sharing import save_pretrained
+
+
+def run(
+    data: DataSettings,
+    model: ModelArgument,
+    output: Annotated[
+        Path | None, typer.Option(help="folder for results.json and results.md; by default that of the run")
+    ] = None,
+    save_images: Annotated[
+        Path | None, typer.Option(help="folder for the restored images, by task", metavar="PATH")
+    ] = None,
+    evaluation_seed: Annotated[int, typer.Option(help="of degradations that are synthesised")] = 0,
+    network: TrustOption = None,
+    dac: DacOption = None,
+    device: DeviceOption = "auto",
+) -> int:
+    """Measure PSNR and SSIM on held-out images: whole RGB images, one at a time, blind.
+
+    Of a run, the data are those that it held out; --test-data names others.
+
+    [dim]hairify evaluate run
+    hairify evaluate run --test-data datasets/Rain100L --test-data datasets/SOTS --save-images restored[/dim]
+    """
+    restorer = open_restorer(model, device, network, dac)
+    tasks = test_tasks(data)
+    with progress("evaluating", sum(len(task.clean) for task in tasks)) as advance:
+
+        def on_image(task: Task, score: Score) -> None:
+            advance(f"{task.name} {score.psnr:.2f} dB")
+
+        def keep(task: Task, index: int, degraded: Tensor, clean: Tensor, restored: Tensor) -> None:
+            if save_images is not None:
+                folder = save_images / task.name.replace("/", "_")
+                folder.mkdir(parents=True, exist_ok=True)
+                write(Image(restored), folder / f"{task.clean[index].stem}.png")
+
+        results = evaluate(
+            restorer.model, tasks, multiple=restorer.multiple, seed=evaluation_seed, on_image=on_image, keep=keep
+        )
+    console.print(results.table())
+    for path, reason in results.unreadable.items():
+        console.print(f"[yellow]left out[/yellow] {path}: {reason}", highlight=False)
+
+    is_run = (Path(model) / "model").is_dir()
+    folder = output or (Path(model) if is_run else None)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "results.json", results.to_json())
+        write_text(folder / "results.md", results.to_markdown())
+        console.print(f"The numbers are in {folder / 'results.json'} and {folder / 'results.md'}.")
+    if is_run:  # so that the model card has them
+        save_pretrained(dataclasses.replace(restorer, results=results), Path(model) / "model")
+    return 0

@@ -1,0 +1,277 @@
+"""From settings to options: the fields of settings classes are flags of the command line and keys of TOML tables.
+
+A flag counts before the file, the file before the default. Fields are `Annotated[type, Doc(...)]`: the text is the
+flag's help.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import sys
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import tomli_w
+import typer
+from typing_extensions import Doc
+
+from hairify.errors import OptionError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+S = TypeVar("S")
+
+CONFIG = "config"
+_CONFIG_HELP = "TOML file with a table for each group of options, such as the config.toml that a run writes"
+_NOTHING_SAID: tuple[Any, ...] = (None, [], ())
+
+
+def with_settings(
+    function: Callable[..., Any], default_config: Callable[[Mapping[str, Any]], Path | None] = lambda given: None
+) -> Callable[..., Any]:
+    """A command of typer's, whose parameters that are settings classes become one option for each of their fields.
+
+    Where there is such a parameter, the command gets `--config`, too.
+
+    Args:
+        function: the command.
+        default_config: the file that counts where `--config` is not given, from the command's other parameters.
+    """
+    hints = typing.get_type_hints(function, include_extras=True)
+    signature = inspect.signature(function)
+    classes = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint) and isinstance(hint, type)}
+    own = [p.replace(annotation=hints[name]) for name, p in signature.parameters.items() if name not in classes]
+    options = [_option(cls, field) for cls in classes.values() for field in dataclasses.fields(cls)]
+    config = inspect.Parameter(
+        CONFIG,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[Path | None, typer.Option(help=_CONFIG_HELP, metavar="FILE")],
+    )
+
+    @functools.wraps(function)
+    def command(**given: Any) -> Any:
+        file = given.pop(CONFIG, None) or (default_config(given) if classes else None)
+        tables = read_tables(file) if file is not None else {}
+        for name, cls in classes.items():
+            said = {field.name: given.pop(field.name) for field in dataclasses.fields(cls)}
+            given[name] = make_settings(cls, tables.get(table_name(cls), {}), said)
+        return function(**given)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + options + [config] * bool(classes)
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    return command
+
+
+def table_name(cls: type) -> str:
+    """The table of a settings class: "training" for `TrainingSettings`."""
+    return cls.__name__.removesuffix("Settings").lower()
+
+
+def make_settings(cls: type[S], table: Mapping[str, Any], said: Mapping[str, Any]) -> S:
+    """Settings from a TOML table and from flags.
+
+    Args:
+        cls: a settings class.
+        table: its table in the file.
+        said: values of flags; None and empty sequences where a flag was not given.
+
+    Raises:
+        OptionError: the table has an unknown key, or a value is not accepted.
+    """
+    hints = typing.get_type_hints(cls)
+    if unknown := [key for key in table if key not in hints]:
+        near = difflib.get_close_matches(unknown[0], hints, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise OptionError(
+            f"The table [{table_name(cls)}] has the key {unknown[0]!r}, which is not known.{hint} Accepted are "
+            f"{', '.join(hints)}."
+        )
+    values = {key: _converted(value, hints[key], f"`{key}` in [{table_name(cls)}]") for key, value in table.items()}
+    for key, value in said.items():
+        if value not in _NOTHING_SAID:
+            values[key] = _converted(_parsed(value, hints[key]), hints[key], f"--{key.replace('_', '-')}")
+    return cls(**values)
+
+
+def read_tables(path: Path) -> dict[str, dict[str, Any]]:
+    """The tables of a TOML file.
+
+    Raises:
+        OptionError: it cannot be read, or holds something other than known tables.
+    """
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise OptionError(f"{path} cannot be read as TOML: {error}") from error
+    known = {table_name(cls) for cls in settings_classes()}
+    for name, table in tables.items():
+        if name not in known or not isinstance(table, dict):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean [{near[0]}]?" if near else ""
+            raise OptionError(
+                f"{path} has {name!r}, which is no table of hairify.{hint} The tables are "
+                f"{', '.join(f'[{one}]' for one in sorted(known))}."
+            )
+    return tables
+
+
+def settings_classes() -> list[type]:
+    """All settings classes: one file may have tables for several commands."""
+    from hairify.ablation.running import AblationSettings
+    from hairify.data.datasets import DataSettings
+    from hairify.networks import NetworkSettings
+    from hairify.report import ReportSettings
+    from hairify.restoring import RestoringSettings
+    from hairify.tiling import TilingSettings
+    from hairify.training import TrainingSettings
+
+    return [
+        NetworkSettings,
+        DataSettings,
+        TrainingSettings,
+        TilingSettings,
+        RestoringSettings,
+        AblationSettings,
+        ReportSettings,
+    ]
+
+
+def to_toml(*settings: Any) -> str:
+    """Settings as a TOML file that `--config` reads; fields without a value are left out."""
+    tables = {
+        table_name(type(one)): {
+            field.name: plain
+            for field in dataclasses.fields(one)
+            if (plain := _plain(getattr(one, field.name))) is not None
+        }
+        for one in settings
+    }
+    return tomli_w.dumps(tables)
+
+
+def _option(cls: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
+    """The parameter from which typer makes a field's flag."""
+    annotated = typing.get_type_hints(cls, include_extras=True)[field.name]
+    help_text = next(one.documentation for one in annotated.__metadata__ if isinstance(one, Doc))
+    kind = _without_none(annotated.__origin__)
+    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+    flag = f"--{field.name.replace('_', '-')}"
+    how: dict[str, Any] = {"show_default": False}  # all are None to typer, so that it shows what was said
+    given: Any = kind | None
+    flags = [flag]
+    if get_origin(kind) is tuple and get_args(kind)[0] is Path:
+        given, how["metavar"] = list[Path], "PATH"
+        help_text = f"{help_text} (may be given several times)"
+    elif get_origin(kind) is tuple:
+        given, help_text = str | None, f"{help_text} (separated by commas)"
+    elif _is_mapping(kind):
+        given, flags, how["metavar"] = list[str], [flag.removesuffix("s")], "NAME=VALUE"
+        help_text = f"{help_text} (may be given several times)"
+    elif kind is bool:
+        flags = [f"{flag}/--no-{flag.removeprefix('--')}"]
+    elif kind is Path:
+        how["metavar"] = "PATH"
+    if shown := _shown(default):
+        help_text = f"{help_text} (default: {shown})"
+    option = typer.Option(*flags, help=help_text, rich_help_panel=f"{table_name(cls).capitalize()} options", **how)
+    return inspect.Parameter(
+        field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[given, option]
+    )
+
+
+def _parsed(value: Any, kind: Any) -> Any:
+    """A flag's value as TOML would have it."""
+    kind = _without_none(kind)
+    if get_origin(kind) is tuple and isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    if _is_mapping(kind):
+        return dict(_name_and_value(text) for text in value)
+    return value
+
+
+def _name_and_value(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise OptionError(f"--option takes NAME=VALUE, such as dim=24; got {text!r}.")
+    try:
+        return name.strip(), tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name.strip(), value  # a word without quotes
+
+
+def _converted(value: Any, kind: Any, where: str) -> Any:
+    """A value in the type of its field.
+
+    Raises:
+        OptionError: it has another.
+    """
+    kind = _without_none(kind)
+    if kind is Path and isinstance(value, (str, Path)):
+        return Path(value)
+    if get_origin(kind) is tuple and isinstance(value, Sequence) and not isinstance(value, str):
+        return tuple(_converted(one, get_args(kind)[0], where) for one in value)
+    if get_origin(kind) is Literal and value in get_args(kind):
+        return value
+    if _is_mapping(kind) and isinstance(value, Mapping):
+        return dict(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind in (int, float) and isinstance(value, str):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    if isinstance(kind, type) and get_origin(kind) is None and type(value) is kind:
+        return value
+    raise OptionError(f"{where} is {value!r}; accepted is {_words(kind)}.")
+
+
+def _words(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return " or ".join(repr(one) for one in get_args(kind))
+    if get_origin(kind) is tuple:
+        return f"a list, each {_words(get_args(kind)[0])}"
+    if _is_mapping(kind):
+        return "a table"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "a string", Path: "a path"}
+    return names.get(kind, str(kind))
+
+
+def _without_none(kind: Any) -> Any:
+    if get_origin(kind) in (typing.Union, types.UnionType):
+        return next(one for one in get_args(kind) if one is not type(None))
+    return kind
+
+
+def _is_mapping(kind: Any) -> bool:
+    origin = get_origin(kind) or kind
+    return isinstance(origin, type) and issubclass(origin, Mapping)
+
+
+def _shown(default: Any) -> str | None:
+    if default in (None, (), {}):
+        return None
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(one) for one in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(one) for key, one in value.items() if one is not None}
+    return value

@@ -1,0 +1,46 @@
+"""`hairify report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hairify.cli.common import DacOption, DeviceOption, ModelArgument, TrustOption, console, open_restorer
+from hairify.data.datasets import DataSettings, test_tasks
+from hairify.report import ReportSettings, collect, write_report
+
+
+def run(
+    data: DataSettings,
+    report: ReportSettings,
+    model: ModelArgument,
+    output: Annotated[Path | None, typer.Option(help="the HTML page; by default report.html in the run")] = None,
+    network: TrustOption = None,
+    dac: DacOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write one HTML page that shows a restorer: its plan, what it tells apart, pictures before and after, numbers.
+
+    The page is self-contained and opens offline.
+
+    [dim]hairify report run[/dim]
+    """
+    restorer = open_restorer(model, device, network, dac)
+    folder = Path(model)
+    log = folder / "log.jsonl"
+    path = output or (folder / "report.html" if folder.is_dir() else Path("report.html"))
+    with console.status("looking at the restorer"):
+        findings = collect(
+            restorer.model,
+            test_tasks(data),
+            report,
+            multiple=restorer.multiple,
+            title=restorer.network.name,
+            facts=restorer.about,
+            results=restorer.results,
+            log=log if log.is_file() else None,
+        )
+        write_report(findings, path)
+    console.print(f"The report is in [bold]{path}[/bold].")

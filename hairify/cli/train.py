@@ -1,0 +1,126 @@
+"""`hairify train`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from accelerate import PartialState  # type: ignore[import-untyped]
+from torch import nn
+
+from hairify import HairModel
+from hairify.cli.common import CONFIG, INTERRUPTED, console
+from hairify.cli.options import to_toml
+from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
+from hairify.data.samples import TrainingSamples
+from hairify.errors import DataError
+from hairify.evaluation import evaluate
+from hairify.files import write_text
+from hairify.networks import NetworkSettings, smallest_multiple
+from hairify.sharing import Restorer, save_pretrained
+from hairify.training import TrainingSettings, loss_for, refuse_other_runs, train
+
+
+def run(
+    network: NetworkSettings,
+    data: DataSettings,
+    training: TrainingSettings,
+    output: Annotated[Path, typer.Option(help="folder of the run; must be new, or hold the run to --resume")],
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the run's last checkpoint")] = False,
+) -> int:
+    """Convert a network and train it on photographs, by the paper's recipe where nothing else is said.
+
+    [dim]hairify train --data photographs --output run
+    hairify train --data photographs --output run --network my_nets:UNet --weights trained.pth --freeze-base
+    hairify train --output run --resume
+    accelerate launch --num_processes 8 -m hairify train --data data --output run[/dim]
+    """
+    tasks = training_tasks(data)
+    tests = _held_out(data) if training.validate_every else []
+    model = network.restorer(training.seed)
+    state = PartialState(cpu=training.cpu)
+    if state.is_main_process:
+        _introduce(model, tasks, tests)
+        if not resume:
+            refuse_other_runs(output)  # whose configuration is not to be replaced
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(output / CONFIG, to_toml(network, data, training))
+    samples = TrainingSamples(tasks, data.patch_size, training.seed, int(data.image_cache * 2**30))
+    done = train(
+        model,
+        samples,
+        training,
+        output=output,
+        loss=loss_for(model),
+        validate=_validation(tests) if tests else None,
+        resume=resume,
+        console=console if state.is_main_process else None,
+    )
+    if done.interrupted:
+        if state.is_main_process:
+            console.print(f"Stopped after step {done.steps}. Go on with: hairify train --output {output} --resume")
+        return INTERRUPTED
+    if state.is_main_process:
+        about = facts(tasks, training, done.steps)
+        restorer = Restorer(done.model, network.named(), smallest_multiple(done.model), network.dac, about)
+        save_pretrained(restorer, output / "model")
+        console.print(f"The restorer is in [bold]{output / 'model'}[/bold]; next: hairify evaluate {output}")
+    return 0
+
+
+def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict[str, str]:
+    """What a reader should know of a training."""
+    return {
+        "degradations": ", ".join(task.degradation for task in tasks),
+        "images": f"{len({path for task in tasks for path in task.clean}):,}",
+        "steps": f"{steps:,} of {training.batch_size} patches",
+        "learning rate": f"{training.learning_rate:g}, then {training.final_learning_rate:g}",
+        "seed": str(training.seed),
+    }
+
+
+def _held_out(data: DataSettings) -> list[Task]:
+    """What to validate on; nothing where the data have no test half and no test data were asked for."""
+    try:
+        return test_tasks(data)
+    except DataError as error:
+        if data.test_data:
+            raise
+        console.print(f"[yellow]note[/yellow] There is no validation. {error}", highlight=False)
+        return []
+
+
+def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -> None:
+    parameters = sum(p.numel() for p in model.parameters())
+    if isinstance(model, HairModel):
+        before, after = model.plan.parameters
+        boxes = ", ".join(f"{level.name} (N = {level.box_size})" for level in model.plan.levels[:6])
+        more = f" and {len(model.plan.levels) - 6} more" if len(model.plan.levels) > 6 else ""
+        console.print(
+            f"[bold]network[/bold]  {type(model.base).__name__}, {before:,} -> {after:,} parameters, "
+            f"split after {model.plan.split}, levels {boxes}{more}",
+            highlight=False,
+        )
+        if model.plan.warning:
+            console.print(f"[yellow]note[/yellow] {model.plan.warning}", highlight=False)
+    else:
+        console.print(f"[bold]network[/bold]  {type(model).__name__}, {parameters:,} parameters, not converted")
+    for title, those in (("training", tasks), ("held out", tests)):
+        listed = ", ".join(f"{task.name} ({len(task.clean)})" for task in those)
+        if listed:
+            console.print(f"[bold]{title:8}[/bold] {listed}", highlight=False)
+
+
+def _validation(tests: Sequence[Task]) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
+    multiple: int | None = None
+
+    def validate(model: nn.Module) -> dict[str, dict[str, float]]:
+        nonlocal multiple
+        multiple = multiple or smallest_multiple(model)
+        scores = evaluate(model, tests, multiple=multiple).scores
+        return {name: dataclasses.asdict(one) for name, one in scores.items()}
+
+    return validate

@@ -1,0 +1,1 @@
+"""Photographs: reading and writing them, degrading them, and the data sets they come in."""

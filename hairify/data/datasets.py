@@ -1,0 +1,225 @@
+"""Images to learn from and to test on: folders of photographs, and data sets in the layouts they are distributed in."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from torch import Generator, Tensor
+from typing_extensions import Doc
+
+from hairify.data.degradations import degradation
+from hairify.data.images import read_rgb
+from hairify.data.layouts import Source, find
+from hairify.errors import DataError, ImageError, OptionError
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which images a network learns from, and on which it is tested.
+
+    Raises:
+        OptionError: a value is not accepted, or a degradation is not known.
+    """
+
+    data: Annotated[
+        tuple[Path, ...], Doc("folders to learn from: of clean photographs, or of data sets as they are distributed")
+    ] = ()
+    degradations: Annotated[
+        tuple[str, ...], Doc("put on clean photographs; such as noise37, or haze+noise25: haze, then noise")
+    ] = ("noise15", "noise25", "noise50", "rain", "haze")
+    test_data: Annotated[
+        tuple[Path, ...], Doc("folders to test on; by default the test halves in data, and a share of its photographs")
+    ] = ()
+    hold_out: Annotated[
+        float, Doc("this share, of each folder of photographs, is kept for tests where there is no test data")
+    ] = 0.1
+    patch_size: Annotated[int, Doc("side of a training patch, in pixels")] = 128
+    image_cache: Annotated[float, Doc("GiB of decoded photographs that each process keeps in memory")] = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.hold_out < 1:
+            raise OptionError(f"`hold_out` is {self.hold_out}; it must be at least 0 and below 1.")
+        if self.patch_size < 1:
+            raise OptionError(f"`patch_size` is {self.patch_size}; it must be 1 or more.")
+        if not 0 <= self.image_cache < math.inf:
+            raise OptionError(f"`image_cache` is {self.image_cache}; it must be 0 or more, and finite.")
+        for name in self.degradations:
+            try:
+                degradation(name)
+            except DataError as error:
+                raise OptionError(f"`degradations` has {name!r}. {error}") from error
+            if self.degradations.count(name) > 1:
+                raise OptionError(f"`degradations` has {name!r} more than once; name each degradation once.")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One degradation with the images that show it."""
+
+    name: str
+    """What tables show: "noise25" for training, "BSD68 noise25", "Rain100L" or "holiday noise25" for tests."""
+    degradation: str
+    """What balancing goes by: "noise25", "rain", "haze", "blur", "low_light", ..."""
+    clean: tuple[Path, ...]
+    """The clean images; several degraded images may share one."""
+    degraded: tuple[Path | None, ...] | None
+    """The degraded image of each clean one. None, for one or all: synthesised by `degradation(task.degradation)`."""
+    border: int = 0
+    """Clean images may be larger than the degraded ones by this many pixels at each side, which are cut off."""
+
+    def files(self, index: int) -> tuple[Path | None, Path]:
+        """The degraded image, None if it is synthesised, and the clean one."""
+        return (None if self.degraded is None else self.degraded[index]), self.clean[index]
+
+
+def training_tasks(settings: DataSettings) -> list[Task]:
+    """What a network learns from: one task for each degradation, whatever the sources of its images.
+
+    Plain photographs serve every degradation of `settings.degradations`, BSD400 and WED the noises among them, the
+    training halves of paired data sets their own. What `test_tasks` tests on is left out.
+
+    Raises:
+        DataError: nothing is found, a data set lacks a part, or nothing is left to learn from.
+    """
+    found = find(settings.data, "data")
+    tested = find(settings.test_data, "test_data") if settings.test_data else found
+    held_out = {path for source in _held_out(tested, settings) for path in source.clean}
+    tasks: dict[str, list[Task]] = {name: [] for name in settings.degradations}
+    for source in found:
+        if source.split != "test":
+            remaining = source.without(held_out)
+            if not remaining.clean:
+                raise DataError(
+                    f"Nothing is left to learn from in {source.folder}: its {len(source.clean)} image(s) are tested "
+                    "on. Add images, or give others as `test_data`."
+                )
+            for task in _tasks(remaining, settings):
+                tasks.setdefault(task.degradation, []).append(task)
+    merged = [_merge(name, parts) for name, parts in tasks.items() if parts]
+    if not merged:
+        raise DataError(f"No images to learn from: {_listed(found)}. Give training images as `data`.")
+    return merged
+
+
+def test_tasks(settings: DataSettings) -> list[Task]:
+    """What a network is tested on: a task for each data set, or folder of photographs, and degradation.
+
+    These are the test halves and photographs of `settings.test_data`. Where there is none, they are the test halves in
+    `settings.data` and, of each of its folders of photographs, the share `settings.hold_out`, evenly spaced.
+
+    Raises:
+        DataError: nothing is found, or a data set lacks a part.
+    """
+    found = find(settings.test_data, "test_data") if settings.test_data else find(settings.data, "data")
+    tasks: dict[str, list[Task]] = defaultdict(list)
+    for source in _held_out(found, settings):
+        for task in _tasks(source, settings):
+            tasks[task.name].append(task)
+    if not tasks:
+        raise DataError(f"No images to test on: {_listed(found)}. Give test images as `test_data`.")
+    return [_merge(name, parts) for name, parts in tasks.items()]
+
+
+def load_pair(task: Task, index: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """One image of a task, whole.
+
+    Args:
+        task: the task.
+        index: of the image.
+        seed: with `task.degradation` and `index`, all that a synthesised degradation draws from.
+
+    Returns:
+        The degraded and the clean image, both (3, H, W) float32 in [0, 1].
+
+    Raises:
+        ImageError: a file cannot be read as an image, or the two images differ in size.
+    """
+    degraded_file, clean_file = task.files(index)
+    clean = read_rgb(clean_file)
+    if degraded_file is not None:
+        return fit(read_rgb(degraded_file), clean, task, index)
+    generator = seeded_generator(task.degradation, index, seed)
+    return degradation(task.degradation)(clean[None], generator)[0], clean
+
+
+def fit(degraded: Tensor, clean: Tensor, task: Task, index: int) -> tuple[Tensor, Tensor]:
+    """Two images (3, H, W) at one size: the border that the data set is known for is cut off the clean one.
+
+    Raises:
+        ImageError: they still differ in size.
+    """
+    border, (height, width) = task.border, degraded.shape[1:]
+    if border and clean.shape[1:] == (height + 2 * border, width + 2 * border):
+        clean = clean[:, border:-border, border:-border]
+    if clean.shape != degraded.shape:
+        sizes = [f"{image.shape[2]}×{image.shape[1]}" for image in (degraded, clean)]
+        files = task.files(index)
+        raise ImageError(f"{files[0]} has {sizes[0]} pixels, and its clean image {files[1]} has {sizes[1]}.")
+    return degraded, clean
+
+
+def seeded_generator(*key: object) -> Generator:
+    """A generator on the CPU that depends on what the parts of the key print as, and on nothing else."""
+    digest = hashlib.blake2b(" ".join(map(str, key)).encode(), digest_size=8).digest()
+    return Generator().manual_seed(int.from_bytes(digest, "little") & (2**63 - 1))
+
+
+def _held_out(found: Iterable[Source], settings: DataSettings) -> list[Source]:
+    """What is tested on, of what was found in `settings.test_data`; in `settings.data`, where that is empty."""
+    if settings.test_data:
+        return [source for source in found if source.split != "train"]
+    held_out = []
+    for source in found:
+        if source.split == "test":
+            held_out.append(source)
+        elif source.kind == "photographs":
+            held_out.append(source.select(_evenly_spaced(len(source.clean), settings.hold_out)))
+    return held_out
+
+
+def _evenly_spaced(count: int, share: float) -> list[int]:
+    """At least one of `count` indices; rounding to 9 digits keeps 7 of 100 from becoming 8 for a share of 0.07."""
+    kept = max(math.ceil(round(share * count, 9)), 1)
+    return [(2 * i + 1) * count // (2 * kept) for i in range(kept)]
+
+
+def _tasks(source: Source, settings: DataSettings) -> list[Task]:
+    """The tasks that a source serves, named as in tests."""
+    if source.kind == "pairs":
+        return [Task(source.name, source.degradation, source.clean, source.degraded, source.border)]
+    names = settings.degradations
+    if source.kind == "clean set":
+        names = tuple(name for name in names if re.fullmatch(r"noise[\d.]+", name))
+    if not names:
+        lacking = "no noise, such as noise25," if source.kind == "clean set" else "none"
+        raise DataError(
+            f"{source.folder} ({source.name}) has clean photographs, and `degradations` has {lacking} to put on them: "
+            f"it is ({', '.join(settings.degradations)}). Name one, or leave this folder out."
+        )
+    return [Task(f"{source.name} {name}", name, source.clean, None) for name in names]
+
+
+def _merge(name: str, tasks: Sequence[Task]) -> Task:
+    """All images of tasks with one degradation, each once."""
+    files = dict.fromkeys((task.files(i), task.border) for task in tasks for i in range(len(task.clean)))
+    degraded = tuple(pair[0] for pair, _ in files)
+    return Task(
+        name,
+        tasks[0].degradation,
+        tuple(pair[1] for pair, _ in files),
+        None if all(path is None for path in degraded) else degraded,
+        max(border for _, border in files),
+    )
+
+
+def _listed(found: Iterable[Source]) -> str:
+    """What was found, for a message that it does not serve."""
+    halves = {"train": "training half", "test": "test half", None: "no test half"}
+    return "found " + ", ".join(f"{one.name} ({halves[one.split]}) in {one.folder}" for one in found)

@@ -1,0 +1,202 @@
+"""Training samples: random patches of the photographs of each degradation, in balance, the same on every run."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from torch import Generator, Tensor
+from torch.utils.data import Dataset
+
+from hairify.data.datasets import Task, fit, seeded_generator
+from hairify.data.degradations import degradation
+from hairify.data.images import read_rgb
+from hairify.errors import DataError, ImageError
+
+
+class Sample(TypedDict):
+    """A patch, degraded and clean, both (3, p, p) float32 in [0, 1]."""
+
+    degraded: Tensor
+    clean: Tensor
+    task: int
+    """Index of the task among `TrainingSamples.tasks`."""
+    unreadable: list[str]
+    """"path: reason" of each image that was drawn before and could not be used."""
+
+
+class Batch(TypedDict):
+    """Samples side by side: patches (B, 3, p, p) and tasks (B,) int64."""
+
+    degraded: Tensor
+    clean: Tensor
+    task: Tensor
+    unreadable: list[str]
+
+
+class TrainingSamples(Dataset[Sample]):
+    """Endless samples, of which number i depends on `seed` and i alone.
+
+    So a run can be taken up at any sample, by whatever number of processes and workers. Of any `len(tasks)` samples in
+    a row that start at a multiple of it, each task has one; in which order is drawn anew each time.
+
+    A sample is a random photograph of its task, cut to a random patch, flipped or not in either direction, and
+    degraded there if the task has no degraded image of it. Smaller photographs are continued at the right and at the
+    bottom by their reflection.
+
+    Args:
+        tasks: what to learn, from `training_tasks`.
+        patch_size: p, the side of a patch in pixels.
+        seed: of all that is drawn.
+        cache_bytes: how much memory decoded photographs may take, in each process. It changes no sample.
+
+    Raises:
+        DataError: there is no task, one has no images, or one's degradation is not known.
+    """
+
+    def __init__(self, tasks: Sequence[Task], patch_size: int, seed: int, cache_bytes: int) -> None:
+        if not tasks:
+            raise DataError("There are no tasks to draw samples of; `training_tasks` finds them.")
+        for task in tasks:
+            if not task.clean:
+                raise DataError(f"The task {task.name!r} has no images.")
+            if task.degraded is None or None in task.degraded:
+                degradation(task.degradation)
+        self.tasks = tuple(tasks)
+        self.patch_size = patch_size
+        self.seed = seed
+        self._photographs = _Cache(cache_bytes)
+
+    @property
+    def epoch(self) -> int:
+        """The number of images of all tasks, each of which may show a photograph in its own way."""
+        return sum(len(task.clean) for task in self.tasks)
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample.
+
+        Args:
+            index: from 0 on, without end.
+
+        Raises:
+            DataError: no image of the sample's task can be used.
+        """
+        turn, place = divmod(index, len(self.tasks))
+        order = torch.randperm(len(self.tasks), generator=seeded_generator(self.seed, "order", turn))
+        number = int(order[place])
+        task = self.tasks[number]
+        generator = seeded_generator(self.seed, "sample", index)
+        unreadable = []
+        for image in _draws(len(task.clean), generator):
+            try:
+                degraded, clean = self._patches(task, image, generator)
+            except (ImageError, OSError) as error:
+                degraded_file, clean_file = task.files(image)
+                unreadable.append(f"{degraded_file or clean_file}: {error}")
+            else:
+                return Sample(degraded=degraded, clean=clean, task=number, unreadable=unreadable)
+        raise DataError(
+            f"None of the {len(task.clean)} images of {task.name!r} can be used. The first of them: {unreadable[0]}"
+        )
+
+    def _patches(self, task: Task, image: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """A random patch of an image of a task: degraded and clean."""
+        degraded_file, clean_file = task.files(image)
+        pixels = self._photographs.read(clean_file)
+        if degraded_file is None:
+            (clean,) = self._cut([pixels], generator)
+            return degradation(task.degradation)(clean[None], generator)[0], clean
+        degraded, clean = self._cut(fit(self._photographs.read(degraded_file), pixels, task, image), generator)
+        return degraded, clean
+
+    def _cut(self, images: Sequence[Tensor], generator: Generator) -> list[Tensor]:
+        """One patch of images (3, H, W) of one size, at the same place and flipped alike: (3, p, p) float32."""
+        size = self.patch_size
+        top, left = (_below(max(side - size, 0) + 1, generator) for side in images[0].shape[1:])
+        flipped = [dimension for dimension in (1, 2) if _below(2, generator)]
+        patches = [_as_float(image[:, top : top + size, left : left + size]) for image in images]
+        return [_enlarge(patch, size).flip(flipped) for patch in patches]
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """What a `DataLoader` makes of samples."""
+    return Batch(
+        degraded=torch.stack([sample["degraded"] for sample in samples]),
+        clean=torch.stack([sample["clean"] for sample in samples]),
+        task=torch.tensor([sample["task"] for sample in samples]),
+        unreadable=[line for sample in samples for line in sample["unreadable"]],
+    )
+
+
+class _Cache:
+    """The images read last, as whole numbers: 8 bits for each value, or 16 where 8 do not hold them.
+
+    What it returns does not depend on what it keeps. In a copy made for another process it is empty.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit  # in bytes
+        self.size = 0
+        self.images: OrderedDict[Path, Tensor] = OrderedDict()
+
+    def read(self, path: Path) -> Tensor:
+        """(3, H, W) uint8 or uint16.
+
+        Raises:
+            ImageError: the file cannot be read as an image.
+        """
+        if path in self.images:
+            self.images.move_to_end(path)
+            return self.images[path]
+        image = _as_integers(read_rgb(path))
+        if image.nbytes <= self.limit:
+            self.images[path] = image
+            self.size += image.nbytes
+            while self.size > self.limit:
+                self.size -= self.images.popitem(last=False)[1].nbytes
+        return image
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"limit": self.limit, "size": 0, "images": OrderedDict()}
+
+
+def _as_integers(image: Tensor) -> Tensor:
+    """(3, H, W) float32 in [0, 1] as uint8 where that is exact but for rounding, as uint16 otherwise."""
+    integers = torch.empty(image.shape, dtype=torch.uint8)
+    # In strips that stay in the processor's cache, which takes less than half as long.
+    for strip, place in zip(image.flatten(0, 1).split(64), integers.flatten(0, 1).split(64), strict=True):
+        levels = strip * 255
+        rounded = levels.round()
+        if levels.sub_(rounded).abs_().max() > 1e-3:
+            return (image * 65535).round_().to(torch.uint16)
+        place.copy_(rounded)
+    return integers
+
+
+def _as_float(image: Tensor) -> Tensor:
+    """The opposite."""
+    return image.to(torch.float32) / (255 if image.dtype == torch.uint8 else 65535)
+
+
+def _enlarge(patch: Tensor, size: int) -> Tensor:
+    """A patch (3, h, w) of at most `size` × `size` pixels, made (3, size, size) by reflection, as often as it takes."""
+    for dimension in (1, 2):
+        length = patch.shape[dimension]
+        if length < size:
+            place = torch.arange(size) % max(2 * length - 2, 1)  # there and back
+            patch = patch.index_select(dimension, torch.where(place < length, place, 2 * length - 2 - place))
+    return patch
+
+
+def _draws(count: int, generator: Generator) -> Iterator[int]:
+    """All of `count` numbers in random order; only the first is drawn unless more are asked for."""
+    first = _below(count, generator)
+    yield first
+    yield from (other for other in torch.randperm(count, generator=generator).tolist() if other != first)
+
+
+def _below(count: int, generator: Generator) -> int:
+    return int(torch.randint(count, (), generator=generator))

@@ -1,0 +1,195 @@
+"""Evaluation as the field does it: PSNR and SSIM on whole RGB images, blind, one image at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.table import Table
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor, nn
+
+from hairify.data.datasets import Task, load_pair
+from hairify.errors import DataError, ImageError
+from hairify.networks import evaluation_mode
+from hairify.tiling import restore_whole
+
+_LEAST_SIDE = 7  # of the window in which SSIM looks
+AVERAGE = "average"
+
+
+@dataclass(frozen=True)
+class Score:
+    """Likeness to the clean image: PSNR in dB and SSIM, both by scikit-image over all of RGB, data range 1."""
+
+    psnr: float
+    ssim: float
+
+
+def score(image: Tensor, clean: Tensor) -> Score:
+    """Compares an image with the clean one, both (3, H, W) in [0, 1]. Equal images have an infinite PSNR.
+
+    Raises:
+        DataError: a side is shorter than 7 pixels, the window of SSIM.
+    """
+    if min(clean.shape[1:]) < _LEAST_SIDE:
+        height, width = clean.shape[1:]
+        raise DataError(f"An image of {width}×{height} pixels has no SSIM; both sides must be {_LEAST_SIDE} or more.")
+    pair = clean.double().cpu().numpy(), image.double().cpu().numpy()
+    if torch.equal(clean, image):
+        return Score(psnr=math.inf, ssim=1.0)
+    return Score(
+        psnr=float(peak_signal_noise_ratio(*pair, data_range=1)),
+        ssim=float(structural_similarity(*pair, channel_axis=0, data_range=1)),
+    )
+
+
+def mean(scores: Sequence[Score]) -> Score:
+    """The mean PSNR and the mean SSIM of at least one score."""
+    return Score(sum(one.psnr for one in scores) / len(scores), sum(one.ssim for one in scores) / len(scores))
+
+
+@dataclass(frozen=True)
+class Results:
+    """Scores of one network.
+
+    Attributes:
+        scores: {task: mean over its images}, in the order of evaluation.
+        counts: {task: number of images}.
+        inputs: {task: mean score of the degraded images themselves}.
+        unreadable: {image: reason} for those that were left out.
+    """
+
+    scores: Mapping[str, Score]
+    counts: Mapping[str, int]
+    inputs: Mapping[str, Score]
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def average(self) -> Score:
+        """The mean over tasks, each counting once, as in the paper's tables."""
+        return mean(list(self.scores.values()))
+
+    def plain(self) -> dict[str, Any]:
+        """The numbers as JSON has them; an infinite PSNR is None."""
+
+        def numbers(one: Score) -> dict[str, float | None]:
+            return {"psnr": one.psnr if math.isfinite(one.psnr) else None, "ssim": one.ssim}
+
+        return {
+            "tasks": {
+                name: numbers(one) | {"images": self.counts[name], "input": numbers(self.inputs[name])}
+                for name, one in self.scores.items()
+            },
+            AVERAGE: numbers(self.average),
+            "unreadable": dict(self.unreadable),
+        }
+
+    def to_json(self) -> str:
+        """Everything, as JSON text."""
+        return json.dumps(self.plain(), indent=2, ensure_ascii=False) + "\n"
+
+    def rows(self) -> list[tuple[str, str, str, str]]:
+        """Task, number of images, input and restored as "PSNR / SSIM"; the average comes last."""
+        rows = [
+            (name, str(self.counts[name]), _cell(self.inputs[name]), _cell(one)) for name, one in self.scores.items()
+        ]
+        average = (AVERAGE, str(sum(self.counts.values())), _cell(mean(list(self.inputs.values()))))
+        return [*rows, (*average, _cell(self.average))]
+
+    def to_markdown(self) -> str:
+        """A table like the paper's, with PSNR in dB / SSIM."""
+        lines = ["| | images | input | restored |", "|---|---:|---:|---:|"]
+        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.rows())]) + "\n"
+
+    def table(self) -> Table:
+        """The same for the terminal."""
+        table = Table(title="PSNR in dB / SSIM, on whole RGB images", title_justify="left")
+        table.add_column("")
+        for name in ("images", "input", "restored"):
+            table.add_column(name, justify="right")
+        for row in self.rows():
+            table.add_row(*row, end_section=row[0] == list(self.scores)[-1])
+        return table
+
+
+def read_results(path: Path) -> Results:
+    """Results from a file that `Results.to_json` wrote.
+
+    Raises:
+        DataError: it is missing, or was written by something else.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        tasks = data["tasks"]
+        return Results(
+            scores={name: _score(one) for name, one in tasks.items()},
+            counts={name: int(one["images"]) for name, one in tasks.items()},
+            inputs={name: _score(one["input"]) for name, one in tasks.items()},
+            unreadable=data["unreadable"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path} holds no results of `hairify evaluate`: {error}") from error
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    tasks: Sequence[Task],
+    *,
+    multiple: int,
+    seed: int = 0,
+    on_image: Callable[[Task, Score], None] | None = None,
+    keep: Callable[[Task, int, Tensor, Tensor, Tensor], None] | None = None,
+) -> Results:
+    """Restores every image of every task, whole and alone, and compares it with the clean one.
+
+    The network runs in evaluation mode, on its own device, and is put back into its mode.
+
+    Args:
+        network: images → images; told nothing about the degradation.
+        tasks: the images, by task.
+        multiple: images are padded to multiples of it, and the result is cropped.
+        seed: of degradations that are synthesised.
+        on_image: is told the score of each image.
+        keep: is given each image: task, index, degraded, clean and restored, (3, H, W) in [0, 1] on the CPU.
+
+    Raises:
+        DataError: a task has no image that can be read, or an image is smaller than 7×7.
+    """
+    like = next(network.parameters(), torch.empty(0))
+    scores, counts, inputs = {}, {}, {}
+    unreadable: dict[str, str] = {}
+    with evaluation_mode(network):
+        for task in tasks:
+            own: list[tuple[Score, Score]] = []
+            for index, path in enumerate(task.clean):
+                try:
+                    degraded, clean = load_pair(task, index, seed)
+                except ImageError as error:
+                    unreadable[str(path)] = str(error)
+                    continue
+                restored = restore_whole(network, degraded[None].to(like), multiple)[0].float().cpu()
+                own.append((score(degraded, clean), score(restored, clean)))
+                if on_image is not None:
+                    on_image(task, own[-1][1])
+                if keep is not None:
+                    keep(task, index, degraded, clean, restored)
+            if not own:
+                raise DataError(f"None of the {len(task.clean)} images of {task.name!r} can be read: {unreadable}")
+            inputs[task.name], scores[task.name] = (mean([pair[i] for pair in own]) for i in (0, 1))
+            counts[task.name] = len(own)
+    return Results(scores, counts, inputs, unreadable)
+
+
+def _cell(one: Score) -> str:
+    return f"{one.psnr:.2f} / {one.ssim:.3f}"
+
+
+def _score(data: Mapping[str, Any]) -> Score:
+    return Score(math.inf if data["psnr"] is None else float(data["psnr"]), float(data["ssim"]))

@@ -1,0 +1,144 @@
+"""Restorers as files that run without hairify: ONNX models and programs of `torch.export`."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.export
+from torch import Tensor, nn
+from torch.export import Dim
+
+from hairify.errors import HairError, OptionError
+from hairify.files import replacing
+from hairify.model import HairModel
+from hairify.networks import apply, evaluation_mode
+
+Format = Literal["onnx", "torch"]
+ENDINGS: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
+"""Formats by the ending of the file."""
+
+_LEAST_SIDE = 64  # of the example, in pixels
+
+
+class ExportError(HairError, RuntimeError):
+    """PyTorch's exporter cannot follow the network."""
+
+
+class _Images(nn.Module):
+    """One input, one output, whatever the network takes and returns."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return apply(self.network, image)
+
+
+class _Conditioned(nn.Module):
+    """With the GIV as a second input, which tiles of one image need."""
+
+    def __init__(self, hair: HairModel) -> None:
+        super().__init__()
+        self.hair = hair
+
+    def forward(self, image: Tensor, giv: Tensor) -> Tensor:
+        with self.hair.conditioned_on(giv):
+            return apply(self.hair, image)
+
+
+def export(
+    model: nn.Module,
+    path: Path,
+    *,
+    multiple: int,
+    size: tuple[int, int] | None = None,
+    giv_input: bool = False,
+) -> float | None:
+    """Export a restorer; the file's ending says as what.
+
+    Args:
+        model: images (B, 3, H, W) → images; a HairModel or a static network, such as a baked one.
+        path: ".onnx", or ".pt2" for a program of `torch.export`.
+        multiple: H and W are multiples of it.
+        size: (H, W), fixed; None for any number of images and any multiples.
+        giv_input: of a HairModel, let the GIV (B, D) be a second input in place of the DAC.
+
+    Returns:
+        The largest difference from `model` on an image of another size than the example (of the same one where
+        `size` is given), relative to the largest value; None where onnxruntime is not installed.
+
+    Raises:
+        OptionError: the ending is another, `size` is no multiple, or `giv_input` is set without a HairModel.
+        ExportError: the exporter cannot follow the network.
+    """
+    if path.suffix not in ENDINGS:
+        raise OptionError(f"The file is {path}; accepted are the endings {', '.join(ENDINGS)}.")
+    if size is not None and any(side < 1 or side % multiple for side in size):
+        raise OptionError(
+            f"`size` is {size}; accepted are multiples of {multiple}, such as {(multiple * 8, multiple * 12)}."
+        )
+    if giv_input and not isinstance(model, HairModel):
+        raise OptionError(f"`giv_input` is set, but a {type(model).__name__} has no GIV.")
+    like = next(model.parameters(), torch.empty(0))
+    count = _LEAST_SIDE // multiple + 1
+    height, width = size or (count * multiple, (count + 2) * multiple)
+    image = torch.rand(2 if size is None else 1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(like)
+    with evaluation_mode(model):
+        wrapped = _Conditioned(model) if giv_input and isinstance(model, HairModel) else _Images(model)
+        inputs = _inputs(model, image, giv_input)
+        try:
+            with warnings.catch_warnings(), torch.no_grad():
+                warnings.simplefilter("ignore")  # the exporters' own, about their insides
+                program = _program(wrapped, inputs, fixed=size is not None)
+                with replacing(path) as file:
+                    if ENDINGS[path.suffix] == "onnx":
+                        torch.onnx.export(program, (), str(file), dynamo=True, external_data=False, verbose=False)
+                    else:
+                        torch.export.save(program, file)
+        except HairError:
+            raise
+        except Exception as error:  # exporters raise whatever they stumble over
+            raise ExportError(
+                f"PyTorch cannot export {type(model).__name__} with "
+                f"{'any size' if size is None else f'size {size}'}: {type(error).__name__}: {str(error)[:500]}. "
+                "A fixed `size` (--size) asks less of it, and a baked network (--bake) is an ordinary one."
+            ) from error
+        check = image if size is not None else image[:1, :, : height - multiple, : width - multiple]
+        return _difference(path, wrapped, _inputs(model, check, giv_input))
+
+
+def _inputs(model: nn.Module, image: Tensor, giv_input: bool) -> tuple[Tensor, ...]:
+    if not giv_input or not isinstance(model, HairModel):
+        return (image,)
+    with torch.no_grad():
+        return image, model.giv(image)
+
+
+def _program(module: nn.Module, inputs: tuple[Tensor, ...], *, fixed: bool) -> torch.export.ExportedProgram:
+    if fixed:
+        return torch.export.export(module, inputs, strict=False)
+    batch = Dim("batch", min=1)
+    shapes = ({0: batch, 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}, {0: batch})[: len(inputs)]
+    return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+
+
+def _difference(path: Path, module: nn.Module, inputs: tuple[Tensor, ...]) -> float | None:
+    """How far what the file computes is from what the module computes."""
+    with torch.no_grad():
+        expected = module(*inputs)
+    if ENDINGS[path.suffix] == "torch":
+        got = torch.export.load(path).module()(*inputs)
+    else:
+        try:
+            import onnxruntime
+        except ModuleNotFoundError:
+            return None
+        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        names = [given.name for given in session.get_inputs()]
+        fed: dict[str, Any] = dict(zip(names, (tensor.cpu().numpy() for tensor in inputs), strict=True))
+        got = torch.from_numpy(session.run(None, fed)[0]).to(expected)
+    return float((got - expected).abs().max() / expected.abs().max())

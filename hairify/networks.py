@@ -1,0 +1,320 @@
+"""Networks by name, built, converted and run on images: what commands need, whatever the network."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import importlib
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Doc
+
+import hairify.models as models
+from hairify.ablation.variants import ConditionalEmbedding
+from hairify.conversion import hairify as convert
+from hairify.errors import CheckpointError, HairError, HairWarning, NetworkError, OptionError
+from hairify.features import all_tensors
+from hairify.model import HairModel
+from hairify.models import load_published, load_weights
+from hairify.randomness import seeded
+
+BUILT_IN: Mapping[str, Mapping[str, Any]] = {
+    "restormer": {},
+    "res_hair": {},
+    "promptir": {"exclude": ("up4_3", "up3_2")},
+    "airnet": {"split_at": "R.body.2", "include": ("R.body.3", "R.body.4")},
+    "transweather": {"split_at": "Tenc", "exclude": ("convtail", "clean")},
+}
+"""The networks of `hairify.models`, and how they are converted where nothing else is said (docs/networks.md)."""
+
+_MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+_LEAST_SIDE = 48  # of images on which multiples are tried: windows and a few downsamplings fit into it
+
+
+def apply(network: nn.Module, images: Tensor) -> Tensor:
+    """Run a network on images, whatever the number of its inputs and outputs.
+
+    Args:
+        network: takes the images as its only input, or as each of those that it requires (AirNet takes two).
+        images: (B, 3, H, W).
+
+    Returns:
+        (B, 3, H, W): of the output's tensors the first that has this shape.
+
+    Raises:
+        NetworkError: there is none.
+    """
+    output = network(*[images] * number_of_inputs(network))
+    found = [output] if isinstance(output, Tensor) else all_tensors(output)
+    restored = next((tensor for tensor in found if tensor.shape == images.shape), None)
+    if restored is None:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in found) or "no tensor"
+        raise NetworkError(
+            f"{type(original_of(network)).__name__} made {shapes} of images {tuple(images.shape)}; needed is a network "
+            "that returns images of the shape that it takes."
+        )
+    return restored
+
+
+def original_of(network: nn.Module) -> nn.Module:
+    """The user's network within HairModel, DDP, `torch.compile` and the like."""
+    while True:
+        if isinstance(network, (HairModel, ConditionalEmbedding)):
+            network = network.base
+        elif isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            network = network.module
+        elif isinstance(inner := network.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module):  # compiled
+            network = inner
+        else:
+            return network
+
+
+def number_of_inputs(network: nn.Module) -> int:
+    """How many images a network's forward requires, 1 at least."""
+    kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(original_of(network).forward).parameters.values()
+    return max(sum(p.kind in kinds and p.default is p.empty for p in parameters), 1)
+
+
+@contextlib.contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Within it, the network is in evaluation mode; after it, each part is in its own again."""
+    modes = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+def smallest_multiple(network: nn.Module) -> int:
+    """The least number of which an image's sides must be multiples, found by trying; images are padded to it.
+
+    The network runs in evaluation mode on its own device, without gradients, and is put back into its mode.
+
+    Raises:
+        NetworkError: no multiple up to 128 works.
+    """
+    like = next(network.parameters(), torch.empty(0))
+    failure: Exception | None = None
+    with evaluation_mode(network):
+        for multiple in _MULTIPLES:
+            # Odd numbers of multiples: even ones would be multiples of twice as much.
+            count = max(_LEAST_SIDE // multiple, 1) | 1
+            size = count * multiple, (count + 2) * multiple
+            image = torch.linspace(0, 1, size[0] * size[1]).expand(3, -1).reshape(1, 3, *size).to(like)
+            try:
+                with torch.no_grad():
+                    apply(network, image)
+            except Exception as error:  # networks refuse sizes in every possible way
+                failure = error
+            else:
+                return multiple
+    raise NetworkError(
+        f"{type(original_of(network)).__name__} runs on images of no size that was tried, up to multiples of "
+        f"{_MULTIPLES[-1]}. The last failure: {type(failure).__name__}: {failure}"
+    ) from failure
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network by name.
+
+    Attributes:
+        name: one of `BUILT_IN`, or "package.module:factory" for whatever `factory(**options)` returns.
+        options: keyword arguments of the factory.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether it is one of hairify's own."""
+        return self.name in BUILT_IN
+
+    def unconverted(self) -> Network:
+        """The network that was converted: of `res_hair` its Restormer."""
+        if self.name != "res_hair":
+            return self
+        options = {name: value for name, value in self.options.items() if name not in ("box_size", "init")}
+        return Network("restormer", options | {"hair_neck": True})
+
+    def build(self) -> nn.Module:
+        """The network, with fresh weights. `res_hair` is a HairModel already.
+
+        Raises:
+            NetworkError: there is no such factory, or it does not return a module with these options.
+        """
+        factory = getattr(models, self.name) if self.is_built_in else find_object(self.name)
+        try:
+            network = factory(**self.options)
+        except HairError:
+            raise
+        except Exception as error:
+            raise NetworkError(
+                f"The network {self.name!r} could not be built with the options {dict(self.options)}: "
+                f"{type(error).__name__}: {error}. It takes {_signature(factory)}."
+            ) from error
+        if not isinstance(network, nn.Module):
+            raise NetworkError(
+                f"{self.name!r} returned a {type(network).__name__}; needed is a class or function that returns an "
+                "nn.Module."
+            )
+        return network
+
+
+def find_object(name: str) -> Callable[..., Any]:
+    """What "package.module:attribute" names.
+
+    Raises:
+        NetworkError: the name has another form, or the module or the attribute does not exist.
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not colon or not module_name or not attribute:
+        near = difflib.get_close_matches(name, BUILT_IN, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise NetworkError(
+            f"There is no network {name!r}.{hint} Accepted are {', '.join(BUILT_IN)}, and 'package.module:factory' "
+            "for your own."
+        )
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as error:
+        raise NetworkError(
+            f"{name!r} cannot be found: {error}. The module must be importable from here: installed, or in the "
+            "current folder."
+        ) from error
+    if not callable(found):
+        raise NetworkError(f"{name!r} is a {type(found).__name__}; needed is a class or function that makes a module.")
+    return found
+
+
+@dataclass(frozen=True)
+class NetworkSettings:
+    """Which network, and how it is converted. Where nothing is said, `hairify` decides, see `hairify.hairify`."""
+
+    network: Annotated[
+        str, Doc("restormer, res_hair, promptir, airnet, transweather, or package.module:factory for your own")
+    ] = "restormer"
+    options: Annotated[Mapping[str, Any], Doc("keyword argument of the network's factory")] = field(
+        default_factory=dict
+    )
+    weights: Annotated[
+        Path | None, Doc("trained checkpoint of the base network (.pth, .ckpt, .safetensors) to start from")
+    ] = None
+    convert: Annotated[bool, Doc("convert the network by HAIR; without, it is trained as it is")] = True
+    split_at: Annotated[str | None, Doc("module whose output feeds the DAC, or a fraction of the layer calls")] = None
+    box_size: Annotated[int | None, Doc("weight sets N in each box; by default M + 1 for M blocks")] = None
+    box: Annotated[Literal["full", "low_rank"], Doc("rows as published, or rows that differ by low-rank matrices")] = (
+        "full"
+    )
+    targets: Annotated[
+        Literal["auto", "families", "layers"], Doc("convert repeated blocks, every layer by itself, or what fits")
+    ] = "auto"
+    include: Annotated[tuple[str, ...], Doc("globs of the modules that are converted")] = ()
+    exclude: Annotated[tuple[str, ...], Doc("globs of the modules that are not")] = ()
+    dac: Annotated[str | None, Doc("your own DAC: package.module:factory, (in_channels, giv_dim) -> module")] = None
+    giv_dim: Annotated[int, Doc("D, the length of the GIV")] = 64
+    init: Annotated[Literal["preserve", "random"], Doc("keep the trained function, or draw fresh weights")] = "preserve"
+
+    def __post_init__(self) -> None:
+        if not self.convert and self.network == "res_hair":
+            raise OptionError(
+                "`convert` is off, but res_hair is a converted network. Its static form is restormer with the option "
+                "hair_neck=true."
+            )
+
+    def named(self) -> Network:
+        """The network by name."""
+        return Network(self.network, self.options)
+
+    def plan_options(self, *, any_split: bool = False) -> dict[str, Any]:
+        """Keyword arguments of `hairify.plan` and `hairify.hairify`: what is set here, else what suits the network.
+
+        Args:
+            any_split: leave out what suits only the network's usual split.
+        """
+        options: dict[str, Any] = {
+            "box": self.box,
+            "targets": self.targets,
+            "giv_dim": self.giv_dim,
+            "init": self.init,
+            **BUILT_IN.get(self.network, {}),
+        }
+        if any_split or self.split_at is not None:
+            options.pop("split_at", None)
+            options.pop("include", None)
+        if self.split_at is not None and not any_split:
+            options["split_at"] = _number_or_name(self.split_at)
+        if self.box_size is not None:
+            options["box_size"] = self.box_size
+        if self.include:
+            options["include"] = self.include
+        if self.exclude:
+            options["exclude"] = self.exclude
+        if self.dac is not None:
+            options["dac"] = find_object(self.dac)
+        return options
+
+    def build(self, seed: int) -> nn.Module:
+        """The network that is to be converted, with the weights of `weights` or fresh ones that follow the seed.
+
+        `res_hair` is a HairModel already.
+
+        Raises:
+            NetworkError: it cannot be built.
+            CheckpointError: `weights` cannot be read or does not fit.
+        """
+        with seeded(torch.Generator().manual_seed(seed)):
+            network = self.named().build()
+        if self.weights is None:
+            return network
+        if not isinstance(network, HairModel):
+            load_weights(network, self.weights)
+            return network
+        try:
+            network.load_state_dict(load_published(self.weights).state_dict())
+        except RuntimeError as error:
+            raise CheckpointError(
+                f"{self.weights} is a Res-HAIR of another size than the options {dict(self.options)} make: {error}"
+            ) from error
+        return network
+
+    def restorer(self, seed: int) -> nn.Module:
+        """The network to train: a HairModel, or with `convert` off the network as it is.
+
+        Raises:
+            HairError: it cannot be built or converted.
+        """
+        network = self.build(seed)
+        if not self.convert or isinstance(network, HairModel):
+            return network
+        generator = torch.Generator().manual_seed(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", HairWarning)  # it stands in the plan, too
+            return convert(network, inplace=True, generator=generator, **self.plan_options())
+
+
+def _signature(factory: Callable[..., Any]) -> str:
+    try:
+        return str(inspect.signature(factory))
+    except (TypeError, ValueError):  # of what is written in C
+        return "(...)"
+
+
+def _number_or_name(text: str) -> float | str:
+    try:
+        return float(text)
+    except ValueError:
+        return text

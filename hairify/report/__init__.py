@@ -1,0 +1,21 @@
+"""`hairify report`: what a trained restorer is and does, on one HTML page that opens offline.
+
+`collect` finds out all that the page shows, `write_report` draws it.
+"""
+
+from hairify.report.collecting import collect
+from hairify.report.findings import Conditioning, Curves, Example, Findings, Projection
+from hairify.report.settings import ReportSettings
+from hairify.report.writing import render, write_report
+
+__all__ = [
+    "Conditioning",
+    "Curves",
+    "Example",
+    "Findings",
+    "Projection",
+    "ReportSettings",
+    "collect",
+    "render",
+    "write_report",
+]

@@ -1,0 +1,37 @@
+"""Signals that ask a run to end."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+
+class Interruption:
+    """Within it, SIGINT and SIGTERM only set `asked`. In threads other than the main one it does nothing.
+
+    A launcher sends to each process what the terminal has sent already, so a second signal means no more than one.
+    """
+
+    asked = False
+
+    def __enter__(self) -> Interruption:
+        self._previous: dict[signal.Signals, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)  # None: not set by Python
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+
+def ignore_interrupts(worker: int) -> None:
+    """For processes that load images: Ctrl-C reaches them too, but the step under way still needs them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,210 @@
+"""A network that is learning: its objective, optimizer, average, and their state as tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from hairify.copying import copy_model
+from hairify.data.samples import Batch
+from hairify.errors import OptionError, TrainingError
+from hairify.model import HairModel
+from hairify.training.averaging import WeightAverage
+from hairify.training.losses import Loss
+from hairify.training.optimizer import adamw, load_state_tensors, state_tensors
+from hairify.training.reachability import unreached
+from hairify.training.settings import TrainingSettings
+from hairify.training.sharding import whole
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What was found while they were made; the same in all processes.
+
+    Attributes:
+        losses: of each image of the step (B,), on the CPU.
+        tasks: of each image, the index of its task.
+        norm: of all gradients together, before it was clipped.
+        stop: some process was asked to end.
+    """
+
+    losses: Tensor
+    tasks: list[int]
+    norm: float
+    stop: bool
+
+
+class Objective(nn.Module):
+    """A network with its loss: what processes call, so that the loss may use the network in whatever way."""
+
+    def __init__(self, network: nn.Module, loss: Loss) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+
+    def forward(self, degraded: Tensor, clean: Tensor) -> Tensor:
+        """The loss of each image (B,), of images (B, 3, H, W) in [0, 1]."""
+        losses = self.loss(self.network, degraded, clean)
+        if losses.shape != degraded.shape[:1]:
+            raise TrainingError(
+                f"The loss has shape {tuple(losses.shape)} for {len(degraded)} images; needed is one number for each, "
+                f"({len(degraded)},). Take the mean over all dimensions but the first."
+            )
+        return losses
+
+
+class Learner:
+    """A copy of a network, on the processes of an accelerator.
+
+    Args:
+        model: is left as it is.
+        loss: what is brought down.
+        settings: the recipe.
+        accelerator: processes, device and precision.
+        example: samples by which parameters are found that no loss reaches.
+        weights: state of the network to go on from; None for the model's own.
+
+    Attributes:
+        frozen: names of the parameters that are not trained since no loss reaches them.
+
+    Raises:
+        OptionError: the settings do not fit the network.
+        TrainingError: there is nothing to train, or `weights` are of another network.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        example: Batch,
+        weights: Mapping[str, Tensor] | None,
+    ) -> None:
+        self._settings, self._accelerator = settings, accelerator
+        self._network = _prepared(model, settings).to(accelerator.device)
+        if weights is not None:
+            _load(self._network, weights)
+        objective = Objective(self._network, loss).train()
+        if settings.freeze_base:
+            _keep_statistics(self._network)
+        self.frozen = unreached(self._network, loss, *self._images(example))
+        for name in self.frozen:
+            self._network.get_parameter(name).requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in self._network.parameters()):
+            raise TrainingError(
+                "There is nothing to train: the loss reaches no parameter of the network that requires gradients."
+            )
+        self._objective, self._optimizer = accelerator.prepare(objective, adamw(self._network, settings))
+        self._average = WeightAverage(self._network, settings.ema_decay) if settings.ema_decay else None
+
+    def gradients(self, batches: Sequence[Batch], asked: Callable[[], bool]) -> Gradients:
+        """Those of a step.
+
+        Args:
+            batches: this process's micro-batches.
+            asked: whether this process was asked to end.
+        """
+        rows = torch.cat([self._add_gradients(batch, last=batch is batches[-1]) for batch in batches])
+        rows = self._accelerator.gather(torch.cat([rows, torch.full_like(rows[:, :1], asked())], dim=1)).cpu()
+        norm = self._accelerator.clip_grad_norm_(self._objective.parameters(), self._settings.clip_norm or math.inf)
+        return Gradients(rows[:, 0].double(), rows[:, 1].int().tolist(), float(whole(norm)), bool(rows[:, 2].any()))
+
+    def _add_gradients(self, batch: Batch, *, last: bool) -> Tensor:
+        """Those of a micro-batch, exchanged between processes after the last; returns losses and tasks (B, 2)."""
+        with contextlib.nullcontext() if last else self._accelerator.no_sync(self._objective):
+            with self._accelerator.autocast():
+                losses = self._objective(*self._images(batch))
+            self._accelerator.backward(losses.mean() / self._settings.accumulation)
+        return torch.stack([losses.detach().float(), batch["task"].to(losses)], dim=1)
+
+    def update(self, step: int, rate: float) -> None:
+        """Change the weights, at this learning rate, by the gradients of a step."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        if self._average is not None:
+            self._average.update(step)
+
+    def give_to(self, model: nn.Module) -> None:
+        """Load the averaged weights into a network like the one learning. All processes call it."""
+        state = self._state()
+        averages = self._average.tensors() if self._average is not None else {}
+        names = {id(parameter): name for name, parameter in self._network.named_parameters()}
+        for name, parameter in self._network.named_parameters(remove_duplicate=False):  # tied ones have several names
+            if names[id(parameter)] in averages:
+                state[name] = averages[names[id(parameter)]]
+        model.load_state_dict(state)
+        model.to(self._accelerator.device).eval()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it has learned, on the CPU: `model.*`, `optimizer.*`, `average.*`. All processes call it."""
+        parts = {"model": self._state(), "optimizer": state_tensors(self._optimizer, self._network)}
+        if self._average is not None:
+            parts["average"] = self._average.tensors()
+        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def scaler(self) -> dict[str, Any]:
+        """State of the gradient scaler that fp16 needs; else nothing."""
+        scaler = self._accelerator.scaler
+        return {} if scaler is None else scaler.state_dict()
+
+    def go_on(self, optimizer: Mapping[str, Tensor], average: Mapping[str, Tensor], scaler: Mapping[str, Any]) -> None:
+        """Take over the state of optimizer, average and gradient scaler."""
+        load_state_tensors(self._optimizer, self._network, optimizer)
+        if self._average is not None:
+            self._average.load(average)
+        if self._accelerator.scaler is not None:
+            self._accelerator.scaler.load_state_dict(dict(scaler))
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: whole(tensor) for name, tensor in self._network.state_dict().items()}
+
+    def _images(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        device = self._accelerator.device
+        return batch["degraded"].to(device, non_blocking=True), batch["clean"].to(device, non_blocking=True)
+
+
+def _prepared(model: nn.Module, settings: TrainingSettings) -> nn.Module:
+    """A copy in training mode, with what the settings say of its base and blocks."""
+    network = copy_model(model).train()
+    if (settings.freeze_base or settings.checkpoint_blocks) and not isinstance(network, HairModel):
+        name = "freeze_base" if settings.freeze_base else "checkpoint_blocks"
+        raise OptionError(
+            f"`{name}` is for networks converted by hairify; this {type(network).__name__} is not. Convert it, or "
+            f"leave `{name}` off."
+        )
+    if isinstance(network, HairModel):
+        if settings.freeze_base:
+            for parameter in network.base_parameters():
+                parameter.requires_grad_(False)
+        if settings.checkpoint_blocks:
+            network.checkpoint_blocks()
+    if foreign := [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]:
+        raise TrainingError(f"The network's state holds {foreign[0]!r}, no tensor, which checkpoints cannot keep.")
+    return network
+
+
+def _keep_statistics(network: nn.Module) -> None:
+    """A frozen base normalises by the statistics it was trained with, and they do not move. Its dropout stays on."""
+    for module in network.modules():
+        if getattr(module, "track_running_stats", False):
+            module.eval()
+
+
+def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"The checkpoint is of another network than this {type(network).__name__}. Resume with the network that "
+            f"the run was begun with. ({error})"
+        ) from error

@@ -1,0 +1,331 @@
+"""One training run, from its first step or from a checkpoint to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
+from rich.console import Console
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hairify.data.samples import Batch, TrainingSamples, collate
+from hairify.errors import TrainingError
+from hairify.training.checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
+from hairify.training.interruption import Interruption, ignore_interrupts
+from hairify.training.learner import Gradients, Learner
+from hairify.training.logs import RunLog, Scores, StepReport
+from hairify.training.losses import Loss, l1_loss
+from hairify.training.progress import ProgressBar
+from hairify.training.settings import TrainingSettings
+from hairify.training.sharding import accelerated, forked_random_state
+
+# With another of these, a resumed run would not be the run that was begun.
+_AGREED = (
+    "batch_size",
+    "seed",
+    "learning_rate",
+    "final_learning_rate",
+    "weight_decay",
+    "clip_norm",
+    "ema_decay",
+    "mixed_precision",
+    "freeze_base",
+)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What came of a run.
+
+    Attributes:
+        model: the network that was given, with the averaged weights, in evaluation mode on the run's device.
+        steps: taken in all.
+        losses: of every step from the first, also of those before a resumption.
+        seconds: that they took.
+        unreadable: {path: reason} of the files that could not be read since the run was started or resumed.
+        interrupted: a signal ended it before its last step; it can be resumed.
+    """
+
+    model: nn.Module
+    steps: int
+    losses: list[float]
+    seconds: float
+    unreadable: dict[str, str]
+    interrupted: bool
+
+
+def train(
+    model: nn.Module,
+    samples: TrainingSamples,
+    settings: TrainingSettings,
+    *,
+    output: Path,
+    loss: Loss = l1_loss,
+    validate: Callable[[nn.Module], Scores] | None = None,
+    resume: bool = False,
+    on_step: Callable[[StepReport], None] | None = None,
+    console: Console | None = None,
+) -> TrainedRun:
+    """Train a network, or go on with a run that ended early.
+
+    A copy is trained; `model` gets the averaged weights for each validation and at the end. Step s learns from the
+    samples from (s - 1)·batch_size to s·batch_size, of which each process and micro-batch takes its share, so the
+    losses are the same for any number of them, but for rounding, batch statistics and dropout. Each step seeds
+    PyTorch's random numbers, so that a resumed run does exactly what an unbroken one does. The random state of
+    PyTorch is left as it was.
+
+    Args:
+        model: a HairModel or any other network; all processes give the same.
+        samples: what it learns from.
+        settings: the recipe.
+        output: the run's folder, the same for all processes: checkpoints/, log.jsonl and tensorboard/ are made there.
+        loss: what is brought down.
+        validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; the main process calls it.
+        resume: go on from the newest checkpoint in `output`.
+        on_step: the main process tells it each step.
+        console: where progress is shown; None shows nothing.
+
+    Returns:
+        The run. After SIGINT or SIGTERM it ends with the step under way, and a checkpoint.
+
+    Raises:
+        OptionError: the settings do not fit the network, the processes or the device.
+        TrainingError: the run cannot start, go on or be resumed. The last checkpoint stays as it is.
+        DataError: no image of a task can be read.
+    """
+    with accelerated(settings) as accelerator, forked_random_state(accelerator.device):
+        run = _Run(model, samples, settings, accelerator, Path(output), loss, resume, console)
+        return run.to_its_end(validate, on_step)
+
+
+class _Run:
+    """A run at the step it has reached."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: TrainingSamples,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        output: Path,
+        loss: Loss,
+        resume: bool,
+        console: Console | None,
+    ) -> None:
+        self.model, self.samples, self.settings, self.accelerator = model, samples, settings, accelerator
+        self.images_at_once = settings.images_at_once(accelerator.num_processes)
+        self.output, self.checkpoints = output, Checkpoints(output / FOLDER, settings.keep_checkpoints)
+        self.steps = settings.total_steps(samples.epoch)
+        self.unreadable: dict[str, str] = {}
+        start, notes = self._checkpoint_to_resume() if resume else self._no_checkpoint()
+        self.step = start.about.step if start else 0
+        self.losses: list[float] = start.tensors["losses"].tolist() if start else []
+        self._seed(0)
+        example = collate([samples[0], samples[1]])
+        self.learner = Learner(model, loss, settings, accelerator, example, start.part("model") if start else None)
+        if start:
+            self.learner.go_on(start.part("optimizer"), start.part("average"), start.about.scaler)
+        self.began = time.monotonic() - (start.about.seconds if start else 0)
+        if frozen := self.learner.frozen:
+            names = ", ".join(frozen[:3]) + (", ..." if len(frozen) > 3 else "")
+            notes.append(f"{len(frozen)} parameters of layers that the network never uses are not trained: {names}")
+        console = console if accelerator.is_main_process else None
+        self.bar = ProgressBar(console, self.steps, self.step, settings.batch_size)
+        for note in notes if accelerator.is_main_process else ():
+            self.bar.note(note)
+
+    # The loop
+
+    def to_its_end(
+        self, validate: Callable[[nn.Module], Scores] | None, on_step: Callable[[StepReport], None] | None
+    ) -> TrainedRun:
+        """Take the steps that are left, unless a signal comes."""
+        stop, batches = False, iter(self._loader())
+        with self._log() as log, self.bar, Interruption() as interruption:
+            while self.step < self.steps and not stop:
+                report, stop = self._take_step(batches, lambda: interruption.asked)
+                if log is not None:
+                    self._tell(report, log, on_step)
+                if stop or self.step == self.steps or _due(self.step, self.settings.save_every):
+                    self._save(log)
+                if validate is not None and not stop and _due(self.step, self.settings.validate_every):
+                    self._validate(validate, log)
+        self.learner.give_to(self.model)
+        unreadable = dict(gather_object([*self.unreadable.items()]))
+        interrupted = self.step < self.steps
+        return TrainedRun(self.model, self.step, self.losses, self._seconds(), unreadable, interrupted)
+
+    def _take_step(self, batches: Iterator[Batch], asked: Callable[[], bool]) -> tuple[StepReport, bool]:
+        """Learn from the next `batch_size` samples; also whether any process was asked to stop."""
+        self.step += 1
+        self._seed(self.step)
+        mine = [self._noted(batch) for batch in itertools.islice(batches, self.settings.accumulation)]
+        gradients = self.learner.gradients(mine, asked)
+        losses = self._checked(gradients)
+        rate = self.settings.rate(self.step, self.steps)
+        self.learner.update(self.step, rate)
+        self.losses.append(gradients.losses.mean().item())
+        unreadable = len(self.unreadable)
+        report = StepReport(self.step, self.steps, self.losses[-1], losses, rate, self._seconds(), unreadable)
+        return report, gradients.stop
+
+    def _loader(self) -> DataLoader[Any]:
+        """This process's micro-batches from the next step on."""
+        parts, size = self.settings.accumulation, self.images_at_once
+        mine = self.accelerator.process_index * parts * size
+        starts = (
+            step * self.settings.batch_size + mine + part * size
+            for step in range(self.step, self.steps)
+            for part in range(parts)
+        )
+        return DataLoader(
+            self.samples,
+            batch_sampler=(list(range(start, start + size)) for start in starts),
+            num_workers=self.settings.workers,
+            collate_fn=collate,
+            pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=ignore_interrupts,
+        )
+
+    def _seed(self, step: int) -> None:
+        """Random numbers of a step depend on it and on the process, and on nothing before."""
+        text = f"{self.settings.seed}/{step}/{self.accelerator.process_index}"
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    # What may be wrong with a step
+
+    def _noted(self, batch: Batch) -> Batch:
+        """A batch, after the files that could not be read have been noted."""
+        for text in batch["unreadable"]:
+            path, _, reason = text.partition(": ")
+            if path not in self.unreadable:
+                self.unreadable[path] = reason
+                self.bar.note(f"{path} cannot be read, and is skipped: {reason}")
+        return batch
+
+    def _checked(self, gradients: Gradients) -> dict[str, float]:
+        """The mean loss of each degradation.
+
+        Raises:
+            TrainingError: a loss or the gradient is not finite; with fp16 the latter is ordinary, and the step skipped.
+        """
+        by_degradation: dict[str, list[float]] = {}
+        for loss, task in zip(gradients.losses.tolist(), gradients.tasks, strict=True):
+            by_degradation.setdefault(self.samples.tasks[task].degradation, []).append(loss)
+        means = {name: sum(losses) / len(losses) for name, losses in sorted(by_degradation.items())}
+        wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
+        if not wrong and (math.isfinite(gradients.norm) or self.settings.mixed_precision == "fp16"):
+            return means
+        what = f"loss of step {self.step} is not finite, on images with {', '.join(wrong)}"
+        if not wrong:
+            what = f"gradient of step {self.step} is not finite, though the loss is"
+        other = {"no": "", "bf16": ", or `mixed_precision` 'no'", "fp16": ", or `mixed_precision` 'bf16' or 'no'"}
+        raise TrainingError(
+            f"The {what}. The weights were not changed by it. {self._last_checkpoint()} Try a lower `learning_rate`, "
+            f"`clip_norm` (1.0, say){other[self.settings.mixed_precision]}."
+        )
+
+    # What is kept
+
+    def _no_checkpoint(self) -> tuple[None, list[str]]:
+        refuse_other_runs(self.output)
+        return None, []
+
+    def _checkpoint_to_resume(self) -> tuple[Checkpoint, list[str]]:
+        """What to go on from, and why not from a newer one."""
+        checkpoint, damaged = self.checkpoints.newest()
+        then, now = checkpoint.about.agreed, self._agreed()
+        wrong = [f"`{key}` was {then.get(key)}, is {value}" for key, value in now.items() if then.get(key) != value]
+        if self.steps < checkpoint.about.step:
+            wrong.append(f"{checkpoint.about.step} steps are taken already, but the run is to have {self.steps}")
+        if wrong:
+            raise TrainingError(
+                f"The run in {self.output} cannot go on like this: {'; '.join(wrong)}. Resume it with what it was "
+                "begun with, or start another run in another `output`."
+            )
+        return checkpoint, [f"{reason} Going on from step {checkpoint.about.step}." for reason in damaged]
+
+    def _agreed(self) -> dict[str, Any]:
+        tasks = [task.name for task in self.samples.tasks]
+        return {name: getattr(self.settings, name) for name in _AGREED} | {"tasks": tasks, "images": self.samples.epoch}
+
+    def _save(self, log: RunLog | None) -> None:
+        """Write a checkpoint. All processes call it, since each may hold a part; the main one, with the log, writes."""
+        tensors = self.learner.tensors()
+        if log is None:
+            return
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        about = About(self.step, self._seconds(), self._agreed(), self.learner.scaler())
+        with self._writing(log.path):
+            log.sync()
+        with self._writing(self.checkpoints.path(self.step)):
+            self.checkpoints.save(Checkpoint(about, tensors))
+
+    def _validate(self, validate: Callable[[nn.Module], Scores], log: RunLog | None) -> None:
+        self.learner.give_to(self.model)
+        if log is not None:
+            with torch.no_grad():
+                scores = validate(self.model)
+            with self._writing(log.path):
+                log.validation(self.step, scores)
+            self.bar.validation(self.step, scores)
+        self.accelerator.wait_for_everyone()
+
+    def _tell(self, report: StepReport, log: RunLog, on_step: Callable[[StepReport], None] | None) -> None:
+        self.bar.step(report)
+        with self._writing(log.path):
+            log.step(report)
+        if on_step is not None:
+            on_step(report)
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[RunLog | None]:
+        """The main process's; others have none."""
+        if not self.accelerator.is_main_process:
+            yield None
+            return
+        with self._writing(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
+            log = RunLog(self.output, self.step, self.settings.tensorboard)
+        try:
+            yield log
+        finally:
+            with self._writing(log.path):  # what TensorBoard holds back is written now
+                log.close()
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """Where `path` cannot be written, say so, and what is left."""
+        try:
+            yield
+        except (OSError, safetensors.SafetensorError) as error:  # the latter also where the disk is full
+            existing = next(folder for folder in path.absolute().parents if folder.exists())
+            free = shutil.disk_usage(existing).free / 2**20
+            raise TrainingError(
+                f"{path} cannot be written at step {self.step}: {error}. {free:,.1f} MiB are free there. "
+                f"{self._last_checkpoint()} Make room, then go on from the last checkpoint by `resume`."
+            ) from error
+
+    def _last_checkpoint(self) -> str:
+        paths = self.checkpoints.paths()
+        return f"The checkpoint {paths[-1]} is as it was." if paths else "There is no checkpoint yet."
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,122 @@
+"""Evaluation: the scores are scikit-image's, of whole images, one at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import layouts
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch import Tensor, nn
+
+from hairify.data.datasets import DataSettings, Task, load_pair
+from hairify.data.datasets import test_tasks as tasks_to_test
+from hairify.data.images import read_rgb
+from hairify.errors import DataError
+from hairify.evaluation import Results, Score, evaluate, read_results, score
+
+
+class Halfway(nn.Module):
+    """Takes sides that are multiples of 8 only, and one image only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(0.5))
+        self.dropout = nn.Dropout(0.9)
+        self.sizes: list[tuple[int, ...]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        assert len(x) == 1
+        assert x.shape[2] % 8 == x.shape[3] % 8 == 0
+        self.sizes.append(tuple(x.shape))
+        return self.dropout(x) * self.strength + 2 * (x > 0.9)
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Task]:
+    layouts.photographs(tmp_path / "holiday", count=3, height=43, width=50)
+    return tasks_to_test(DataSettings(test_data=(tmp_path / "holiday",), degradations=("noise25", "haze")))
+
+
+def test_scores_are_those_of_scikit_image(photographs: list[Task]) -> None:
+    network = Halfway().train()
+    results = evaluate(network, photographs, multiple=8, seed=3)
+    assert network.dropout.training
+    assert set(network.sizes) == {(1, 3, 48, 56)}
+    for task in photographs:
+        psnrs, ssims = [], []
+        for index in range(3):
+            degraded, clean = (one.permute(1, 2, 0).double().numpy() for one in load_pair(task, index, 3))
+            restored = np.clip(degraded * 0.5 + 2 * (degraded > 0.9), 0, 1)
+            psnrs.append(peak_signal_noise_ratio(clean, restored, data_range=1))
+            ssims.append(structural_similarity(clean, restored, channel_axis=2, data_range=1))
+        assert results.scores[task.name].psnr == pytest.approx(np.mean(psnrs), abs=1e-4)
+        assert results.scores[task.name].ssim == pytest.approx(np.mean(ssims), abs=1e-4)
+        assert results.counts[task.name] == 3
+    assert results.average.psnr == pytest.approx(np.mean([one.psnr for one in results.scores.values()]))
+
+
+def test_degradations_follow_the_seed(photographs: list[Task]) -> None:
+    first, again, other = (evaluate(Halfway(), photographs, multiple=8, seed=seed) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_unreadable_images_are_left_out_and_named(photographs: list[Task]) -> None:
+    broken = photographs[0].clean[1]
+    broken.write_bytes(broken.read_bytes()[:200])
+    results = evaluate(Halfway(), photographs, multiple=8)
+    assert set(results.unreadable) == {str(broken)}
+    assert set(results.counts.values()) == {2}
+    for path in photographs[0].clean:
+        path.write_bytes(b"")
+    with pytest.raises(DataError, match="None of the 3 images of 'holiday noise25'"):
+        evaluate(Halfway(), photographs, multiple=8)
+
+
+def test_every_image_can_be_kept(photographs: list[Task]) -> None:
+    kept = []
+
+    def keep(task: Task, index: int, degraded: Tensor, clean: Tensor, restored: Tensor) -> None:
+        kept.append((task.name, index))
+        assert torch.equal(clean, read_rgb(task.clean[index]))
+        assert degraded.shape == clean.shape == restored.shape == (3, 43, 50)
+        assert 0 <= float(restored.min()) <= float(restored.max()) <= 1
+
+    told: list[Score] = []
+    results = evaluate(Halfway(), photographs, multiple=8, keep=keep, on_image=lambda _, one: told.append(one))
+    assert kept == [(task.name, index) for task in photographs for index in range(3)]
+    mean = sum(one.psnr for one in told[:3]) / 3
+    assert results.scores[photographs[0].name].psnr == pytest.approx(mean)
+
+
+def test_equal_images_and_tiny_ones() -> None:
+    image = torch.rand(3, 8, 9)
+    assert score(image, image) == Score(math.inf, 1.0)
+    assert score(image * 0, image).psnr == pytest.approx(-10 * math.log10(float(image.square().mean())), abs=1e-4)
+    with pytest.raises(DataError, match="9×6 pixels"):
+        score(image[:, :6], image[:, :6])
+
+
+def test_results_go_through_json_and_into_tables(tmp_path: Path) -> None:
+    results = Results(
+        {"SOTS": Score(30.98, 0.979), "clean": Score(math.inf, 1.0)},
+        {"SOTS": 500, "clean": 1},
+        {"SOTS": Score(15.9, 0.81), "clean": Score(math.inf, 1.0)},
+        {"broken.png": "no image"},
+    )
+    (tmp_path / "results.json").write_text(results.to_json())
+    assert read_results(tmp_path / "results.json") == results
+    assert "Infinity" not in results.to_json()
+    assert json.loads(results.to_json())["tasks"]["SOTS"]["psnr"] == 30.98
+    lines = results.to_markdown().splitlines()
+    assert lines[2] == "| SOTS | 500 | 15.90 / 0.810 | 30.98 / 0.979 |"
+    assert lines[4].startswith("| average | 501 |")
+    assert results.table().row_count == 3
+    (tmp_path / "results.json").write_text('{"tasks": 3}')
+    with pytest.raises(DataError, match="holds no results"):
+        read_results(tmp_path / "results.json")

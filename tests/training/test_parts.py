@@ -1,0 +1,139 @@
+"""Losses, averages, layers that are never called, the optimizer, checkpoints and logs, each by itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from training.runs import Plain, Same, converted, recipe, seeded
+
+from hairify.errors import TrainingError
+from hairify.training import l1_loss
+from hairify.training.averaging import WeightAverage
+from hairify.training.checkpoints import About, Checkpoint, Checkpoints
+from hairify.training.logs import RunLog, StepReport
+from hairify.training.optimizer import adamw, load_state_tensors, state_tensors
+from hairify.training.reachability import unreached
+
+
+def test_l1_loss_is_of_each_image() -> None:
+    class Twice(nn.Module):
+        """As AirNet, it takes two images."""
+
+        def forward(self, x: Tensor, y: Tensor) -> list[Tensor]:
+            return [x + y, x]
+
+    degraded, clean = torch.rand(2, 3, 4, 5), torch.rand(2, 3, 4, 5)
+    expected = [np.abs(2 * x - y).mean() for x, y in zip(degraded.numpy(), clean.numpy(), strict=True)]
+    assert l1_loss(Twice(), degraded, clean).tolist() == pytest.approx(expected, rel=1e-6)
+
+
+def test_average_in_closed_form() -> None:
+    """Of weights 1, 2, 3, ... the average at step t keeps min(decay, (1 + t) / (10 + t))."""
+    layer = nn.Linear(1, 1)
+    layer.bias.requires_grad_(False)
+    nn.init.zeros_(layer.weight)
+    average, expected = WeightAverage(layer, 0.25), 0.0
+    for step in range(1, 6):
+        nn.init.constant_(layer.weight, step)
+        average.update(step)
+        kept = [2 / 11, 0.25, 0.25, 0.25, 0.25][step - 1]
+        expected = kept * expected + (1 - kept) * step
+    assert average.tensors().keys() == {"weight"}
+    assert average.tensors()["weight"].item() == pytest.approx(expected, rel=1e-6)
+    other = WeightAverage(layer, 0.25)
+    assert other.tensors()["weight"].item() == 5
+    other.load(average.tensors())
+    assert torch.equal(other.tensors()["weight"], average.tensors()["weight"])
+    assert layer.weight.item() == 5
+
+
+def test_layers_that_are_never_called_are_found() -> None:
+    network, x = seeded(Same), torch.rand(2, 3, 8, 8)
+    assert unreached(network, l1_loss, x, 1 - x) == ["never.weight", "never.bias"]
+    network.never.weight.requires_grad_(False)
+    with torch.no_grad():
+        assert unreached(network, l1_loss, x, 1 - x) == ["never.bias"]
+    assert all(parameter.grad is None for parameter in network.parameters())
+    plain = seeded(Plain).train()
+    assert unreached(plain, l1_loss, x, 1 - x) == []
+    assert plain.norm.num_batches_tracked == 0
+    hair = converted().train()  # whose HSNs pass no gradient on in the first step
+    assert unreached(hair, l1_loss, x, 1 - x) == []
+
+
+def test_optimizer() -> None:
+    """The factors of low-rank boxes get no weight decay; frozen parameters are left out."""
+    hair = converted("low_rank")
+    frozen = next(hair.base_parameters()).requires_grad_(False)
+    groups = adamw(hair, recipe(weight_decay=0.5)).param_groups
+    assert [group["weight_decay"] for group in groups] == [0.5, 0.0]
+    assert groups[0]["betas"] == (0.9, 0.999)
+    held = {id(p) for group in groups for p in group["params"]}
+    assert held == {id(p) for p in hair.parameters()} - {id(frozen)}
+
+
+def test_state_of_the_optimizer_by_name() -> None:
+    network, settings = seeded(Same), recipe()
+    optimizer = adamw(network, settings)
+    for _ in range(2):
+        network(torch.rand(1, 3, 8, 8)).square().mean().backward()
+        optimizer.step()
+    saved = state_tensors(optimizer, network)
+    assert saved["last.bias.step"] == 2
+    assert torch.equal(saved["first.weight.exp_avg"], optimizer.state[network.first.weight]["exp_avg"])
+    assert not any(name.startswith("never") for name in saved)
+    again = adamw(network, settings)
+    load_state_tensors(again, network, saved)
+    for parameter, state in optimizer.state.items():
+        assert all(torch.equal(again.state[parameter][key], value) for key, value in state.items())
+
+
+def checkpoint(step: int) -> Checkpoint:
+    about = About(step, 1.5, {"seed": 0, "tasks": ["a"]}, {"scale": 65536.0})
+    return Checkpoint(about, {"model.x.y": torch.arange(3), "average.x.y": torch.ones(2), "losses": torch.zeros(0)})
+
+
+def test_checkpoints(tmp_path: Path) -> None:
+    kept = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert kept.paths() == []
+    for step in (3, 9, 12):
+        kept.save(checkpoint(step))
+    assert [path.stem for path in kept.paths()] == ["00000009", "00000012"]
+    newest, damaged = kept.newest()
+    assert (newest.about, damaged) == (checkpoint(12).about, [])
+    assert newest.part("model").keys() == {"x.y"}
+    assert torch.equal(newest.part("model")["x.y"], torch.arange(3))
+    assert kept.path(12).stat().st_mode == (tmp_path / "checkpoints").stat().st_mode & 0o666 | 0o100000
+    kept.path(12).write_bytes(b"")
+    assert kept.newest()[0].about.step == 9
+    # What is damaged counts for nothing: it does not push out what can be read.
+    kept.save(checkpoint(10))
+    assert [path.stem for path in kept.paths()] == ["00000009", "00000010", "00000012"]
+
+
+def test_a_checkpoint_from_a_newer_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept = Checkpoints(tmp_path, keep=1)
+    with monkeypatch.context() as newer:
+        newer.setattr("hairify.training.checkpoints.FORMAT_VERSION", 2)
+        kept.save(checkpoint(1))
+    with pytest.raises(TrainingError, match=r"00000001.safetensors has version 2; .* Install a newer hairify"):
+        kept.newest()
+
+
+def test_a_log_that_a_killed_run_left(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0, tensorboard=False)
+    for step in (1, 2, 3):
+        log.step(StepReport(step, 9, 0.5, {"haze": 0.5}, 1e-4, 2.0, 0))
+    log.validation(2, {"SOTS": {"psnr": 20.0}})
+    log.close()
+    with log.path.open("a") as file:
+        file.write('{"step": 1, "lo')
+    RunLog(tmp_path, 2, tensorboard=False).close()
+    assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [1, 2, 2]
+    RunLog(tmp_path, 0, tensorboard=False).close()
+    assert log.path.read_text() == ""

@@ -1,0 +1,178 @@
+"""Runs in processes of their own: killed ones, and two that train together as one would."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor
+from training.runs import GENTLE, JOBS, Plain, Same, converted, converted_promptir, run, score, seeded
+from util import assert_close, assert_differs
+
+from hairify.training import TrainedRun
+
+SCRIPT = Path(__file__).with_name("runs.py")
+ROOT = SCRIPT.parents[2]
+
+
+def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+    # Not those of a launcher that runs these tests.
+    inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, *map(str, arguments)],
+        env=inherited | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str], expected: int = 0) -> None:
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == expected, output
+
+
+# Killed
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return run(seeded(Plain), tmp_path_factory.mktemp("unbroken"))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("kill", "checkpoints"),
+    [
+        (("--kill-after", 5), ["00000002.safetensors", "00000004.safetensors"]),
+        (("--kill-while-saving", 4), [".unfinished", "00000002.safetensors"]),
+    ],
+)
+def test_killed_and_resumed_is_unbroken(
+    tmp_path: Path, unbroken: TrainedRun, kill: tuple[str, int], checkpoints: list[str]
+) -> None:
+    finish(start("alone", tmp_path, *kill), -signal.SIGKILL)
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == checkpoints
+    assert not (tmp_path / "result.safetensors").exists()
+    finish(start("alone", tmp_path, "--resume"))
+    assert not (tmp_path / "checkpoints/.unfinished").exists()
+    result = safetensors.torch.load_file(tmp_path / "result.safetensors")
+    assert result.pop("losses").tolist() == unbroken.losses
+    for name, value in unbroken.model.state_dict().items():
+        assert torch.equal(result[name], value), name
+    assert_differs(result["first.weight"], seeded(Plain).first.weight)
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [entry["loss"] for entry in logged] == unbroken.losses
+
+
+# Together
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What came of all jobs, each done by two processes."""
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("torch is built without gloo")
+    folder = tmp_path_factory.mktemp("together")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    processes = [start("together", folder, **where, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
+    try:
+        for process in processes:
+            finish(process)
+        yield folder
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def results(folder: Path, job: str) -> dict[str, Tensor]:
+    """Of a job, after it has been made sure that both processes have the same."""
+    assert job in JOBS
+    mine, other = (safetensors.torch.load_file(folder / f"{job}-{rank}.safetensors") for rank in (0, 1))
+    assert mine.keys() == other.keys()
+    for name, value in mine.items():
+        assert torch.equal(value, other[name]), name
+    return mine
+
+
+def assert_like(got: dict[str, Tensor], expected: TrainedRun, *, weights: float) -> None:
+    """The same losses but for rounding, and about the same weights: AdamW divides by gradients near zero."""
+    assert got["losses"].tolist() == pytest.approx(expected.losses, rel=1e-5)
+    for name, value in expected.model.state_dict().items():
+        assert (got[name] - value).abs().max() <= weights, name
+
+
+def test_data_parallel(together: Path, tmp_path: Path) -> None:
+    alone = run(seeded(Same), tmp_path)
+    got = results(together, "data_parallel")
+    assert_like(got, alone, weights=1e-5)
+    assert_differs(got["last.weight"], seeded(Same).last.weight)
+
+
+def test_data_parallel_promptir(together: Path, tmp_path: Path) -> None:
+    """Layers that no loss reaches are frozen, so that no process waits for their gradients."""
+    model = converted_promptir()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    got, alone = results(together, "data_parallel_promptir"), run(model, tmp_path, steps=3, **GENTLE)
+    assert_like(got, alone, weights=1e-4)
+    moved = {name for name, value in before.items() if not torch.equal(value, got[name])}
+    assert {name.partition(".")[0] for name in moved} == {"base", "dac", "hsn", "boxes"}
+    assert any(name.startswith("base.") and name not in moved for name in before)
+
+
+def test_a_signal_to_one_process_ends_both(together: Path) -> None:
+    got = results(together, "interrupted")
+    assert len(got["losses"]) == 3
+    assert (together / "interrupted/checkpoints/00000003.safetensors").exists()
+    for rank in (0, 1):
+        interrupted, unreadable = json.loads((together / f"interrupted-{rank}.json").read_text())
+        assert interrupted
+        assert unreadable == {"0.png": "damaged", "3.png": "damaged"}  # one read by either process
+
+
+def test_sharded(together: Path, tmp_path: Path) -> None:
+    alone = run(seeded(Same), tmp_path / "alone", validate=score, validate_every=3)
+    assert_like(results(together, "sharded"), alone, weights=1e-5)
+    validated, expected = (
+        [
+            json.loads(line)["validation"]["ones"]["psnr"]
+            for line in (folder / "log.jsonl").open()
+            if "validation" in line
+        ]
+        for folder in (together / "sharded", tmp_path / "alone")
+    )
+    assert validated == pytest.approx(expected, rel=1e-4)
+    whole = safetensors.torch.load_file(together / "sharded/checkpoints/00000006.safetensors")
+    parts = safetensors.torch.load_file(tmp_path / "alone/checkpoints/00000006.safetensors")
+    assert whole.keys() == parts.keys()
+    for name, value in parts.items():
+        assert_close(whole[name].double(), value.double(), 1e-2)
+
+
+def test_sharded_and_resumed(together: Path) -> None:
+    """From a checkpoint gathered from both: what they learn is what they would have learned unbroken."""
+    resumed, unbroken = results(together, "sharded_resumed"), results(together, "sharded")
+    assert_close(resumed["losses"], unbroken["losses"], 1e-5)
+    assert_close(resumed["last.weight"], unbroken["last.weight"], 1e-4)
+
+
+def test_sharded_hair(together: Path, tmp_path: Path) -> None:
+    alone = run(converted("low_rank"), tmp_path, steps=3, **GENTLE)
+    assert_like(results(together, "sharded_hair"), alone, weights=1e-4)
