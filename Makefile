@@ -14,12 +14,12 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo bench bench-kernels test test-slow zoo zoo-page check clean
+.PHONY: help demo bench bench-kernels test test-slow zoo zoo-page commands-page docs check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.installed-demo ## run the demo
+demo: $(VENV)/.installed-tool ## run the demo
 	$(BIN)/python -m hairify demo $(ARGS)
 
 bench: $(VENV)/.installed-bench ## measure time and memory of converted networks, about twelve minutes on two cores
@@ -43,13 +43,19 @@ zoo-page: $(VENV)/.installed-zoo ## measure them anew, and write docs/zoo.md
 	HAIRIFY_ZOO_RESULTS=zoo-output $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m zoo $(ARGS)
 	$(BIN)/python tests/zoo_table.py zoo-output docs/zoo.md
 
+commands-page: $(VENV)/.installed-test ## write docs/commands.md anew
+	PYTHONPATH=tests $(BIN)/python tests/commands_page.py docs/commands.md
+
+docs: $(VENV)/.installed-docs ## build the documentation's site, site-output/index.html
+	$(BIN)/mkdocs build --strict --site-dir site-output
+
 check: $(VENV)/.installed-dev ## lint, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean: ## remove the environment, caches and builds
-	rm -rf $(VENV) build dist demo-output bench-output zoo-output
+	rm -rf $(VENV) build dist demo-output bench-output site-output zoo-output
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -27,7 +27,7 @@ from hairify.data.degradations import degradation
 from hairify.models import restormer
 from hairify.tiling import TilingSettings, giv_of, restore_tiled, restore_whole
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "restormer": lambda: restormer(dim=8, num_blocks=(1, 2, 2, 3), num_refinement_blocks=1),
     "unet": lambda: UNet((8, 16, 32, 64)),
 }
@@ -146,9 +146,9 @@ def load(name: str) -> Tensor:
 def tables(options: argparse.Namespace) -> Iterator[str]:
     """One for each network."""
     image = degradation("noise25")(load(TESTED)[None], Generator().manual_seed(1))
-    for name, build in NETWORKS.items():
+    for name in options.networks:
         torch.manual_seed(0)
-        hair = hairify(build())
+        hair = hairify(NETWORKS[name]())
         train(hair, [load(photograph) for photograph in TRAINING], options.steps)
         move(hair)
         results = [measure(hair, image, options.tile, overlap) for overlap in options.overlaps]
@@ -168,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=(__doc__ or "").partition("\n")[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    parser.add_argument("--networks", choices=NETWORKS, nargs="+", default=[*NETWORKS], help="to measure")
     parser.add_argument("--tile", type=int, default=128, help="side of the tiles in pixels")
     parser.add_argument("--overlaps", type=int, nargs="+", default=[0, 16, 32, 64], help="in pixels")
     parser.add_argument("--steps", type=int, default=100, help="to train each network for")

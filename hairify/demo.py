@@ -46,6 +46,8 @@ NETWORK = NetworkSettings(
 
 MULTIPLE = 8
 
+REPORT = ReportSettings()
+
 PATCH = 64
 """Side of a training patch in pixels.
 
@@ -148,7 +150,7 @@ def write_demo_report(folder: Path, tested: Sequence[Task]) -> None:
     findings = collect(
         restorer.model,
         tested,
-        ReportSettings(),
+        REPORT,
         multiple=MULTIPLE,
         title="hairify demo",
         facts=restorer.about,

@@ -14,7 +14,7 @@ from torch.export import Dim
 from hairify.errors import HairError, OptionError
 from hairify.files import replacing
 from hairify.model import HairModel
-from hairify.networks import apply, evaluation_mode
+from hairify.networks import apply, evaluation_mode, number_of_inputs
 
 Format = Literal["onnx", "torch"]
 ENDINGS: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
@@ -115,7 +115,7 @@ def _inputs(model: nn.Module, image: Tensor, giv_input: bool) -> tuple[Tensor, .
     if not giv_input or not isinstance(model, HairModel):
         return (image,)
     with torch.no_grad():
-        return image, model.giv(image)
+        return image, model.giv(*[image] * number_of_inputs(model))
 
 
 def _program(module: nn.Module, inputs: tuple[Tensor, ...], *, fixed: bool) -> torch.export.ExportedProgram:

@@ -32,14 +32,20 @@ import hairify.functional
 import hairify.models
 from hairify.cli import main
 from hairify.cli.app import app
-from hairify.cli.options import make_settings, read_tables, settings_classes, table_name
+from hairify.cli.options import make_settings, read_tables, settings_classes, table_name, to_toml
+from hairify.data.datasets import DataSettings
+from hairify.networks import NetworkSettings
 from hairify.plan import Level
+from hairify.sharing import Restorer, save_pretrained
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 API = DOCS / "api.md"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if re.search("^```(python|bash|toml)$", page.read_text(encoding="utf-8"), re.M)]
+
+HEAVY = [DOCS / "how-to" / "export.md"]  # half a minute for each export of even a small network
+TO_RUN = [pytest.param(page, marks=[pytest.mark.slow] * (page in HEAVY)) for page in WITH_CODE]
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # What a block prints, line by line: `print(x)  # -> 1` at the end of a line of code, or lines of their own.
@@ -48,14 +54,19 @@ PRINTED = re.compile(r"(?:^|  )# ->(?: (.*))?$", re.MULTILINE)
 FILE = re.compile(r"# ([\w/-]+\.(?:py|toml))\n")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
-# Put after what the pages say, and so in its place: their trainings take minutes to days.
-QUICK = shlex.split("--steps 4 --batch-size 4 --patch-size 64 --workers 0 --validate-every 0 --no-tensorboard --cpu")
-SMALL_NETWORK = shlex.split("--option dim=8 --option num_blocks=[2,2,2,2] --option num_refinement_blocks=2")
+# Put after what the pages say, and so in its place: their trainings take minutes to days, and exporting takes long.
+QUICK = shlex.split("--steps 3 --batch-size 2 --patch-size 32 --workers 0 --validate-every 0 --no-tensorboard --cpu")
 APPENDED = {
     "train": QUICK,
-    "ablate": [*QUICK, "--seeds", "1"],
-    "report": shlex.split("--givs-per-degradation 4 --giv-crop 64"),
+    "ablate": [*QUICK, *shlex.split("--steps 1 --seeds 1 --degradations noise25")],
+    "report": shlex.split("--givs-per-degradation 4 --giv-crop 64 --composites haze+noise25"),
+    "export": shlex.split("--size 64x64"),
 }
+BAKED = shlex.split("--bake photograph.jpg")  # of all restorers the quickest to export
+# Where a page trains a network in its published size, that of a small one.
+SMALL_NETWORK = shlex.split(
+    "--option dim=8 --option num_blocks=[2,2,2,2] --option num_refinement_blocks=2 --option norm=BiasFree"
+)
 
 
 def identify(path: Path) -> str:
@@ -82,13 +93,16 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
             del sys.modules[name]
 
 
-@pytest.mark.parametrize("page", WITH_CODE, ids=identify)
+@pytest.mark.parametrize("page", TO_RUN, ids=identify)
 def test_every_example_runs_and_prints_what_it_says(
     page: Path, workplace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     torch.save(as_published(hairify.models.res_hair(**SMALL, init="random")), "res-hair.ckpt")
-    if any("hairify " in source for _, _, source in blocks(page, "bash")):
+    commands = "".join(source for _, _, source in blocks(page, "bash"))
+    if "hairify " in commands:
         give_data(workplace)
+    if "--output run" not in commands:
+        give_run(workplace / "run")
     namespace: dict[str, Any] = {"__name__": "__main__"}
     for line, language, source in blocks(page, "python", "bash", "toml"):
         where = f"{identify(page)}, block from line {line}"
@@ -103,7 +117,7 @@ def test_every_example_runs_and_prints_what_it_says(
             check_configuration(source)
         else:
             for words in command_lines(source):
-                run_command(words, where, capsys)
+                run_command(words, page, capsys)
 
 
 def run_code(code: Any, namespace: dict[str, Any], said: list[str], where: str) -> None:
@@ -130,7 +144,7 @@ def command_lines(source: str) -> Iterator[list[str]]:
             yield words
 
 
-def run_command(words: Sequence[str], where: str, capsys: pytest.CaptureFixture[str]) -> None:
+def run_command(words: Sequence[str], page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Runs a command of hairify's; of others, what can be told without running them is checked."""
     program, *rest = words
     if program != "hairify":
@@ -138,15 +152,20 @@ def run_command(words: Sequence[str], where: str, capsys: pytest.CaptureFixture[
     elif rest[0] == "push":  # needs the network
         check_words(rest)
     else:
-        status = main([*rest, *small(rest), *APPENDED.get(rest[0], [])])
+        status = main([*rest, *appended(rest, page)])
         printed = capsys.readouterr()
-        assert status == 0, f"{where}: {shlex.join(words)}\n{printed.out}\n{printed.err}"
+        assert status == 0, f"{identify(page)}: {shlex.join(words)}\n{printed.out}\n{printed.err}"
 
 
-def small(words: Sequence[str]) -> list[str]:
-    """Where the default network is to be trained, the words for a small one."""
-    chosen = {"--network", "--option", "--config", "--resume"} & {*words}
-    return SMALL_NETWORK if words[0] in ("train", "ablate") and not chosen else []
+def appended(words: Sequence[str], page: Path) -> list[str]:
+    """What makes a command quick; of options that are given twice the second counts."""
+    command = words[0]
+    more = list(APPENDED.get(command, []))
+    if command in ("train", "ablate") and not {"--option", "--config", "--resume"} & {*words}:
+        more += SMALL_NETWORK
+    if command == "export" and page not in HEAVY:
+        more += BAKED
+    return more
 
 
 def check_words(words: Sequence[str]) -> None:
@@ -183,6 +202,15 @@ def give_data(folder: Path) -> None:
         layouts.write(folder / name, layouts.pixels(name, 88, 120))
     for name in ("BSD400", "WED", "BSD68", "Urban100", "Rain100L", "OTS", "SOTS", "GoPro", "LOL-v1"):
         layouts.build(name, folder / "datasets")
+
+
+def give_run(folder: Path) -> None:
+    """What a training leaves, for pages that begin with one."""
+    small = {"dim": 8, "num_blocks": [2, 2, 2, 2], "num_refinement_blocks": 2}
+    settings = NetworkSettings(options=small), DataSettings(data=(Path("photographs"),))
+    restorer = Restorer(settings[0].restorer(seed=0), settings[0].named(), multiple=8)
+    save_pretrained(restorer, folder / "model")
+    (folder / "config.toml").write_text(to_toml(*settings), encoding="utf-8")
 
 
 def test_the_examples_are_found() -> None:

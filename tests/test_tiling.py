@@ -15,6 +15,7 @@ from networks import small_restormer
 from torch import Tensor, nn
 from util import assert_close, assert_differs, perturb
 
+from benchmarks.tiling import measure
 from hairify import HairModel, hairify, tiling
 from hairify.errors import NetworkError, OptionError
 from hairify.models import airnet
@@ -185,6 +186,14 @@ def test_tiles_of_one_giv_differ_no_more_than_those_of_the_static_network(hair: 
     assert (tiled - untiled).abs().max() <= seams.abs().max() + ROUNDING
     with hair.conditioned_on(giv_of(hair, whole[..., 45:], SMALL, 8)):
         assert_differs(restore_whole(hair, whole, 8), untiled)
+
+
+def test_the_benchmark_of_seams(hair: HairModel) -> None:
+    result = measure(hair, image(70, 90), tile=32, overlap=16)
+    assert result.static.largest > 0.1
+    assert abs(result.one_giv.largest - result.static.largest) < 0.01
+    assert result.difference.largest < 0.01
+    assert result.own_givs.mean > result.one_giv.mean
 
 
 def test_a_given_giv_is_used(hair: HairModel) -> None:

@@ -14,7 +14,6 @@ EXTRA = "tool"
 _PACKAGES = {
     "PIL": "pillow",
     "accelerate": "accelerate",
-    "cv2": "opencv-python-headless",
     "huggingface_hub": "huggingface_hub",
     "imagecodecs": "imagecodecs",
     "onnx": "onnx",

@@ -35,17 +35,20 @@ from torch import Tensor
 
 from hairify.errors import DataError, ImageError, OptionError
 
-Levels: TypeAlias = npt.NDArray[Any]
+_Levels: TypeAlias = npt.NDArray[Any]
 """Pixels as files have them: (H, W, C) of uint8 or uint16, with grey, grey and alpha, RGB, or RGB and alpha."""
 
-Fields: TypeAlias = "dict[int, tuple[int, bytes | Fields]]"
+_Fields: TypeAlias = "dict[int, tuple[int, bytes | _Fields]]"
 """A directory of a TIFF file or of EXIF, which is built like one: by tag, the type and the value as it is stored."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 """The endings of the files that are read and written."""
 
 LARGEST = 2**29
-"""Pixels in the largest image that is read, 6 GiB as float32. What claims to be larger is taken for a trap."""
+"""Pixels in the largest image that is read, 6 GiB as float32. What claims to be larger is taken for a trap.
+
+For WebP, Pillow's own limit is a third of that.
+"""
 
 _TIFF = {".tif", ".tiff"}
 _PILLOW = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
@@ -65,8 +68,8 @@ _ORIENTATION, _ICC_PROFILE, _EXIF, _GPS, _INTEROPERABILITY = 274, 34675, 34665, 
 # Of a TIFF file's tags, those that speak of the photograph; the others say how its pixels are stored.
 _DESCRIPTIVE = {270, 271, 272, _ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 33432, _EXIF, _GPS}
 # The types of a TIFF file's values by number (TIFF 6.0, section 2), and their sizes in bytes.
-_SHORT, _LONG, _UNDEFINED = 3, 4, 7
-_SIZES = {1: 1, 2: 1, _SHORT: 2, _LONG: 4, 5: 8, 6: 1, _UNDEFINED: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+_SHORT, _LONG, _UNDEFINED, _PLACE = 3, 4, 7, 13
+_SIZES = {1: 1, 2: 1, _SHORT: 2, _LONG: 4, 5: 8, 6: 1, _UNDEFINED: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, _PLACE: 4}
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +111,7 @@ class Image:
 class _Decoded:
     """What is in a file, as it is there."""
 
-    levels: Levels
+    levels: _Levels
     icc_profile: bytes | None
     exif: bytes | None
 
@@ -199,7 +202,8 @@ def write(image: Image, path: str | os.PathLike[str], *, quality: int = 95) -> N
 def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> list[Path]:
     """The image files in a folder, by their endings in upper or lower case, sorted.
 
-    Hidden files and folders are left out. Links to folders are followed, each folder being entered once.
+    Hidden files and folders are left out, and folders that may not be entered. Links to folders are followed, each
+    folder being entered once.
 
     Raises:
         DataError: there is no such folder.
@@ -312,14 +316,13 @@ def _decode_tiff(file: IO[bytes]) -> _Decoded:
     return _Decoded(decoded.levels, decoded.icc_profile, _upright(exif)[1])
 
 
-def _tiff_levels(page: tifffile.TiffPage) -> Levels:
+def _tiff_levels(page: tifffile.TiffPage) -> _Levels:
     """The pixels of a TIFF page of grey or RGB."""
     stored = page.asarray()
     if stored.ndim == 2:
         stored = stored[..., None]
     elif page.axes == "SYX":
         stored = stored.transpose(1, 2, 0)
-    stored = stored.astype(stored.dtype.newbyteorder("="), copy=False)
     white = np.iinfo(stored.dtype).max
     colours = 3 if page.photometric == 2 else 1
     colour, alpha = stored[..., :colours], stored[..., colours : colours + 1]
@@ -337,7 +340,7 @@ def _tiff_levels(page: tifffile.TiffPage) -> Levels:
 # Levels to tensors and back.
 
 
-def _turned(levels: Levels, orientation: int) -> Levels:
+def _turned(levels: _Levels, orientation: int) -> _Levels:
     """Upright levels, of those that EXIF's `orientation` describes; a view."""
     if orientation >= 5:
         levels = levels.transpose(1, 0, 2)
@@ -348,7 +351,7 @@ def _turned(levels: Levels, orientation: int) -> Levels:
     return levels
 
 
-def _to_tensor(levels: Levels) -> Tensor:
+def _to_tensor(levels: _Levels) -> Tensor:
     """(C, H, W) in [0, 1]. Channel by channel, so that a large photograph is never there twice as float32."""
     height, width, channels = levels.shape
     white = np.iinfo(levels.dtype).max
@@ -358,12 +361,12 @@ def _to_tensor(levels: Levels) -> Tensor:
     return torch.from_numpy(floats)
 
 
-def _to_pixels(levels: Levels) -> Tensor:
+def _to_pixels(levels: _Levels) -> Tensor:
     """(3, H, W) in [0, 1], without alpha."""
     return _to_tensor(levels[..., :3]) if levels.shape[2] > 2 else _to_tensor(levels[..., :1]).repeat(3, 1, 1)
 
 
-def _to_levels(image: Image, kind: type[np.uint8] | type[np.uint16], *, alpha: bool) -> Levels:
+def _to_levels(image: Image, kind: type[np.uint8] | type[np.uint16], *, alpha: bool) -> _Levels:
     """The levels to write, with the image's alpha if `alpha`."""
     pixels = image.pixels.detach().cpu()
     planes = [pixels.mean(dim=0)] if image.grey else list(pixels)
@@ -394,7 +397,7 @@ def _encode(image: Image, suffix: str, quality: int) -> bytes:
     return _encode_by_pillow(levels, image, _PILLOW[suffix], quality)
 
 
-def _encode_by_pillow(levels: Levels, image: Image, format: str, quality: int) -> bytes:
+def _encode_by_pillow(levels: _Levels, image: Image, format: str, quality: int) -> bytes:
     picture = PIL.Image.fromarray(levels if levels.shape[2] > 1 else levels[..., 0])
     options: dict[str, Any] = {}
     if format == "JPEG":
@@ -411,7 +414,7 @@ def _encode_by_pillow(levels: Levels, image: Image, format: str, quality: int) -
     return file.getvalue()
 
 
-def _encode_png(levels: Levels, image: Image) -> bytes:
+def _encode_png(levels: _Levels, image: Image) -> bytes:
     """A PNG file of 8 or 16 bits: imagecodecs writes the pixels, and the other chunks are put in after the header."""
     png = imagecodecs.png_encode(levels)
     more = b""
@@ -427,7 +430,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _encode_bmp_with_alpha(levels: Levels) -> bytes:
+def _encode_bmp_with_alpha(levels: _Levels) -> bytes:
     """A BMP file with the fourth version of the header, which alone tells that there is alpha; Pillow writes none."""
     height, width, channels = levels.shape
     blue_to_alpha = levels[::-1, :, [2, 1, 0, 3] if channels == 4 else [0, 0, 0, 1]].tobytes()
@@ -443,7 +446,7 @@ def _encode_bmp_with_alpha(levels: Levels) -> bytes:
     )
 
 
-def _encode_tiff(levels: Levels, image: Image) -> bytes:
+def _encode_tiff(levels: _Levels, image: Image) -> bytes:
     """A TIFF file of 8 or 16 bits: compressed strips, each pixel less the one before it (TIFF 6.0, section 14)."""
     height, width, channels = levels.shape
     order, fields = _descriptive_fields(image.exif) if image.exif is not None else ("<", {})
@@ -516,26 +519,29 @@ def _upright(exif: bytes | None) -> tuple[int, bytes | None]:
     order = _order_of(exif)
     if order is None:
         return 1, None
-    for tag, kind, start, end in _entries(exif, order, _first_directory(exif, order)):
+    for tag, kind, start, _ in _entries(exif, order, _first_directory(exif, order)):
         if tag == _ORIENTATION and kind in (_SHORT, _LONG):
             number = order + ("H" if kind == _SHORT else "I")
             (orientation,) = struct.unpack_from(number, exif, start)
-            return orientation if 1 <= orientation <= 8 else 1, exif[:start] + struct.pack(number, 1) + exif[end:]
+            upright = struct.pack(number, 1)
+            exif = exif[:start] + upright + exif[start + len(upright) :]
+            return orientation if 1 <= orientation <= 8 else 1, exif
     return 1, exif
 
 
-def _descriptive_fields(block: bytes | mmap.mmap) -> tuple[str, Fields]:
+def _descriptive_fields(block: bytes | mmap.mmap) -> tuple[str, _Fields]:
     """What EXIF, or a TIFF file, says about the photograph, and the byte order of what it says."""
     order = _order_of(block)
     if order is None:
         return "<", {}
-    fields: Fields = {}
+    fields: _Fields = {}
     for tag, kind, start, end in _entries(block, order, _first_directory(block, order)):
-        if tag in (_EXIF, _GPS) and kind == _LONG:
-            (place,) = struct.unpack_from(order + "I", block, start)
-            inner: Fields = {tag: (kind, block[a:b]) for tag, kind, a, b in _entries(block, order, place)}
+        if tag in (_EXIF, _GPS):
+            (place,) = struct.unpack_from(order + "I", block, start) if kind in (_LONG, _PLACE) else (len(block),)
+            inner: _Fields = {within: (its, block[a:b]) for within, its, a, b in _entries(block, order, place)}
             inner.pop(_INTEROPERABILITY, None)  # says where a third directory is, of no interest
-            fields[tag] = (_LONG, inner)
+            if inner:
+                fields[tag] = (_LONG, inner)
         elif tag in _DESCRIPTIVE:
             fields[tag] = (kind, block[start:end])
     return order, fields
@@ -545,7 +551,7 @@ def _tiff_exif(file: IO[bytes], tiff: tifffile.TiffFile) -> bytes | None:
     """What a TIFF file says about the photograph, as a block of EXIF."""
     if tiff.is_bigtiff:  # built differently, for scans of many gigabytes; only the orientation matters there
         order, orientation = "<", tiff.pages.first.tags.valueof(_ORIENTATION, 1)
-        fields: Fields = {_ORIENTATION: (_SHORT, struct.pack("<H", orientation))}
+        fields: _Fields = {_ORIENTATION: (_SHORT, struct.pack("<H", orientation))}
     else:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as block:
             order, fields = _descriptive_fields(block)
@@ -557,7 +563,7 @@ def _tiff_header(order: str, start: int) -> bytes:
     return struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, start)
 
 
-def _directory(fields: Fields, order: str, start: int) -> bytes:
+def _directory(fields: _Fields, order: str, start: int) -> bytes:
     """A directory that is to lie at `start`, with its values and the directories within it."""
     entries, values = b"", b""
     rest = start + 2 + 12 * len(fields) + 4

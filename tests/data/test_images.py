@@ -20,6 +20,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageCms
 import PIL.ImageOps
+import PIL.JpegImagePlugin
 import pytest
 import tifffile
 import torch
@@ -94,6 +95,7 @@ def exif_block(orientation: int | None = None) -> bytes:
     if orientation is not None:
         exif[274] = orientation
     exif[271] = "Camera & Sons"
+    exif[305] = "odd in length"[:-1]
     exif[315] = "José".encode().decode("latin-1").encode("latin-1")  # UTF-8, as people write it
     exif[282] = exif[283] = 300.0
     details = exif.get_ifd(34665)
@@ -347,6 +349,15 @@ def test_applies_the_orientation(orientation: int, suffix: str, dtype: Any, tmp_
     assert torch.allclose(again.pixels, image.pixels, atol=0.05)
 
 
+def test_applies_the_orientation_once_where_pillow_does(tmp_path: Path) -> None:
+    palette = PIL.Image.fromarray(smooth_levels("rgb")).quantize(16)
+    palette.save(tmp_path / "a.tif", exif=b"Exif\0\0" + exif_block(6))
+    image = read(tmp_path / "a.tif")
+    assert_holds(image, np.asarray(palette.convert("RGB").transpose(PIL.Image.Transpose.ROTATE_270)))
+    assert exif_facts(image.exif)[274] == 1
+    assert exif_facts(image.exif)[271] == "Camera & Sons"
+
+
 def test_exif_after_the_pixels_counts_too(tmp_path: Path) -> None:
     for dtype in (np.uint8, np.uint16):
         levels = random_levels("rgb", dtype)
@@ -365,9 +376,13 @@ def test_profile_and_exif_come_back(suffix: str, bits: int, kind: str, tmp_path:
     write(image_of(levels, icc_profile=PROFILE, exif=exif), path)
 
     image = read(path)
+    if suffix in (".png", ".tif"):
+        assert_holds(image, levels)
     assert image.icc_profile == profile
     if suffix == ".tif":
         assert exif_facts(image.exif) == exif_facts(exif)
+        with tifffile.TiffFile(path) as tiff:
+            assert all(tag.valueoffset % 2 == 0 for tag in tiff.pages.first.tags)
     else:
         assert image.exif == exif
 
@@ -408,14 +423,35 @@ def test_only_the_orientation_changes_in_exif(tmp_path: Path) -> None:
     assert sum(mine != theirs for mine, theirs in zip(got, exif, strict=True)) == 1
 
 
+def test_tiff_holds_no_place_of_a_directory_that_is_left_out(tmp_path: Path) -> None:
+    exif = PIL.Image.Exif()
+    exif.get_ifd(34665)[40965] = {1: "R98"}
+    exif.get_ifd(34665)[33434] = IFDRational(1, 250)
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    assert (34665, 40965) in exif_facts(block)
+    write(image_of(random_levels("rgb", np.uint8), exif=block), tmp_path / "a.tif")
+    assert exif_facts(read(tmp_path / "a.tif").exif).keys() == {(34665, 33434)}
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # as Pillow says of it
-@pytest.mark.parametrize("exif", [b"", b"nonsense", b"II*\0", b"II*\0\xff\xff\xff\xff", b"MM\0*\0\0\0\x08\0\x09\x01"])
+@pytest.mark.parametrize(
+    "exif",
+    [
+        b"",
+        b"nonsense",
+        b"II*\0",
+        b"II*\0\xff\xff\xff\xff",
+        b"MM\0*\0\0\0\x08\0\x09\x01",
+        b"II*\0" + struct.pack("<IHHHIIIII", 8, 1, 274, 5, 1, 26, 0, 6, 1),  # an orientation of 6 / 1
+    ],
+)
 @pytest.mark.parametrize("suffix", [".png", ".tif", ".jpg"])
 def test_damaged_exif_does_not_spoil_a_photograph(exif: bytes, suffix: str, tmp_path: Path) -> None:
     levels = random_levels("rgb", np.uint16)
     (tmp_path / "a.png").write_bytes(png(levels, before=png_chunk(b"eXIf", exif)))
     image = read(tmp_path / "a.png")
     assert_holds(image, levels)
+    assert image.exif in (None, exif)
     write(image, tmp_path / f"b{suffix}")
     assert read(tmp_path / f"b{suffix}").pixels.shape == image.pixels.shape
 
@@ -476,6 +512,16 @@ def test_writes_jpeg_webp_and_bmp_in_8_bits(kind: str, bits: int, tmp_path: Path
         wanted = np.asarray(PIL.Image.fromarray(levels).convert("RGBA")).astype(int)
         assert np.abs(theirs[..., :3] - wanted[..., :3]).max() <= tolerance
         assert np.array_equal(theirs[..., 3], np.full((48, 64), 255) if suffix == ".jpg" else wanted[..., 3])
+
+
+def test_jpeg_keeps_sharp_colours_and_webp_those_of_what_is_transparent(tmp_path: Path) -> None:
+    levels = smooth_levels("rgba")
+    levels[..., 3] = 0
+    write(image_of(levels), tmp_path / "a.jpg")
+    with PIL.Image.open(tmp_path / "a.jpg") as opened:
+        assert PIL.JpegImagePlugin.get_sampling(opened) == 0
+    write(image_of(levels), tmp_path / "a.webp")
+    assert (read_rgb(tmp_path / "a.webp") - image_of(levels).pixels).abs().max() < 0.1
 
 
 def test_quality_decides_over_size_and_error(tmp_path: Path) -> None:

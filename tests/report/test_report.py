@@ -7,8 +7,6 @@ import dataclasses
 import io
 import json
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -16,6 +14,7 @@ import numpy
 import PIL.Image
 import pytest
 import torch
+from browser import browse, needs_chromium
 from networks import UNet, small_restormer
 from sklearn.decomposition import PCA
 from util import perturb
@@ -419,20 +418,6 @@ def test_thinned_curves_keep_their_mean() -> None:
 
 
 # In a browser
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="neither chromium nor google-chrome is installed")
-
-
-def browse(page: Path, profile: Path) -> tuple[str, list[str]]:
-    """The document after its script has run, and what the console said."""
-    assert CHROMIUM is not None
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--v=0"]
-    options += [f"--user-data-dir={profile}", "--virtual-time-budget=3000", "--dump-dom"]
-    done = subprocess.run(
-        [CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, encoding="utf-8", timeout=120, check=True
-    )
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
 
 
 @needs_chromium

@@ -1,0 +1,109 @@
+"""The command line's manners: help, exit statuses, messages. What the commands do is tested by test_journey."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import layouts
+import pytest
+
+from hairify.cli import main
+from hairify.networks import NetworkSettings
+from hairify.sharing import Restorer, save_pretrained
+
+SMALL = ["--option", "dim=8", "--option", "num_blocks=[1,1,1,2]", "--option", "num_refinement_blocks=1"]
+COMMANDS = ("plan", "train", "evaluate", "restore", "export", "ablate", "report", "push", "demo")
+TRAIN = ["train", *SMALL, "--data", "photographs", "--output", "run", "--cpu", "--workers", "0", "--batch-size", "2"]
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "200")
+    layouts.photographs(tmp_path / "photographs", count=3, height=72, width=80)
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, "--help"]) == 0
+    printed = capsys.readouterr().out
+    assert f"hairify {command} " in printed
+    assert "Options" in printed
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f" {command} " in printed for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (["trian"], 2, "No such command 'trian'"),
+        (["plan", "--network", "restormr"], 1, "Did you mean 'restormer'?"),
+        (["plan", "--box-size", "many"], 2, "'--box-size'"),
+        (["plan", "--config", "nothing.toml"], 2, "nothing.toml cannot be read as TOML"),
+        (["train", "--output", "run"], 1, "`data` is empty"),
+        ([*TRAIN, "--degradations", "snow"], 2, "snow"),
+        ([*TRAIN, "--network", "res_hair", "--no-convert"], 2, "`convert` is off"),
+        ([*TRAIN, "--resume"], 1, "no checkpoint"),
+        (["evaluate", "nowhere"], 1, "nowhere is no folder of a restorer"),
+        (["restore", "photographs", "--model", "nowhere", "--output", "restored"], 1, "is no folder of a restorer"),
+        (["report", "photographs"], 1, "is no folder of a restorer"),
+        (["ablate", "--network", "res_hair", "--output", "ablation"], 2, "starts from the network before"),
+        (["demo", "--photographs", "9"], 2, "'--photographs'"),
+    ],
+)
+def test_what_is_wrong_is_said(words: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == status
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_run_is_not_overwritten(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TRAIN, "--steps", "1", "--patch-size", "64", "--degradations", "noise25", "--validate-every", "0"]
+    assert main(words) == 0
+    config = (home / "run" / "config.toml").read_text()
+    assert main([*words, "--seed", "5"]) == 1
+    assert "holds a run already" in " ".join(capsys.readouterr().err.split())
+    assert (home / "run" / "config.toml").read_text() == config
+
+
+def test_a_run_takes_all_its_settings_from_the_file_it_writes(home: Path) -> None:
+    words = [*TRAIN, "--steps", "1", "--patch-size", "64", "--degradations", "noise25", "--validate-every", "0"]
+    assert main(words) == 0
+    assert main(["train", "--config", "run/config.toml", "--output", "again"]) == 0
+    assert (home / "again" / "config.toml").read_text() == (home / "run" / "config.toml").read_text()
+    models = [(home / name / "model" / "model.safetensors").read_bytes() for name in ("run", "again")]
+    assert models[0] == models[1]
+
+
+def test_one_bad_file_does_not_stop_the_rest(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = NetworkSettings(options={"dim": 8, "num_blocks": [1, 1, 1, 2], "num_refinement_blocks": 1})
+    save_pretrained(Restorer(settings.restorer(0), settings.named(), 8), home / "restorer")
+    (home / "photographs" / "001.png").write_bytes(b"no image")
+    assert main(["restore", "photographs", "--model", "restorer", "--output", "restored", "--device", "cpu"]) == 1
+    assert sorted(path.name for path in (home / "restored").iterdir()) == ["000.png", "002.png"]
+    assert "2 restored, 1 failed" in capsys.readouterr().out
+    assert main(["restore", "photographs/000.png", "--model", "restorer", "--output", "restored"]) == 0
+    assert "skipped" in capsys.readouterr().out
+
+
+def test_a_missing_extra_is_named() -> None:
+    code = "import sys; sys.modules['typer'] = None\nfrom hairify.cli import main\nsys.exit(main(['plan']))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "pip install 'hairify[tool]'" in done.stderr
+
+
+def test_importing_the_library_does_not_import_the_tool() -> None:
+    code = (
+        "import sys, hairify, hairify.models\n"
+        "heavy = {'PIL', 'accelerate', 'huggingface_hub', 'rich', 'skimage', 'sklearn', 'tifffile', 'typer'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
