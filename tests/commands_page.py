@@ -75,7 +75,7 @@ def panel(param: Parameter) -> str | None:
 
 def table(params: Iterable[Parameter]) -> str:
     rows = [f"| `{words(param)}` | {meaning(param)} |" for param in params]
-    return "\n".join(["| | |", "|---|---|", *rows])
+    return "\n".join(["| option | meaning |", "|---|---|", *rows])
 
 
 def words(param: Parameter) -> str:

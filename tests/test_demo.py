@@ -16,6 +16,7 @@ TINY = ["demo", "--steps", "2", "--patches", "1", "--photographs", "1"]
 FILES = {"ablation.json", "ablation.md", "both", "report.html", "scores", "static"}
 
 
+@pytest.mark.slow
 def test_writes_everything_and_replaces_what_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

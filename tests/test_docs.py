@@ -44,7 +44,7 @@ API = DOCS / "api.md"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if re.search("^```(python|bash|toml)$", page.read_text(encoding="utf-8"), re.M)]
 
-HEAVY = [DOCS / "how-to" / "export.md"]  # half a minute for each export of even a small network
+HEAVY = [DOCS / "how-to" / name for name in ("ablations.md", "export.md", "fine-tuning.md")]
 TO_RUN = [pytest.param(page, marks=[pytest.mark.slow] * (page in HEAVY)) for page in WITH_CODE]
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -104,7 +104,8 @@ def test_every_example_runs_and_prints_what_it_says(
     if "--output run" not in commands:
         give_run(workplace / "run")
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    for line, language, source in blocks(page, "python", "bash", "toml"):
+    outputs: dict[int, list[str]] = {}
+    for line, language, source in blocks(page, "python", "bash", "toml", "text"):
         where = f"{identify(page)}, block from line {line}"
         if file := FILE.match(source):
             Path(file[1]).write_text(source, encoding="utf-8")
@@ -115,9 +116,12 @@ def test_every_example_runs_and_prints_what_it_says(
             run_code(code, namespace, [match[1] or "" for match in PRINTED.finditer(source)], where)
         elif language == "toml":
             check_configuration(source)
-        else:
-            for words in command_lines(source):
-                run_command(words, page, capsys)
+        elif language == "bash":
+            outputs[line + source.count("\n") + 3] = [
+                run_command(words, page, capsys) for words in command_lines(source)
+            ]
+        elif line in outputs:  # right after commands: what they print
+            assert "".join(outputs[line]).split("\n") == source.split("\n"), where
 
 
 def run_code(code: Any, namespace: dict[str, Any], said: list[str], where: str) -> None:
@@ -144,17 +148,19 @@ def command_lines(source: str) -> Iterator[list[str]]:
             yield words
 
 
-def run_command(words: Sequence[str], page: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Runs a command of hairify's; of others, what can be told without running them is checked."""
+def run_command(words: Sequence[str], page: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command of hairify's prints; of others, what can be told without running them is checked."""
     program, *rest = words
     if program != "hairify":
         check_other(program, rest)
-    elif rest[0] == "push":  # needs the network
+        return ""
+    if rest[0] == "push":  # needs the network
         check_words(rest)
-    else:
-        status = main([*rest, *appended(rest, page)])
-        printed = capsys.readouterr()
-        assert status == 0, f"{identify(page)}: {shlex.join(words)}\n{printed.out}\n{printed.err}"
+        return ""
+    status = main([*rest, *appended(rest, page)])
+    printed = capsys.readouterr()
+    assert status == 0, f"{identify(page)}: {shlex.join(words)}\n{printed.out}\n{printed.err}"
+    return printed.out
 
 
 def appended(words: Sequence[str], page: Path) -> list[str]:

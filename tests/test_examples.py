@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import re
 import subprocess
 import sys
@@ -12,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from hairify.errors import CheckpointError
 from hairify.models import res_hair, restormer
@@ -127,20 +125,6 @@ def test_a_checkpoint_is_loaded(importable: None, capsys: pytest.CaptureFixture[
     assert f"Restormer with {tmp_path / 'published.pth'}" in capsys.readouterr().out
     with pytest.raises(CheckpointError, match="absent"):
         run_small("restormer", "--checkpoint", str(tmp_path / "absent.pth"))
-
-
-def test_airnet_gets_two_patches_of_each_image(importable: None) -> None:
-    convert, got = importlib.import_module("convert_airnet"), []
-
-    def network(query: Tensor, key: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        got.extend([query, key])
-        return query, torch.zeros(2, 5), torch.zeros(2, dtype=torch.long)
-
-    degraded = torch.rand(2, 3, 64, 64)
-    loss = convert.loss(network, degraded, degraded + 0.5)
-    assert loss.item() == pytest.approx(0.5 + 0.1 * math.log(5), abs=1e-5)
-    assert torch.equal(got[0], degraded[..., :48, :48])
-    assert torch.equal(got[1], degraded[..., 16:, 16:])
 
 
 @pytest.mark.parametrize("name", FOUR)

@@ -48,8 +48,7 @@ def images(batch: int, height: int, width: int, dtype: torch.dtype = torch.float
     [
         ("unet", "low_rank"),
         ("transposed", "full"),
-        ("window", "full"),
-        *(pytest.param(name, "full", marks=slow) for name in ("unet", "nafnet", "dncnn", "restormer")),
+        *(pytest.param(name, "full", marks=slow) for name in ("unet", "nafnet", "dncnn", "restormer", "window")),
     ],
 )
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
@@ -73,9 +72,8 @@ def run(file: Path, *inputs: Tensor) -> Tensor:
     ("name", "box"),
     [
         ("unet", "low_rank"),
-        ("window", "full"),
         ("transposed", "full"),
-        *(pytest.param(name, "full", marks=slow) for name in ("unet", "nafnet", "dncnn", "restormer")),
+        *(pytest.param(name, "full", marks=slow) for name in ("unet", "nafnet", "dncnn", "restormer", "window")),
     ],
 )
 def test_onnx(name: str, box: str, tmp_path: Path) -> None:
@@ -143,8 +141,14 @@ def check_compiles(hair: HairModel, backend: str, dynamic: bool, once: bool = Fa
             check_compiled(compiled, hair, images(*size))
 
 
-@pytest.mark.parametrize("dynamic", [False, True])
-@pytest.mark.parametrize(("name", "box"), [("unet", "full"), ("transposed", "full"), ("window", "low_rank")])
+@pytest.mark.parametrize(
+    ("name", "box", "dynamic"),
+    [
+        *((name, "full", dynamic) for name in ("unet", "transposed") for dynamic in (False, True)),
+        ("window", "low_rank", False),
+        pytest.param("window", "low_rank", True, marks=slow),
+    ],
+)
 def test_compiled_without_code_generation(name: str, box: str, dynamic: bool) -> None:
     check_compiles(converted(name, dac=Pooled, box=box), "aot_eager", dynamic, once=True)
 

@@ -21,6 +21,8 @@ from skimage.transform import resize
 
 from hairify.demo import HELD_OUT, TRAINING, photographs
 
+pytestmark = pytest.mark.slow
+
 STEPS = 30
 NETWORK = ["--option", "dim=8", "--option", "num_blocks=[1,1,1,2]", "--option", "num_refinement_blocks=1"]
 RECIPE = [
