@@ -39,8 +39,8 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
             it was trained on. Buffers of the base are kept: training moves BatchNorm's, also where it is frozen.
 
     Raises:
-        CheckpointError: `hair` is no HairModel, its state holds something other than tensors, or there is no
-            such folder.
+        CheckpointError: `hair` is no HairModel, its state holds something other than tensors, there is no such folder,
+            or the disk is full.
     """
     if not isinstance(hair, HairModel):
         raise CheckpointError(f"`save` takes a HairModel; got a {type(hair).__name__}.")
@@ -62,8 +62,11 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
     if not target.parent.is_dir() or target.is_dir():
         wrong = f"{target} is a folder" if target.is_dir() else f"There is no folder {target.parent}"
         raise CheckpointError(f"{wrong}; `path` is the file to write.")
-    with replacing(target) as file:
-        safetensors.torch.save_file(kept, file, {_KEY: json.dumps(about, sort_keys=True)})
+    try:
+        with replacing(target) as file:
+            safetensors.torch.save_file(kept, file, {_KEY: json.dumps(about, sort_keys=True)})
+    except safetensors.SafetensorError as error:  # in place of an OSError, as on a full disk
+        raise CheckpointError(f"{target} cannot be written: {error}") from error
 
 
 def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -> HairModel:

@@ -238,8 +238,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
 
 
 def _save_static(model: nn.Module, path: Path) -> None:
-    with replacing(path) as file:
-        safetensors.torch.save_model(model, str(file))
+    try:
+        with replacing(path) as file:
+            safetensors.torch.save_model(model, str(file))
+    except safetensors.SafetensorError as error:  # in place of an OSError, as on a full disk
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
 def _load_static(model: nn.Module, path: Path) -> None:

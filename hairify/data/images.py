@@ -8,9 +8,7 @@ writes both 16 bits and EXIF.
 from __future__ import annotations
 
 import io
-import mmap
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Iterator
@@ -33,13 +31,23 @@ from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
+from hairify.data.exif import (
+    EXIF_PREFIX,
+    ICC_PROFILE,
+    LONG,
+    SHORT,
+    UNDEFINED,
+    descriptive_fields,
+    directory,
+    tiff_exif,
+    tiff_header,
+    upright,
+)
 from hairify.errors import DataError, ImageError, OptionError
+from hairify.files import replacing
 
 _Levels: TypeAlias = npt.NDArray[Any]
 """Pixels as files have them: (H, W, C) of uint8 or uint16, with grey, grey and alpha, RGB, or RGB and alpha."""
-
-_Fields: TypeAlias = "dict[int, tuple[int, bytes | _Fields]]"
-"""A directory of a TIFF file or of EXIF, which is built like one: by tag, the type and the value as it is stored."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 """The endings of the files that are read and written."""
@@ -63,13 +71,6 @@ _READERS: dict[bytes, type[ImageFile]] = {
     b"RIFF": WebPImageFile,
     b"BM": BmpImageFile,
 }
-_EXIF_PREFIX = b"Exif\0\0"
-_ORIENTATION, _ICC_PROFILE, _EXIF, _GPS, _INTEROPERABILITY = 274, 34675, 34665, 34853, 40965
-# Of a TIFF file's tags, those that speak of the photograph; the others say how its pixels are stored.
-_DESCRIPTIVE = {270, 271, 272, _ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 33432, _EXIF, _GPS}
-# The types of a TIFF file's values by number (TIFF 6.0, section 2), and their sizes in bytes.
-_SHORT, _LONG, _UNDEFINED, _PLACE = 3, 4, 7, 13
-_SIZES = {1: 1, 2: 1, _SHORT: 2, _LONG: 4, 5: 8, 6: 1, _UNDEFINED: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, _PLACE: 4}
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +127,7 @@ def read(path: str | os.PathLike[str]) -> Image:
         ImageError: there is no such file; it is damaged or of another kind; or it is larger than `LARGEST`.
     """
     decoded = _decode(Path(path))
-    orientation, exif = _upright(decoded.exif)
+    orientation, exif = upright(decoded.exif)
     levels = _turned(decoded.levels, orientation)
     channels = levels.shape[2]
     return Image(
@@ -148,7 +149,7 @@ def read_rgb(path: str | os.PathLike[str]) -> Tensor:
         ImageError: as for `read`.
     """
     decoded = _decode(Path(path))
-    return _to_pixels(_turned(decoded.levels, _upright(decoded.exif)[0]))
+    return _to_pixels(_turned(decoded.levels, upright(decoded.exif)[0]))
 
 
 def write(image: Image, path: str | os.PathLike[str], *, quality: int = 95) -> None:
@@ -190,13 +191,8 @@ def write(image: Image, path: str | os.PathLike[str], *, quality: int = 95) -> N
     except (OSError, ValueError, struct.error) as error:  # of the encoders: nothing has been written yet
         raise ImageError(f"{target} cannot be written: {error}") from error
     # Encoded in memory first, since Pillow's encoders hide the reason why a file cannot be written.
-    temporary = target.with_name(f".{secrets.token_hex(8)}.part")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(target) as file:
+        file.write_bytes(content)
 
 
 def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> list[Path]:
@@ -307,13 +303,13 @@ def _decode_tiff(file: IO[bytes]) -> _Decoded:
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
         _check_size(page.imagewidth, page.imagelength)
-        icc_profile, exif = page.iccprofile, _tiff_exif(file, tiff)
+        icc_profile, exif = page.iccprofile, tiff_exif(file, tiff)
         if page.photometric in (0, 1, 2) and (page.dtype, page.bitspersample) in ((np.uint8, 8), (np.uint16, 16)):
             return _Decoded(_tiff_levels(page), icc_profile, exif)
     file.seek(0)
     decoded = _decode_by_pillow(TiffImageFile(file))
     # Pillow has applied the orientation, as it does to TIFF alone.
-    return _Decoded(decoded.levels, decoded.icc_profile, _upright(exif)[1])
+    return _Decoded(decoded.levels, decoded.icc_profile, upright(exif)[1])
 
 
 def _tiff_levels(page: tifffile.TiffPage) -> _Levels:
@@ -408,7 +404,7 @@ def _encode_by_pillow(levels: _Levels, image: Image, format: str, quality: int) 
     if image.icc_profile is not None and not (format == "WEBP" and image.grey):  # of grey, the profile does not fit RGB
         options["icc_profile"] = image.icc_profile
     if image.exif is not None:
-        options["exif"] = _EXIF_PREFIX + image.exif
+        options["exif"] = EXIF_PREFIX + image.exif
     file = io.BytesIO()
     picture.save(file, format, **options)
     return file.getvalue()
@@ -449,7 +445,7 @@ def _encode_bmp_with_alpha(levels: _Levels) -> bytes:
 def _encode_tiff(levels: _Levels, image: Image) -> bytes:
     """A TIFF file of 8 or 16 bits: compressed strips, each pixel less the one before it (TIFF 6.0, section 14)."""
     height, width, channels = levels.shape
-    order, fields = _descriptive_fields(image.exif) if image.exif is not None else ("<", {})
+    order, fields = descriptive_fields(image.exif) if image.exif is not None else ("<", {})
     rows = max(2**18 // (width * channels * levels.itemsize), 1)
     change = levels.copy()
     change[:, 1:] -= levels[:, :-1]
@@ -459,123 +455,23 @@ def _encode_tiff(levels: _Levels, image: Image) -> bytes:
     strips.append(bytes(end % 2))  # directories begin at even places
 
     def numbers(kind: int, *values: int) -> tuple[int, bytes]:
-        return kind, struct.pack(f"{order}{len(values)}{'H' if kind == _SHORT else 'I'}", *values)
+        return kind, struct.pack(f"{order}{len(values)}{'H' if kind == SHORT else 'I'}", *values)
 
     fields |= {
-        256: numbers(_LONG, width),
-        257: numbers(_LONG, height),
-        258: numbers(_SHORT, *[8 * levels.itemsize] * channels),
-        259: numbers(_SHORT, 8),  # compression: deflate
-        262: numbers(_SHORT, 2 if channels > 2 else 1),  # RGB, or grey whose 0 is black
-        273: numbers(_LONG, *starts),
-        277: numbers(_SHORT, channels),
-        278: numbers(_LONG, rows),
-        279: numbers(_LONG, *(len(strip) for strip in strips[:-1])),
-        284: numbers(_SHORT, 1),  # channels side by side
-        317: numbers(_SHORT, 2),  # differences
+        256: numbers(LONG, width),
+        257: numbers(LONG, height),
+        258: numbers(SHORT, *[8 * levels.itemsize] * channels),
+        259: numbers(SHORT, 8),  # compression: deflate
+        262: numbers(SHORT, 2 if channels > 2 else 1),  # RGB, or grey whose 0 is black
+        273: numbers(LONG, *starts),
+        277: numbers(SHORT, channels),
+        278: numbers(LONG, rows),
+        279: numbers(LONG, *(len(strip) for strip in strips[:-1])),
+        284: numbers(SHORT, 1),  # channels side by side
+        317: numbers(SHORT, 2),  # differences
     }
     if channels in (2, 4):
-        fields[338] = numbers(_SHORT, 2)  # alpha, by which colours are not multiplied
+        fields[338] = numbers(SHORT, 2)  # alpha, by which colours are not multiplied
     if image.icc_profile is not None:
-        fields[_ICC_PROFILE] = (_UNDEFINED, image.icc_profile)
-    return b"".join((_tiff_header(order, end + end % 2), *strips, _directory(fields, order, end + end % 2)))
-
-
-# EXIF, which is built like a TIFF file.
-
-
-def _order_of(block: bytes | mmap.mmap) -> str | None:
-    """The byte order of numbers in a block, as `struct` names it; None if it is no EXIF."""
-    return {b"II*\0": "<", b"MM\0*": ">"}.get(block[:4])
-
-
-def _entries(block: bytes | mmap.mmap, order: str, start: int) -> Iterator[tuple[int, int, int, int]]:
-    """The entries of the directory at `start`: tag, type, and where the value lies, from its beginning to its end.
-
-    A damaged directory ends where it can be followed no further.
-    """
-    try:
-        (count,) = struct.unpack_from(order + "H", block, start)
-        for entry in range(start + 2, start + 2 + 12 * count, 12):
-            tag, kind, number, place = struct.unpack_from(order + "HHII", block, entry)
-            size = _SIZES.get(kind, 0) * number
-            place = entry + 8 if size <= 4 else place
-            if 0 < size <= len(block) - place:
-                yield tag, kind, place, place + size
-    except struct.error:
-        return
-
-
-def _first_directory(block: bytes | mmap.mmap, order: str) -> int:
-    return struct.unpack_from(order + "I", block, 4)[0] if len(block) >= 8 else len(block)
-
-
-def _upright(exif: bytes | None) -> tuple[int, bytes | None]:
-    """The orientation that a block of EXIF gives, 1 to 8, and the block with 1 in its place.
-
-    Nothing else is touched: cameras' own notes hold offsets, which would be lost if the block were written anew.
-    """
-    exif = (exif or b"").removeprefix(_EXIF_PREFIX)
-    order = _order_of(exif)
-    if order is None:
-        return 1, None
-    for tag, kind, start, _ in _entries(exif, order, _first_directory(exif, order)):
-        if tag == _ORIENTATION and kind in (_SHORT, _LONG):
-            number = order + ("H" if kind == _SHORT else "I")
-            (orientation,) = struct.unpack_from(number, exif, start)
-            upright = struct.pack(number, 1)
-            exif = exif[:start] + upright + exif[start + len(upright) :]
-            return orientation if 1 <= orientation <= 8 else 1, exif
-    return 1, exif
-
-
-def _descriptive_fields(block: bytes | mmap.mmap) -> tuple[str, _Fields]:
-    """What EXIF, or a TIFF file, says about the photograph, and the byte order of what it says."""
-    order = _order_of(block)
-    if order is None:
-        return "<", {}
-    fields: _Fields = {}
-    for tag, kind, start, end in _entries(block, order, _first_directory(block, order)):
-        if tag in (_EXIF, _GPS):
-            (place,) = struct.unpack_from(order + "I", block, start) if kind in (_LONG, _PLACE) else (len(block),)
-            inner: _Fields = {within: (its, block[a:b]) for within, its, a, b in _entries(block, order, place)}
-            inner.pop(_INTEROPERABILITY, None)  # says where a third directory is, of no interest
-            if inner:
-                fields[tag] = (_LONG, inner)
-        elif tag in _DESCRIPTIVE:
-            fields[tag] = (kind, block[start:end])
-    return order, fields
-
-
-def _tiff_exif(file: IO[bytes], tiff: tifffile.TiffFile) -> bytes | None:
-    """What a TIFF file says about the photograph, as a block of EXIF."""
-    if tiff.is_bigtiff:  # built differently, for scans of many gigabytes; only the orientation matters there
-        order, orientation = "<", tiff.pages.first.tags.valueof(_ORIENTATION, 1)
-        fields: _Fields = {_ORIENTATION: (_SHORT, struct.pack("<H", orientation))}
-    else:
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as block:
-            order, fields = _descriptive_fields(block)
-    return _tiff_header(order, 8) + _directory(fields, order, 8) if fields else None
-
-
-def _tiff_header(order: str, start: int) -> bytes:
-    """The first 8 bytes of a file or block whose directory begins at `start`."""
-    return struct.pack(order + "2sHI", b"II" if order == "<" else b"MM", 42, start)
-
-
-def _directory(fields: _Fields, order: str, start: int) -> bytes:
-    """A directory that is to lie at `start`, with its values and the directories within it."""
-    entries, values = b"", b""
-    rest = start + 2 + 12 * len(fields) + 4
-    for tag, (kind, value) in sorted(fields.items()):
-        place = rest + len(values)
-        if isinstance(value, dict):
-            value = _directory(value, order, place)
-            entries += struct.pack(order + "HHII", tag, kind, 1, place)
-        elif len(value) <= 4:
-            entries += struct.pack(order + "HHI4s", tag, kind, len(value) // _SIZES[kind], value)
-            value = b""
-        else:
-            entries += struct.pack(order + "HHII", tag, kind, len(value) // _SIZES[kind], place)
-        values += value + bytes(len(value) % 2)
-    return struct.pack(order + "H", len(fields)) + entries + bytes(4) + values
+        fields[ICC_PROFILE] = (UNDEFINED, image.icc_profile)
+    return b"".join((tiff_header(order, end + end % 2), *strips, directory(fields, order, end + end % 2)))
