@@ -139,7 +139,7 @@ def demonstrate(
         with console.status("writing the report"):
             write_demo_report(folder, tested)
     console.print(table.table())
-    console.print(f"Open [bold]{output / 'report.html'}[/bold]; the table is in {output / 'ablation.md'}.")
+    console.print(f"Open {output / 'report.html'}; the table is in {output / 'ablation.md'}.", markup=False)
     return table
 
 

@@ -93,5 +93,9 @@ class TrainingError(HairError, RuntimeError):
     """A training run cannot start, go on or be resumed."""
 
 
+class ExportError(HairError, RuntimeError):
+    """PyTorch's exporter cannot follow the network."""
+
+
 class HairWarning(UserWarning):
     """Conversion worked, but less of the model was converted than one would expect."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from rich.table import Table
+from rich.text import Text
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
@@ -114,7 +115,7 @@ class Results:
         for name in ("images", "input", "restored"):
             table.add_column(name, justify="right")
         for row in self.rows():
-            table.add_row(*row, end_section=row[0] == list(self.scores)[-1])
+            table.add_row(*map(Text, row), end_section=row[0] == list(self.scores)[-1])
         return table
 
 

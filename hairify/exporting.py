@@ -105,7 +105,7 @@ def export(
             raise ExportError(
                 f"PyTorch cannot export {type(model).__name__} with "
                 f"{'any size' if size is None else f'size {size}'}: {type(error).__name__}: {str(error)[:500]}. "
-                "A fixed `size` (--size) asks less of it, and a baked network (--bake) is an ordinary one."
+                "A fixed `size` asks less of it, and a baked network is an ordinary one (`bake`)."
             ) from error
         check = image if size is not None else image[:1, :, : height - multiple, : width - multiple]
         return _difference(path, wrapped, _inputs(model, check, giv_input))

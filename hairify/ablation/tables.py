@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
 from rich.table import Table
+from rich.text import Text
 
 from hairify.evaluation import AVERAGE, Score, mean
 
@@ -154,14 +155,14 @@ class AblationTable:
         """All rows in one table for the terminal, with what the average is more than the static network's."""
         table = Table(title=f"PSNR in dB, and SSIM: {self._over_seeds()}", title_justify="left", show_lines=True)
         for name in ("", "size", *self.tasks, *(["less static"] if self.has_baseline else [])):
-            table.add_column(name, justify="right" if name else "left", overflow="fold")
+            table.add_column(Text(name), justify="right" if name else "left", overflow="fold")
         for row in (*self.variants, *self.positions):
             label = f"{row.split}\n({', '.join(row.asked)})" if row.asked else row.name
             cells = ["\n".join(self._cell(row, task)) for task in self.tasks]
             if self.has_baseline:
                 less = self._cell(row, self.tasks[-1], paired=True)
                 cells.append("" if row.name == BASELINE else "\n".join(less))
-            table.add_row(label, _millions(self.parameters(row)), *cells)
+            table.add_row(Text(label), _millions(self.parameters(row)), *cells)
         return table
 
     def _runs_of(self, name: str) -> list[Run]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from hairify.ablation.running import AblationSettings, ablate
 from hairify.ablation.tables import Run
-from hairify.cli.common import console
+from hairify.cli.common import console, say
 from hairify.cli.options import table_name, to_toml
 from hairify.data.datasets import DataSettings, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
@@ -48,7 +48,7 @@ def run(
     write_text(output / "config.toml", to_toml(network, data, training, ablation))
 
     def train_and_score(model: nn.Module, seed: int, name: str) -> Mapping[str, Score]:
-        console.print(f"[bold]{name}[/bold], seed {seed}: {sum(p.numel() for p in model.parameters()):,} parameters")
+        say((name, "bold"), f", seed {seed}: {sum(p.numel() for p in model.parameters()):,} parameters")
         samples = TrainingSamples(tasks, data.patch_size, seed, int(data.image_cache * 2**30))
         settings = dataclasses.replace(training, seed=seed)
         folder = output / "runs" / f"{name}-{seed}".replace("/", "_")
@@ -60,9 +60,8 @@ def run(
 
     def on_run(done: Run, count: int, total: int) -> None:
         average = done.score(AVERAGE)
-        console.print(
-            f"[bold]{count} of {total}[/bold] {done.row}: {average.psnr:.2f} dB / {average.ssim:.3f} on average"
-        )
+        scores = f"{average.psnr:.2f} dB / {average.ssim:.3f} on average"
+        say((f"{count} of {total}", "bold"), f" {done.row}: {scores}")
 
     table = ablate(
         network.build,
@@ -77,4 +76,4 @@ def run(
     write_text(output / "ablation.json", table.to_json())
     write_text(output / "ablation.md", table.to_markdown())
     console.print(table.table())
-    console.print(f"The table is in {output / 'ablation.json'} and {output / 'ablation.md'}.")
+    say(f"The table is in {output / 'ablation.json'} and {output / 'ablation.md'}.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -11,8 +12,8 @@ import typer
 from rich.console import Console
 
 from hairify.cli import ablate, demo, evaluate, export, plan, push, report, restore, train
-from hairify.cli.common import INTERRUPTED, config_of_run
-from hairify.cli.options import with_settings
+from hairify.cli.common import INTERRUPTED, config_of_run, say
+from hairify.cli.options import in_flags, with_settings
 from hairify.errors import HairError, OptionError
 
 app = typer.Typer(
@@ -46,7 +47,7 @@ def _reporting(command: Callable[..., Any]) -> Callable[..., Any]:
         try:
             status = command(**given)
         except HairError as error:
-            _complain(str(error))
+            _complain(in_flags(str(error), inspect.signature(command).parameters))
             raise typer.Exit(2 if isinstance(error, OptionError) else 1) from error
         except OSError as error:
             full = " The disk is full." if error.errno == errno.ENOSPC else ""
@@ -61,7 +62,7 @@ def _reporting(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _complain(message: str) -> None:
-    Console(stderr=True).print(f"[bold red]error[/bold red] {message}", markup=True, highlight=False, soft_wrap=True)
+    say(("error", "bold red"), f" {message}", to=Console(stderr=True))
 
 
 for _module in (plan, train, evaluate, restore, export, ablate, report, push, demo):

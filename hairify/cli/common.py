@@ -11,6 +11,7 @@ import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from hairify.errors import OptionError
 from hairify.sharing import Restorer, from_pretrained
@@ -36,6 +37,11 @@ TrustOption: TypeAlias = Annotated[
 DacOption: TypeAlias = Annotated[
     str | None, typer.Option("--dac", help="package.module:factory, where it has a DAC of your own")
 ]
+
+
+def say(*parts: str | tuple[str, str], to: Console = console) -> None:
+    """Print text, some of it as (text, style). What stands in brackets is no markup: files may be named so."""
+    to.print(Text.assemble(*parts), soft_wrap=True)
 
 
 def open_restorer(source: str, device: str, network: str | None, dac: str | None) -> Restorer:
@@ -73,12 +79,16 @@ def config_of_run(given: Mapping[str, Any]) -> Path | None:
 
 @contextlib.contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[..., None]]:
-    """A progress bar with the time left; yields a function to call after each step, with a few words if there are."""
+    """A progress bar with the time left.
+
+    Yields:
+        A function to call after each step, with a few words to show; with 0 steps, to show other words only.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[words]}"),
+        TextColumn("{task.fields[words]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -86,7 +96,7 @@ def progress(description: str, total: int) -> Iterator[Callable[..., None]]:
     with Progress(*columns, console=console) as bar:
         task = bar.add_task(description, total=total, words="")
 
-        def advance(words: str = "") -> None:
-            bar.update(task, advance=1, words=words)
+        def advance(words: str, steps: int = 1) -> None:
+            bar.update(task, advance=steps, words=words)
 
         yield advance

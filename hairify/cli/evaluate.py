@@ -17,6 +17,7 @@ from hairify.cli.common import (
     console,
     open_restorer,
     progress,
+    say,
 )
 from hairify.data.datasets import DataSettings, Task, test_tasks
 from hairify.data.images import Image, write
@@ -57,14 +58,15 @@ def run(
             if save_images is not None:
                 folder = save_images / task.name.replace("/", "_")
                 folder.mkdir(parents=True, exist_ok=True)
-                write(Image(restored), folder / f"{task.clean[index].stem}.png")
+                source = task.files(index)[0] or task.clean[index]
+                write(Image(restored), folder / f"{index:04}_{source.stem}.png")  # stems may come twice
 
         results = evaluate(
             restorer.model, tasks, multiple=restorer.multiple, seed=evaluation_seed, on_image=on_image, keep=keep
         )
     console.print(results.table())
     for path, reason in results.unreadable.items():
-        console.print(f"[yellow]left out[/yellow] {path}: {reason}", highlight=False)
+        say(("left out", "yellow"), f" {path}: {reason}")
 
     is_run = (Path(model) / "model").is_dir()
     folder = output or (Path(model) if is_run else None)
@@ -72,7 +74,7 @@ def run(
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / "results.json", results.to_json())
         write_text(folder / "results.md", results.to_markdown())
-        console.print(f"The numbers are in {folder / 'results.json'} and {folder / 'results.md'}.")
+        say(f"The numbers are in {folder / 'results.json'} and {folder / 'results.md'}.")
     if is_run:  # so that the model card has them
         save_pretrained(dataclasses.replace(restorer, results=results), Path(model) / "model")
     return 0

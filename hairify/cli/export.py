@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from torch import nn
 
-from hairify.cli.common import DacOption, ModelArgument, TrustOption, console, open_restorer
+from hairify.cli.common import DacOption, ModelArgument, TrustOption, console, open_restorer, say
 from hairify.data.images import read_rgb
 from hairify.errors import OptionError
 from hairify.exporting import export
@@ -48,7 +48,7 @@ def run(
         difference = export(exported, output, multiple=restorer.multiple, size=_size(size), giv_input=giv_input)
     checked = "not checked: onnxruntime is not installed" if difference is None else f"differs by {difference:.1e}"
     megabytes = output.stat().st_size / 2**20
-    console.print(f"[bold]{output}[/bold], {megabytes:.1f} MiB; from the model's own output it {checked}.")
+    say((str(output), "bold"), f", {megabytes:.1f} MiB; from the model's own output it {checked}.")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -10,10 +10,11 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -73,6 +74,20 @@ def with_settings(
     return command
 
 
+def in_flags(message: str, names: Container[str]) -> str:
+    """A message of the library, which speaks of arguments, for who typed flags: `patch_size` becomes --patch-size.
+
+    Args:
+        message: as the library has it.
+        names: the arguments that have a flag.
+    """
+
+    def flag(match: re.Match[str]) -> str:
+        return _flag(match[1]) if match[1] in names else match[0]
+
+    return re.sub(r"`(\w+)`", flag, message)
+
+
 def table_name(cls: type) -> str:
     """The table of a settings class: "training" for `TrainingSettings`."""
     return cls.__name__.removesuffix("Settings").lower()
@@ -100,7 +115,7 @@ def make_settings(cls: type[S], table: Mapping[str, Any], said: Mapping[str, Any
     values = {key: _converted(value, hints[key], f"`{key}` in [{table_name(cls)}]") for key, value in table.items()}
     for key, value in said.items():
         if value not in _NOTHING_SAID:
-            values[key] = _converted(_parsed(value, hints[key]), hints[key], f"--{key.replace('_', '-')}")
+            values[key] = _converted(_parsed(value, hints[key]), hints[key], _flag(key))
     return cls(**values)
 
 
@@ -166,7 +181,7 @@ def _option(cls: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
     help_text = next(one.documentation for one in annotated.__metadata__ if isinstance(one, Doc))
     kind = _without_none(annotated.__origin__)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    flag = f"--{field.name.replace('_', '-')}"
+    flag = _flag(field.name)
     how: dict[str, Any] = {"show_default": False}  # all are None to typer, so that it shows what was said
     given: Any = kind | None
     flags = [flag]
@@ -176,7 +191,7 @@ def _option(cls: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
     elif get_origin(kind) is tuple:
         given, help_text = str | None, f"{help_text} (separated by commas)"
     elif _is_mapping(kind):
-        given, flags, how["metavar"] = list[str], [flag.removesuffix("s")], "NAME=VALUE"
+        given, how["metavar"] = list[str], "NAME=VALUE"
         help_text = f"{help_text} (may be given several times)"
     elif kind is bool:
         flags = [f"{flag}/--no-{flag.removeprefix('--')}"]
@@ -188,6 +203,11 @@ def _option(cls: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
     return inspect.Parameter(
         field.name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[given, option]
     )
+
+
+def _flag(name: str) -> str:
+    # The mapping of that name is filled by one flag for each of its entries.
+    return "--option" if name == "options" else f"--{name.replace('_', '-')}"
 
 
 def _parsed(value: Any, kind: Any) -> Any:

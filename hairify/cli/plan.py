@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from hairify.cli.common import console
+from hairify.cli.common import say
 from hairify.model import HairModel
 from hairify.networks import NetworkSettings
 from hairify.planning import plan
@@ -26,6 +26,6 @@ def run(
     if json:
         print(found.to_json())
         return
-    console.print(str(found), markup=False, highlight=False, soft_wrap=True)
+    say(str(found))
     if found.warning:
-        console.print(f"\n[yellow]note[/yellow] {found.warning}", highlight=False)
+        say(("\nnote", "yellow"), f" {found.warning}")

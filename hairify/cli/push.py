@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hairify.cli.common import console
+from hairify.cli.common import say
 from hairify.sharing import push_to_hub
 
 
@@ -21,4 +21,4 @@ def run(
     [dim]hairify push run my-name/my-restorer[/dim]
     """
     folder = model / "model" if (model / "model").is_dir() else model
-    console.print(f"Pushed: {push_to_hub(folder, repository, private=private)}")
+    say(f"Pushed: {push_to_hub(folder, repository, private=private)}")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hairify.cli.common import DacOption, DeviceOption, ModelArgument, TrustOption, console, open_restorer
+from hairify.cli.common import DacOption, DeviceOption, ModelArgument, TrustOption, console, open_restorer, say
 from hairify.data.datasets import DataSettings, test_tasks
 from hairify.report import ReportSettings, collect, write_report
 
@@ -43,4 +43,4 @@ def run(
             log=log if log.is_file() else None,
         )
         write_report(findings, path)
-    console.print(f"The report is in [bold]{path}[/bold].")
+    say("The report is in ", (str(path), "bold"), ".")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hairify.cli.common import DacOption, DeviceOption, TrustOption, console, open_restorer, progress
+from hairify.cli.common import DacOption, DeviceOption, TrustOption, open_restorer, progress, say
+from hairify.cli.options import in_flags
 from hairify.restoring import Outcome, RestoringSettings, planned, restore_files
 from hairify.tiling import TilingSettings
+
+_ARGUMENTS = {field.name for cls in (TilingSettings, RestoringSettings) for field in dataclasses.fields(cls)}
 
 
 def run(
@@ -34,11 +38,14 @@ def run(
     count = len(planned(inputs, output, restoring))
     with progress("restoring", count) as advance:
 
+        def on_tile(source: Path, done: int, of: int) -> None:
+            advance(f"{source.name}, {done} of {of} tiles", steps=0)
+
         def on_outcome(outcome: Outcome) -> None:
             advance(outcome.source.name)
-            if outcome.status != "restored":
+            if outcome.message:
                 colour = "red" if outcome.status == "failed" else "yellow"
-                console.print(f"[{colour}]{outcome.status}[/{colour}] {outcome.source}: {outcome.message}")
+                say((outcome.status, colour), f" {outcome.source}: {in_flags(outcome.message, _ARGUMENTS)}")
 
         outcomes = restore_files(
             restorer.model,
@@ -48,7 +55,8 @@ def run(
             tiling=tiling,
             settings=restoring,
             on_outcome=on_outcome,
+            on_tile=on_tile,
         )
     by_status = Counter(outcome.status for outcome in outcomes)
-    console.print(", ".join(f"{count} {status}" for status, count in by_status.items()) + f"; see {output}")
+    say(", ".join(f"{count} {status}" for status, count in by_status.items()) + f"; see {output}")
     return int(by_status["failed"] > 0)

@@ -12,8 +12,8 @@ from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import nn
 
 from hairify import HairModel
-from hairify.cli.common import CONFIG, INTERRUPTED, console
-from hairify.cli.options import to_toml
+from hairify.cli.common import CONFIG, INTERRUPTED, console, say
+from hairify.cli.options import in_flags, to_toml
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
 from hairify.errors import DataError
@@ -39,11 +39,13 @@ def run(
     accelerate launch --num_processes 8 -m hairify train --data data --output run[/dim]
     """
     tasks = training_tasks(data)
-    tests = _held_out(data) if training.validate_every else []
+    tests, without = _held_out(data) if training.validate_every else ([], "")
     model = network.restorer(training.seed)
     state = PartialState(cpu=training.cpu)
     if state.is_main_process:
         _introduce(model, tasks, tests)
+        if without:
+            say(("note", "yellow"), f" There is no validation. {without}")
         if not resume:
             refuse_other_runs(output)  # whose configuration is not to be replaced
         output.mkdir(parents=True, exist_ok=True)
@@ -61,13 +63,13 @@ def run(
     )
     if done.interrupted:
         if state.is_main_process:
-            console.print(f"Stopped after step {done.steps}. Go on with: hairify train --output {output} --resume")
+            say(f"Stopped after step {done.steps}. Go on with: hairify train --output {output} --resume")
         return INTERRUPTED
     if state.is_main_process:
         about = facts(tasks, training, done.steps)
         restorer = Restorer(done.model, network.named(), smallest_multiple(done.model), network.dac, about)
         save_pretrained(restorer, output / "model")
-        console.print(f"The restorer is in [bold]{output / 'model'}[/bold]; next: hairify evaluate {output}")
+        say("The restorer is in ", (str(output / "model"), "bold"), f"; next: hairify evaluate {output}")
     return 0
 
 
@@ -82,15 +84,14 @@ def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict
     }
 
 
-def _held_out(data: DataSettings) -> list[Task]:
-    """What to validate on; nothing where the data have no test half and no test data were asked for."""
+def _held_out(data: DataSettings) -> tuple[list[Task], str]:
+    """What to validate on; or nothing, and why: the data have no test half, and no test data were asked for."""
     try:
-        return test_tasks(data)
+        return test_tasks(data), ""
     except DataError as error:
         if data.test_data:
             raise
-        console.print(f"[yellow]note[/yellow] There is no validation. {error}", highlight=False)
-        return []
+        return [], in_flags(str(error), {"test_data", "data"})
 
 
 def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -> None:
@@ -99,19 +100,19 @@ def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -
         before, after = model.plan.parameters
         boxes = ", ".join(f"{level.name} (N = {level.box_size})" for level in model.plan.levels[:6])
         more = f" and {len(model.plan.levels) - 6} more" if len(model.plan.levels) > 6 else ""
-        console.print(
-            f"[bold]network[/bold]  {type(model.base).__name__}, {before:,} -> {after:,} parameters, "
-            f"split after {model.plan.split}, levels {boxes}{more}",
-            highlight=False,
+        say(
+            ("network", "bold"),
+            f"  {type(model.base).__name__}, {before:,} -> {after:,} parameters, split after {model.plan.split}, "
+            f"levels {boxes}{more}",
         )
         if model.plan.warning:
-            console.print(f"[yellow]note[/yellow] {model.plan.warning}", highlight=False)
+            say(("note", "yellow"), f" {model.plan.warning}")
     else:
-        console.print(f"[bold]network[/bold]  {type(model).__name__}, {parameters:,} parameters, not converted")
+        say(("network", "bold"), f"  {type(model).__name__}, {parameters:,} parameters, not converted")
     for title, those in (("training", tasks), ("held out", tests)):
         listed = ", ".join(f"{task.name} ({len(task.clean)})" for task in those)
         if listed:
-            console.print(f"[bold]{title:8}[/bold] {listed}", highlight=False)
+            say((f"{title:8}", "bold"), f" {listed}")
 
 
 def _validation(tests: Sequence[Task]) -> Callable[[nn.Module], dict[str, dict[str, float]]]:

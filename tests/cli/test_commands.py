@@ -8,8 +8,10 @@ from pathlib import Path
 
 import layouts
 import pytest
+import torch
 
 from hairify.cli import main
+from hairify.data.images import Image, write
 from hairify.networks import NetworkSettings
 from hairify.sharing import Restorer, save_pretrained
 
@@ -47,9 +49,9 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "--network", "restormr"], 1, "Did you mean 'restormer'?"),
         (["plan", "--box-size", "many"], 2, "'--box-size'"),
         (["plan", "--config", "nothing.toml"], 2, "nothing.toml cannot be read as TOML"),
-        (["train", "--output", "run"], 1, "`data` is empty"),
+        (["train", "--output", "run"], 1, "--data is empty"),
         ([*TRAIN, "--degradations", "snow"], 2, "snow"),
-        ([*TRAIN, "--network", "res_hair", "--no-convert"], 2, "`convert` is off"),
+        ([*TRAIN, "--network", "res_hair", "--no-convert"], 2, "--convert is off"),
         ([*TRAIN, "--resume"], 1, "no checkpoint"),
         (["evaluate", "nowhere"], 1, "nowhere is no folder of a restorer"),
         (["restore", "photographs", "--model", "nowhere", "--output", "restored"], 1, "is no folder of a restorer"),
@@ -81,15 +83,46 @@ def test_a_run_takes_all_its_settings_from_the_file_it_writes(home: Path) -> Non
     assert models[0] == models[1]
 
 
-def test_one_bad_file_does_not_stop_the_rest(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def restorer(home: Path) -> str:
     settings = NetworkSettings(options={"dim": 8, "num_blocks": [1, 1, 1, 2], "num_refinement_blocks": 1})
     save_pretrained(Restorer(settings.restorer(0), settings.named(), 8), home / "restorer")
+    return "restorer"
+
+
+def test_one_bad_file_does_not_stop_the_rest(home: Path, restorer: str, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "photographs" / "001.png").write_bytes(b"no image")
-    assert main(["restore", "photographs", "--model", "restorer", "--output", "restored", "--device", "cpu"]) == 1
+    assert main(["restore", "photographs", "--model", restorer, "--output", "restored", "--device", "cpu"]) == 1
     assert sorted(path.name for path in (home / "restored").iterdir()) == ["000.png", "002.png"]
     assert "2 restored, 1 failed" in capsys.readouterr().out
-    assert main(["restore", "photographs/000.png", "--model", "restorer", "--output", "restored"]) == 0
-    assert "skipped" in capsys.readouterr().out
+    assert main(["restore", "photographs/000.png", "--model", restorer, "--output", "restored"]) == 0
+    assert "000.png exists; --overwrite replaces it." in capsys.readouterr().out
+
+
+def test_names_of_files_are_no_markup(home: Path, restorer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "[bold]x[dim].png").write_bytes(b"no image")
+    assert main(["restore", "[bold]x[dim].png", "--model", restorer, "--output", "[red]out"]) == 1
+    printed = capsys.readouterr().out
+    assert "failed [bold]x[dim].png: " in printed
+    assert "see [red]out" in printed
+    assert main(["report", "[dim]"]) == 1
+    assert "[dim]" in capsys.readouterr().err
+
+
+def test_what_a_format_cannot_keep_is_said(home: Path, restorer: str, capsys: pytest.CaptureFixture[str]) -> None:
+    write(Image(torch.rand(3, 40, 48), alpha=torch.rand(1, 40, 48)), home / "clear.png")
+    words = ["restore", "clear.png", "--model", restorer, "--output", "restored", "--output-format", "jpg"]
+    assert main(words) == 0
+    assert "could not keep: transparency" in capsys.readouterr().out
+
+
+def test_restored_images_are_kept_each_under_its_own_name(home: Path, restorer: str) -> None:
+    for folder, number in (("a", "000"), ("b", "001")):
+        (home / "tested" / folder).mkdir(parents=True)
+        (home / "photographs" / f"{number}.png").rename(home / "tested" / folder / "same.png")
+    words = ["evaluate", restorer, "--test-data", "tested", "--degradations", "noise25", "--save-images", "kept"]
+    assert main(words) == 0
+    assert len(list((home / "kept").rglob("*.png"))) == 2
 
 
 def test_a_missing_extra_is_named() -> None:

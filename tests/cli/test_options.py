@@ -32,7 +32,7 @@ class KitchenSettings:
     places: Annotated[tuple[Path, ...], Doc("where they are")] = ()
     dishes: Annotated[tuple[str, ...], Doc("what there is")] = ("soup", "bread")
     sizes: Annotated[tuple[int, ...], Doc("how large they are")] = (1, 2)
-    extras: Annotated[Mapping[str, Any], Doc("what else")] = field(default_factory=dict)
+    options: Annotated[Mapping[str, Any], Doc("what else")] = field(default_factory=dict)
 
 
 FULL = KitchenSettings(
@@ -46,12 +46,12 @@ FULL = KitchenSettings(
     places=(Path("a,b"), Path("c")),
     dishes=("stew",),
     sizes=(4, 5),
-    extras={"salt": 1, "herbs": ["thyme", "sage"], "word": "plain", "deep": True},
+    options={"salt": 1, "herbs": ["thyme", "sage"], "word": "plain", "deep": True},
 )
 FLAGS = [
     *("--count", "5", "--heat", "2", "--no-lit", "--mode", "fry", "--name", "stove", "--limit", "7"),
     *("--place", "here", "--places", "a,b", "--places", "c", "--dishes", "stew", "--sizes", "4,5"),
-    *("--extra", "salt=1", "--extra", 'herbs=["thyme", "sage"]', "--extra", "word=plain", "--extra", "deep=true"),
+    *("--option", "salt=1", "--option", 'herbs=["thyme", "sage"]', "--option", "word=plain", "--option", "deep=true"),
 ]
 
 
@@ -107,7 +107,7 @@ def test_help_has_every_field_with_its_text_and_default(run: Callable[..., Kitch
         "(default: on)",
         "bake|fry",
         "soup,bread",
-        "--extra",
+        "--option",
     ):
         assert words in text, words
 
@@ -139,7 +139,7 @@ def test_what_a_file_has_wrong_is_named(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"extras": ["salt"]}, "NAME=VALUE"),
+        ({"options": ["salt"]}, "NAME=VALUE"),
         ({"sizes": "1,two"}, "--sizes is 'two'"),
     ],
 )
