@@ -36,11 +36,11 @@ def score(image: Tensor, clean: Tensor) -> Score:
     """Compares an image with the clean one, both (3, H, W) in [0, 1]. Equal images have an infinite PSNR.
 
     Raises:
-        DataError: a side is shorter than 7 pixels, the window of SSIM.
+        ImageError: a side is shorter than 7 pixels, the window of SSIM.
     """
     if min(clean.shape[1:]) < _LEAST_SIDE:
         height, width = clean.shape[1:]
-        raise DataError(f"An image of {width}×{height} pixels has no SSIM; both sides must be {_LEAST_SIDE} or more.")
+        raise ImageError(f"An image of {width}×{height} pixels has no SSIM; both sides must be {_LEAST_SIDE} or more.")
     pair = clean.double().cpu().numpy(), image.double().cpu().numpy()
     if torch.equal(clean, image):
         return Score(psnr=math.inf, ssim=1.0)
@@ -63,7 +63,7 @@ class Results:
         scores: {task: mean over its images}, in the order of evaluation.
         counts: {task: number of images}.
         inputs: {task: mean score of the degraded images themselves}.
-        unreadable: {image: reason} for those that were left out.
+        unreadable: {image: reason} for those that were left out, each under the degraded file where there is one.
     """
 
     scores: Mapping[str, Score]
@@ -161,7 +161,7 @@ def evaluate(
         keep: is given each image: task, index, degraded, clean and restored, (3, H, W) in [0, 1] on the CPU.
 
     Raises:
-        DataError: a task has no image that can be read, or an image is smaller than 7×7.
+        DataError: a task has no image that can be read and is not smaller than 7×7.
     """
     like = next(network.parameters(), torch.empty(0))
     scores, counts, inputs = {}, {}, {}
@@ -172,11 +172,12 @@ def evaluate(
             for index, path in enumerate(task.clean):
                 try:
                     degraded, clean = load_pair(task, index, seed)
+                    before = score(degraded, clean)
                 except ImageError as error:
-                    unreadable[str(path)] = str(error)
+                    unreadable[str(task.files(index)[0] or path)] = str(error)
                     continue
                 restored = restore_whole(network, degraded[None].to(like), multiple)[0].float().cpu()
-                own.append((score(degraded, clean), score(restored, clean)))
+                own.append((before, score(restored, clean)))
                 if on_image is not None:
                     on_image(task, own[-1][1])
                 if keep is not None:

@@ -72,11 +72,15 @@ def export(
         `size` is given), relative to the largest value; None where onnxruntime is not installed.
 
     Raises:
-        OptionError: the ending is another, `size` is no multiple, or `giv_input` is set without a HairModel.
+        OptionError: the ending is another, there is no such folder, `size` is no multiple, or `giv_input` is set
+            without a HairModel.
         ExportError: the exporter cannot follow the network.
+        OSError: the file cannot be written, as on a full disk.
     """
     if path.suffix not in ENDINGS:
         raise OptionError(f"The file is {path}; accepted are the endings {', '.join(ENDINGS)}.")
+    if not path.parent.is_dir():
+        raise OptionError(f"The file is {path}, but there is no folder {path.parent}; make it first.")
     if size is not None and any(side < 1 or side % multiple for side in size):
         raise OptionError(
             f"`size` is {size}; accepted are multiples of {multiple}, such as {(multiple * 8, multiple * 12)}."
@@ -84,7 +88,7 @@ def export(
     if giv_input and not isinstance(model, HairModel):
         raise OptionError(f"`giv_input` is set, but a {type(model).__name__} has no GIV.")
     like = next(model.parameters(), torch.empty(0))
-    count = _LEAST_SIDE // multiple + 1
+    count = max(_LEAST_SIDE // multiple, 1) + 1
     height, width = size or (count * multiple, (count + 2) * multiple)
     image = torch.rand(2 if size is None else 1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(like)
     with evaluation_mode(model):
@@ -99,7 +103,7 @@ def export(
                         torch.onnx.export(program, (), str(file), dynamo=True, external_data=False, verbose=False)
                     else:
                         torch.export.save(program, file)
-        except HairError:
+        except (HairError, OSError):
             raise
         except Exception as error:  # exporters raise whatever they stumble over
             raise ExportError(

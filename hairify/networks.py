@@ -8,7 +8,7 @@ import importlib
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -200,6 +200,9 @@ def find_object(name: str) -> Callable[..., Any]:
     return found
 
 
+_CONVERSION = ("split_at", "box_size", "box", "targets", "include", "exclude", "dac", "giv_dim", "init")
+
+
 @dataclass(frozen=True)
 class NetworkSettings:
     """Which network, and how it is converted. Where nothing is said, `hairify` decides, see `hairify.hairify`."""
@@ -234,15 +237,22 @@ class NetworkSettings:
                 "`convert` is off, but res_hair is a converted network. Its static form is restormer with the option "
                 "hair_neck=true."
             )
+        said = [one.name for one in fields(self) if one.name in _CONVERSION and getattr(self, one.name) != one.default]
+        if said and self.network == "res_hair":
+            raise OptionError(
+                f"`{said[0]}` is {getattr(self, said[0])!r}, but res_hair is converted already, as published. To "
+                "convert otherwise, give restormer, with the option hair_neck=true for the same base."
+            )
 
     def named(self) -> Network:
         """The network by name."""
         return Network(self.network, self.options)
 
-    def plan_options(self, *, any_split: bool = False) -> dict[str, Any]:
+    def plan_options(self, network: nn.Module, *, any_split: bool = False) -> dict[str, Any]:
         """Keyword arguments of `hairify.plan` and `hairify.hairify`: what is set here, else what suits the network.
 
         Args:
+            network: that is to be converted. Its modules may have names like "0.5", which go before fractions.
             any_split: leave out what suits only the network's usual split.
         """
         options: dict[str, Any] = {
@@ -256,7 +266,8 @@ class NetworkSettings:
             options.pop("split_at", None)
             options.pop("include", None)
         if self.split_at is not None and not any_split:
-            options["split_at"] = _number_or_name(self.split_at)
+            names = {name for name, _ in network.named_modules(remove_duplicate=False)}
+            options["split_at"] = self.split_at if self.split_at in names else number_or_name(self.split_at)
         if self.box_size is not None:
             options["box_size"] = self.box_size
         if self.include:
@@ -303,7 +314,7 @@ class NetworkSettings:
         generator = torch.Generator().manual_seed(seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", HairWarning)  # it stands in the plan, too
-            return convert(network, inplace=True, generator=generator, **self.plan_options())
+            return convert(network, inplace=True, generator=generator, **self.plan_options(network))
 
 
 def _signature(factory: Callable[..., Any]) -> str:
@@ -313,7 +324,8 @@ def _signature(factory: Callable[..., Any]) -> str:
         return "(...)"
 
 
-def _number_or_name(text: str) -> float | str:
+def number_or_name(text: str) -> float | str:
+    """A fraction where the text is a number; else a name."""
     try:
         return float(text)
     except ValueError:

@@ -205,11 +205,11 @@ def _folder_of(source: str | os.PathLike[str], revision: str | None, token: str 
             "a repository on the Hugging Face Hub."
         )
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, token=token, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
             f"There is no folder {name} here, and the repository of this name cannot be had from the Hugging Face Hub: "
             f"{error}"

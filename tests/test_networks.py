@@ -173,9 +173,23 @@ def test_the_network_that_was_converted_has_the_parameters_of_its_base() -> None
 
 
 def test_what_is_said_counts_before_what_suits_the_network() -> None:
-    assert NetworkSettings(network="airnet").plan_options()["split_at"] == "R.body.2"
-    said = NetworkSettings(network="airnet", split_at="0.5", include=("R.*",)).plan_options()
+    network = nn.Sequential(nn.Identity())
+    assert NetworkSettings(network="airnet").plan_options(network)["split_at"] == "R.body.2"
+    said = NetworkSettings(network="airnet", split_at="0.5", include=("R.*",)).plan_options(network)
     assert (said["split_at"], said["include"]) == (0.5, ("R.*",))
-    assert "include" not in NetworkSettings(network="airnet", split_at="R.body.1").plan_options()
-    with pytest.raises(OptionError, match="`convert` is off"):
-        NetworkSettings(network="res_hair", convert=False)
+    assert "include" not in NetworkSettings(network="airnet", split_at="R.body.1").plan_options(network)
+
+
+def test_names_of_modules_go_before_fractions() -> None:
+    nested = nn.Sequential(nn.Sequential(nn.Identity(), nn.Identity()))
+    assert NetworkSettings(split_at="0.1").plan_options(nested)["split_at"] == "0.1"
+    assert NetworkSettings(split_at="0.2").plan_options(nested)["split_at"] == 0.2
+
+
+@pytest.mark.parametrize(
+    "conversion", [{"convert": False}, {"split_at": "latent"}, {"box": "low_rank"}, {"exclude": ("*",)}, {"giv_dim": 7}]
+)
+def test_res_hair_is_converted_as_published(conversion: dict[str, Any]) -> None:
+    (name,) = conversion
+    with pytest.raises(OptionError, match=f"`{name}` is .*hair_neck"):
+        NetworkSettings(network="res_hair", **conversion)

@@ -18,6 +18,7 @@ from hairify.ablation.variants import VARIANTS, count, make_variant
 from hairify.errors import HairError, OptionError, TrainingError
 from hairify.evaluation import Score
 from hairify.files import write_text
+from hairify.networks import number_or_name
 from hairify.plan import Plan
 from hairify.planning import plan as make_plan
 
@@ -65,7 +66,7 @@ class AblationSettings:
         Module names may look like numbers ("0.5" in nested `nn.Sequential`s); they go before fractions.
         """
         names = {name for name, _ in network.named_modules(remove_duplicate=False)}
-        asked = [(text, text if text in names else _fraction(text)) for text in self.splits]
+        asked = [(text, text if text in names else number_or_name(text)) for text in self.splits]
         fractions = [i / (self.sweep + 1) for i in range(1, self.sweep + 1)]
         return list(dict.fromkeys([*asked, *((f"{fraction:.3g}", fraction) for fraction in fractions)]))
 
@@ -79,6 +80,7 @@ def ablate(
     plan_options: Mapping[str, Any] = MappingProxyType({}),
     sweep_options: Mapping[str, Any] | None = None,
     about: Mapping[str, Any] = MappingProxyType({}),
+    on_start: Callable[[], None] | None = None,
     on_run: Callable[[Run, int, int], None] | None = None,
 ) -> AblationTable:
     """Compares variants and positions of the split, from equal initial weights for each seed.
@@ -95,6 +97,7 @@ def ablate(
         plan_options: keyword arguments of `hairify.plan`.
         sweep_options: those for positions of the split; None for `plan_options`. Their `split_at` is replaced.
         about: what the runs depend on besides (data, training, the network's options), as far as JSON can hold it.
+        on_start: is called once all is checked, before the first run.
         on_run: is told each run that has ended, how many have, and how many there are.
 
     Returns:
@@ -109,6 +112,8 @@ def ablate(
     variants, positions, plans = _rows(network, settings, plan_options, sweep_options)
     rows = {row.name: row for row in (*variants, *positions)}
     kept = _Kept.open(folder, about, plans)
+    if on_start is not None:
+        on_start()
     total = settings.seeds * len(rows)
     for seed in range(settings.seeds):  # the outer loop: what an interruption leaves is complete for some seeds
         missing = [row for name, row in rows.items() if (name, seed) not in kept.runs]
@@ -223,11 +228,3 @@ def _check_same(path: Path, before: Mapping[str, Any], now: Mapping[str, Any], w
 def _short(value: Any, most: int = 200) -> str:
     text = repr(value)
     return text if len(text) <= most else f"{text[:most]}..."
-
-
-def _fraction(text: str) -> str | float:
-    """A fraction where the text is a number; else a name, which the plan will not find."""
-    try:
-        return float(text)
-    except ValueError:
-        return text

@@ -12,7 +12,7 @@ from torch import nn
 
 from hairify.ablation.running import AblationSettings, ablate
 from hairify.ablation.tables import Run
-from hairify.cli.common import console, say
+from hairify.cli.common import CONFIG, console, say, say_unreadable
 from hairify.cli.options import table_name, to_toml
 from hairify.data.datasets import DataSettings, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
@@ -20,7 +20,7 @@ from hairify.errors import OptionError
 from hairify.evaluation import AVERAGE, Score, evaluate
 from hairify.files import write_text
 from hairify.networks import NetworkSettings, smallest_multiple
-from hairify.training import TrainingSettings, loss_for, train
+from hairify.training import TrainingSettings, is_begun, loss_for, train
 
 
 def run(
@@ -44,19 +44,23 @@ def run(
             "`network` than res_hair (its own is restormer with the option hair_neck=true), and leave `convert` on."
         )
     tasks, tests = training_tasks(data), test_tasks(data)
-    output.mkdir(parents=True, exist_ok=True)
-    write_text(output / "config.toml", to_toml(network, data, training, ablation))
+    base = network.build(0)
+
+    def write_config() -> None:
+        write_text(output / CONFIG, to_toml(network, data, training, ablation))
 
     def train_and_score(model: nn.Module, seed: int, name: str) -> Mapping[str, Score]:
         say((name, "bold"), f", seed {seed}: {sum(p.numel() for p in model.parameters()):,} parameters")
         samples = TrainingSamples(tasks, data.patch_size, seed, int(data.image_cache * 2**30))
         settings = dataclasses.replace(training, seed=seed)
         folder = output / "runs" / f"{name}-{seed}".replace("/", "_")
-        resume = (folder / "checkpoints").is_dir()
+        resume = is_begun(folder)
         done = train(model, samples, settings, output=folder, loss=loss_for(model), resume=resume, console=console)
         if done.interrupted:
             raise KeyboardInterrupt
-        return evaluate(done.model, tests, multiple=smallest_multiple(done.model)).scores
+        results = evaluate(done.model, tests, multiple=smallest_multiple(done.model))
+        say_unreadable({**done.unreadable, **results.unreadable})
+        return results.scores
 
     def on_run(done: Run, count: int, total: int) -> None:
         average = done.score(AVERAGE)
@@ -67,10 +71,11 @@ def run(
         network.build,
         ablation,
         train_and_score,
-        plan_options=network.plan_options(),
-        sweep_options=network.plan_options(any_split=True),
+        plan_options=network.plan_options(base),
+        sweep_options=network.plan_options(base, any_split=True),
         folder=output / "scores",
         about={table_name(type(one)): dataclasses.asdict(one) for one in (network, data, training)},
+        on_start=write_config,
         on_run=on_run,
     )
     write_text(output / "ablation.json", table.to_json())

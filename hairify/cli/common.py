@@ -21,6 +21,8 @@ console = Console()
 CONFIG = "config.toml"
 """The configuration that a run writes into its folder."""
 
+_SHOWN = 20  # unreadable files, one a line
+
 INTERRUPTED = 130
 """The exit status of a process ended by Ctrl-C: 128 + SIGINT."""
 
@@ -42,6 +44,14 @@ DacOption: TypeAlias = Annotated[
 def say(*parts: str | tuple[str, str], to: Console = console) -> None:
     """Print text, some of it as (text, style). What stands in brackets is no markup: files may be named so."""
     to.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def say_unreadable(unreadable: Mapping[str, str]) -> None:
+    """Say how many images could not be read, and why the first of them could not."""
+    for path, reason in [*unreadable.items()][:_SHOWN]:
+        say(("left out", "yellow"), f" {path}: {reason}")
+    if unreadable:
+        say(f"{len(unreadable)} image(s) could not be read, and were left out.")
 
 
 def open_restorer(source: str, device: str, network: str | None, dac: str | None) -> Restorer:

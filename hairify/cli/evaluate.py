@@ -18,6 +18,7 @@ from hairify.cli.common import (
     open_restorer,
     progress,
     say,
+    say_unreadable,
 )
 from hairify.data.datasets import DataSettings, Task, test_tasks
 from hairify.data.images import Image, write
@@ -65,8 +66,7 @@ def run(
             restorer.model, tasks, multiple=restorer.multiple, seed=evaluation_seed, on_image=on_image, keep=keep
         )
     console.print(results.table())
-    for path, reason in results.unreadable.items():
-        say(("left out", "yellow"), f" {path}: {reason}")
+    say_unreadable(results.unreadable)
 
     is_run = (Path(model) / "model").is_dir()
     folder = output or (Path(model) if is_run else None)

@@ -22,7 +22,7 @@ def run(
     hairify plan --network my_package.nets:UNet --option width=32 --split-at bottleneck[/dim]
     """
     model = network.build(seed=0)
-    found = model.plan if isinstance(model, HairModel) else plan(model, **network.plan_options())
+    found = model.plan if isinstance(model, HairModel) else plan(model, **network.plan_options(model))
     if json:
         print(found.to_json())
         return

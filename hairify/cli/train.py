@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from accelerate import PartialState  # type: ignore[import-untyped]
 from torch import nn
 
 from hairify import HairModel
-from hairify.cli.common import CONFIG, INTERRUPTED, console, say
+from hairify.cli.common import CONFIG, INTERRUPTED, console, say, say_unreadable
 from hairify.cli.options import in_flags, to_toml
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
@@ -21,7 +20,7 @@ from hairify.evaluation import evaluate
 from hairify.files import write_text
 from hairify.networks import NetworkSettings, smallest_multiple
 from hairify.sharing import Restorer, save_pretrained
-from hairify.training import TrainingSettings, loss_for, refuse_other_runs, train
+from hairify.training import TrainingSettings, loss_for, processes, train
 
 
 def run(
@@ -41,15 +40,16 @@ def run(
     tasks = training_tasks(data)
     tests, without = _held_out(data) if training.validate_every else ([], "")
     model = network.restorer(training.seed)
-    state = PartialState(cpu=training.cpu)
+    state = processes(training)
     if state.is_main_process:
         _introduce(model, tasks, tests)
         if without:
             say(("note", "yellow"), f" There is no validation. {without}")
-        if not resume:
-            refuse_other_runs(output)  # whose configuration is not to be replaced
+
+    def write_config() -> None:
         output.mkdir(parents=True, exist_ok=True)
         write_text(output / CONFIG, to_toml(network, data, training))
+
     samples = TrainingSamples(tasks, data.patch_size, training.seed, int(data.image_cache * 2**30))
     done = train(
         model,
@@ -59,8 +59,11 @@ def run(
         loss=loss_for(model),
         validate=_validation(tests) if tests else None,
         resume=resume,
+        on_start=write_config,
         console=console if state.is_main_process else None,
     )
+    if state.is_main_process:
+        say_unreadable(done.unreadable)
     if done.interrupted:
         if state.is_main_process:
             say(f"Stopped after step {done.steps}. Go on with: hairify train --output {output} --resume")
@@ -117,11 +120,15 @@ def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -
 
 def _validation(tests: Sequence[Task]) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
     multiple: int | None = None
+    unreadable: dict[str, str] = {}
 
     def validate(model: nn.Module) -> dict[str, dict[str, float]]:
-        nonlocal multiple
+        nonlocal multiple, unreadable
         multiple = multiple or smallest_multiple(model)
-        scores = evaluate(model, tests, multiple=multiple).scores
-        return {name: dataclasses.asdict(one) for name, one in scores.items()}
+        results = evaluate(model, tests, multiple=multiple)
+        if results.unreadable != unreadable:  # not at every validation anew
+            unreadable = dict(results.unreadable)
+            say_unreadable(unreadable)
+        return {name: dataclasses.asdict(one) for name, one in results.scores.items()}
 
     return validate

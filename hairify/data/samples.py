@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -74,6 +75,17 @@ class TrainingSamples(Dataset[Sample]):
     def epoch(self) -> int:
         """The number of images of all tasks, each of which may show a photograph in its own way."""
         return sum(len(task.clean) for task in self.tasks)
+
+    def about(self) -> dict[str, object]:
+        """What decides the samples, as JSON has it. Files count by their names, wherever they lie."""
+        files = (path.name for task in self.tasks for i in range(len(task.clean)) for path in task.files(i) if path)
+        digest = hashlib.blake2b("/".join(files).encode(), digest_size=4).hexdigest()
+        return {
+            "tasks": [task.name for task in self.tasks],
+            "images": f"{self.epoch} (their names: {digest})",
+            "patch_size": self.patch_size,
+            "seed": self.seed,
+        }
 
     def __getitem__(self, index: int) -> Sample:
         """One sample.

@@ -1,9 +1,10 @@
 """Training: the paper's recipe for any network, on one process or many; exact to resume."""
 
-from hairify.training.checkpoints import refuse_other_runs
+from hairify.training.checkpoints import is_begun
 from hairify.training.logs import StepReport
 from hairify.training.losses import Loss, airnet_loss, l1_loss, loss_for
 from hairify.training.settings import TrainingSettings
+from hairify.training.sharding import processes
 from hairify.training.trainer import TrainedRun, train
 
 __all__ = [
@@ -12,8 +13,9 @@ __all__ = [
     "TrainedRun",
     "TrainingSettings",
     "airnet_loss",
+    "is_begun",
     "l1_loss",
     "loss_for",
-    "refuse_other_runs",
+    "processes",
     "train",
 ]

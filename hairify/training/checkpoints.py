@@ -146,6 +146,11 @@ def read(path: Path) -> Checkpoint:
         ) from error
 
 
+def is_begun(output: Path) -> bool:
+    """Whether a folder holds a run that can be resumed."""
+    return bool(Checkpoints(output / FOLDER, keep=1).paths())
+
+
 def refuse_other_runs(output: Path) -> None:
     """Make sure that a folder is free for a new run.
 

@@ -33,5 +33,6 @@ class Interruption:
 
 
 def ignore_interrupts(worker: int) -> None:
-    """For processes that load images: Ctrl-C reaches them too, but the step under way still needs them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """For processes that load images: signals to the whole group reach them too, but the step under way needs them."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

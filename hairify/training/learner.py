@@ -73,6 +73,7 @@ class Learner:
 
     Attributes:
         frozen: names of the parameters that are not trained since no loss reaches them.
+        skipped: how many of the last updates, without a break, fp16 has left out since a gradient was not finite.
 
     Raises:
         OptionError: the settings do not fit the network.
@@ -93,8 +94,8 @@ class Learner:
         if weights is not None:
             _load(self._network, weights)
         objective = Objective(self._network, loss).train()
-        if settings.freeze_base:
-            _keep_statistics(self._network)
+        if settings.freeze_base and isinstance(self._network, HairModel):
+            _keep_statistics(self._network.base)
         self.frozen = unreached(self._network, loss, *self._images(example))
         for name in self.frozen:
             self._network.get_parameter(name).requires_grad_(False)
@@ -104,6 +105,7 @@ class Learner:
             )
         self._objective, self._optimizer = accelerator.prepare(objective, adamw(self._network, settings))
         self._average = WeightAverage(self._network, settings.ema_decay) if settings.ema_decay else None
+        self.skipped = 0
 
     def gradients(self, batches: Sequence[Batch], asked: Callable[[], bool]) -> Gradients:
         """Those of a step.
@@ -131,7 +133,8 @@ class Learner:
             group["lr"] = rate
         self._optimizer.step()
         self._optimizer.zero_grad()
-        if self._average is not None:
+        self.skipped = self.skipped + 1 if self._accelerator.optimizer_step_was_skipped else 0
+        if self._average is not None and not self.skipped:
             self._average.update(step)
 
     def give_to(self, model: nn.Module) -> None:
@@ -162,7 +165,7 @@ class Learner:
         load_state_tensors(self._optimizer, self._network, optimizer)
         if self._average is not None:
             self._average.load(average)
-        if self._accelerator.scaler is not None:
+        if self._accelerator.scaler is not None and scaler:  # there was none before, with another precision
             self._accelerator.scaler.load_state_dict(dict(scaler))
 
     def _state(self) -> dict[str, Tensor]:
@@ -193,9 +196,9 @@ def _prepared(model: nn.Module, settings: TrainingSettings) -> nn.Module:
     return network
 
 
-def _keep_statistics(network: nn.Module) -> None:
+def _keep_statistics(base: nn.Module) -> None:
     """A frozen base normalises by the statistics it was trained with, and they do not move. Its dropout stays on."""
-    for module in network.modules():
+    for module in base.modules():
         if getattr(module, "track_running_stats", False):
             module.eval()
 

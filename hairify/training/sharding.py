@@ -21,6 +21,11 @@ from hairify.training.settings import TrainingSettings
 _PATIENCE = datetime.timedelta(hours=12)
 
 
+def processes(settings: TrainingSettings) -> PartialState:
+    """This process among those that the launcher started. What opens their group first decides how long they wait."""
+    return PartialState(cpu=settings.cpu, timeout=_PATIENCE)
+
+
 @contextlib.contextmanager
 def accelerated(settings: TrainingSettings) -> Iterator[Accelerator]:
     """The processes and the device of a run, as the launcher and the settings have them.

@@ -8,7 +8,7 @@ import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from rich.console import Console
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from hairify.data.samples import Batch, TrainingSamples, collate
-from hairify.errors import TrainingError
+from hairify.data.samples import Batch, Sample, TrainingSamples, collate
+from hairify.errors import DataError, TrainingError
 from hairify.training.checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
 from hairify.training.interruption import Interruption, ignore_interrupts
 from hairify.training.learner import Gradients, Learner
@@ -33,17 +33,10 @@ from hairify.training.settings import TrainingSettings
 from hairify.training.sharding import accelerated, forked_random_state
 
 # With another of these, a resumed run would not be the run that was begun.
-_AGREED = (
-    "batch_size",
-    "seed",
-    "learning_rate",
-    "final_learning_rate",
-    "weight_decay",
-    "clip_norm",
-    "ema_decay",
-    "mixed_precision",
-    "freeze_base",
-)
+_FIXED = ("batch_size", "seed", "ema_decay", "freeze_base")
+# These may change, as they must where a loss was not finite; the run says so, for it is no longer an unbroken one.
+_ADJUSTABLE = ("learning_rate", "final_learning_rate", "weight_decay", "clip_norm", "mixed_precision")
+_MOST_SKIPPED = 30  # updates in a row: fp16's scale, 65536 at first, has been halved as often
 
 
 @dataclass(frozen=True)
@@ -76,6 +69,7 @@ def train(
     loss: Loss = l1_loss,
     validate: Callable[[nn.Module], Scores] | None = None,
     resume: bool = False,
+    on_start: Callable[[], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
     console: Console | None = None,
 ) -> TrainedRun:
@@ -95,6 +89,7 @@ def train(
         loss: what is brought down.
         validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; the main process calls it.
         resume: go on from the newest checkpoint in `output`.
+        on_start: the main process calls it once all is checked, before the first step.
         on_step: the main process tells it each step.
         console: where progress is shown; None shows nothing.
 
@@ -108,6 +103,8 @@ def train(
     """
     with accelerated(settings) as accelerator, forked_random_state(accelerator.device):
         run = _Run(model, samples, settings, accelerator, Path(output), loss, resume, console)
+        if on_start is not None and accelerator.is_main_process:
+            on_start()
         return run.to_its_end(validate, on_step)
 
 
@@ -177,6 +174,8 @@ class _Run:
         losses = self._checked(gradients)
         rate = self.settings.rate(self.step, self.steps)
         self.learner.update(self.step, rate)
+        if self.learner.skipped >= _MOST_SKIPPED:
+            raise self._not_finite(f"gradients of the last {_MOST_SKIPPED} steps to {self.step} are not finite")
         self.losses.append(gradients.losses.mean().item())
         unreadable = len(self.unreadable)
         report = StepReport(self.step, self.steps, self.losses[-1], losses, rate, self._seconds(), unreadable)
@@ -192,10 +191,10 @@ class _Run:
             for part in range(parts)
         )
         return DataLoader(
-            self.samples,
+            _Reporting(self.samples),
             batch_sampler=(list(range(start, start + size)) for start in starts),
             num_workers=self.settings.workers,
-            collate_fn=collate,
+            collate_fn=_collate,
             pin_memory=self.accelerator.device.type == "cuda",
             worker_init_fn=ignore_interrupts,
         )
@@ -210,8 +209,10 @@ class _Run:
 
     # What may be wrong with a step
 
-    def _noted(self, batch: Batch) -> Batch:
+    def _noted(self, batch: Batch | DataError) -> Batch:
         """A batch, after the files that could not be read have been noted."""
+        if isinstance(batch, DataError):
+            raise batch
         for text in batch["unreadable"]:
             path, _, reason = text.partition(": ")
             if path not in self.unreadable:
@@ -232,13 +233,15 @@ class _Run:
         wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
         if not wrong and (math.isfinite(gradients.norm) or self.settings.mixed_precision == "fp16"):
             return means
-        what = f"loss of step {self.step} is not finite, on images with {', '.join(wrong)}"
-        if not wrong:
-            what = f"gradient of step {self.step} is not finite, though the loss is"
+        if wrong:
+            raise self._not_finite(f"loss of step {self.step} is not finite, on images with {', '.join(wrong)}")
+        raise self._not_finite(f"gradient of step {self.step} is not finite, though the loss is")
+
+    def _not_finite(self, what: str) -> TrainingError:
         other = {"no": "", "bf16": ", or `mixed_precision` 'no'", "fp16": ", or `mixed_precision` 'bf16' or 'no'"}
-        raise TrainingError(
+        return TrainingError(
             f"The {what}. The weights were not changed by it. {self._last_checkpoint()} Try a lower `learning_rate`, "
-            f"`clip_norm` (1.0, say){other[self.settings.mixed_precision]}."
+            f"`clip_norm` (1.0, say){other[self.settings.mixed_precision]}; with these a run can be resumed, too."
         )
 
     # What is kept
@@ -248,10 +251,12 @@ class _Run:
         return None, []
 
     def _checkpoint_to_resume(self) -> tuple[Checkpoint, list[str]]:
-        """What to go on from, and why not from a newer one."""
+        """What to go on from, and what to say of it: why not from a newer one, and which settings are others now."""
         checkpoint, damaged = self.checkpoints.newest()
         then, now = checkpoint.about.agreed, self._agreed()
-        wrong = [f"`{key}` was {then.get(key)}, is {value}" for key, value in now.items() if then.get(key) != value]
+        others = {key: f"`{key}` was {then.get(key)}, is {now[key]}" for key in now if then.get(key) != now[key]}
+        adjusted = [text for key, text in others.items() if key in _ADJUSTABLE]
+        wrong = [text for key, text in others.items() if key not in _ADJUSTABLE]
         if self.steps < checkpoint.about.step:
             wrong.append(f"{checkpoint.about.step} steps are taken already, but the run is to have {self.steps}")
         if wrong:
@@ -259,11 +264,11 @@ class _Run:
                 f"The run in {self.output} cannot go on like this: {'; '.join(wrong)}. Resume it with what it was "
                 "begun with, or start another run in another `output`."
             )
-        return checkpoint, [f"{reason} Going on from step {checkpoint.about.step}." for reason in damaged]
+        notes = [f"{reason} Going on from step {checkpoint.about.step}." for reason in damaged]
+        return checkpoint, [*notes, *(f"From step {checkpoint.about.step + 1} on: {text}." for text in adjusted)]
 
     def _agreed(self) -> dict[str, Any]:
-        tasks = [task.name for task in self.samples.tasks]
-        return {name: getattr(self.settings, name) for name in _AGREED} | {"tasks": tasks, "images": self.samples.epoch}
+        return {name: getattr(self.settings, name) for name in (*_FIXED, *_ADJUSTABLE)} | self.samples.about()
 
     def _save(self, log: RunLog | None) -> None:
         """Write a checkpoint. All processes call it, since each may hold a part; the main one, with the log, writes."""
@@ -317,14 +322,33 @@ class _Run:
         except (OSError, safetensors.SafetensorError) as error:  # the latter also where the disk is full
             existing = next(folder for folder in path.absolute().parents if folder.exists())
             free = shutil.disk_usage(existing).free / 2**20
+            again = "resume the run by `resume`" if self.checkpoints.paths() else "start the run again"
             raise TrainingError(
                 f"{path} cannot be written at step {self.step}: {error}. {free:,.1f} MiB are free there. "
-                f"{self._last_checkpoint()} Make room, then go on from the last checkpoint by `resume`."
+                f"{self._last_checkpoint()} Make room, then {again}."
             ) from error
 
     def _last_checkpoint(self) -> str:
         paths = self.checkpoints.paths()
         return f"The checkpoint {paths[-1]} is as it was." if paths else "There is no checkpoint yet."
+
+
+class _Reporting(Dataset[Any]):
+    """Samples, or why one cannot be had: an error raised in a worker would arrive as the text of its traceback."""
+
+    def __init__(self, samples: TrainingSamples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, index: int) -> Sample | DataError:
+        try:
+            return self.samples[index]
+        except DataError as error:
+            return error
+
+
+def _collate(samples: Sequence[Sample | DataError]) -> Batch | DataError:
+    errors = [sample for sample in samples if isinstance(sample, DataError)]
+    return errors[0] if errors else collate([sample for sample in samples if not isinstance(sample, DataError)])
 
 
 def _due(step: int, every: int) -> bool:

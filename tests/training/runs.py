@@ -54,6 +54,9 @@ class Samples(Dataset[Any]):
         self.size = size
         self.unreadable = unreadable or {}
 
+    def about(self) -> dict[str, object]:
+        return {"tasks": [task.name for task in self.tasks], "images": self.epoch}
+
     def __getitem__(self, index: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(index)
         clean, noise = (torch.rand(3, self.size, self.size, generator=generator) for _ in range(2))
