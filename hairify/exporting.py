@@ -21,6 +21,7 @@ ENDINGS: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
 """Formats by the ending of the file."""
 
 _LEAST_SIDE = 64  # of the example, in pixels
+_LARGEST_DIFFERENCE = 1e-3  # relative; what rounding makes is a thousand times smaller
 
 
 class ExportError(HairError, RuntimeError):
@@ -68,13 +69,14 @@ def export(
         giv_input: of a HairModel, let the GIV (B, D) be a second input in place of the DAC.
 
     Returns:
-        The largest difference from `model` on an image of another size than the example (of the same one where
-        `size` is given), relative to the largest value; None where onnxruntime is not installed.
+        The largest difference from `model` on another image than the example, of another size unless `size` is given,
+        relative to the largest value; None where onnxruntime is not installed.
 
     Raises:
         OptionError: the ending is another, there is no such folder, `size` is no multiple, or `giv_input` is set
             without a HairModel.
-        ExportError: the exporter cannot follow the network.
+        ExportError: the exporter cannot follow the network, or what it makes computes something else.
+        ModuleNotFoundError: ONNX's packages are not installed.
         OSError: the file cannot be written, as on a full disk.
     """
     if path.suffix not in ENDINGS:
@@ -88,22 +90,14 @@ def export(
     if giv_input and not isinstance(model, HairModel):
         raise OptionError(f"`giv_input` is set, but a {type(model).__name__} has no GIV.")
     like = next(model.parameters(), torch.empty(0))
-    count = max(_LEAST_SIDE // multiple, 1) + 1
+    count = max(_LEAST_SIDE // multiple, 2) + 1  # one multiple less is two or more: to exporters, 1 is special
     height, width = size or (count * multiple, (count + 2) * multiple)
     image = torch.rand(2 if size is None else 1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(like)
-    with evaluation_mode(model):
+    with evaluation_mode(model), replacing(path) as file:
         wrapped = _Conditioned(model) if giv_input and isinstance(model, HairModel) else _Images(model)
-        inputs = _inputs(model, image, giv_input)
         try:
-            with warnings.catch_warnings(), torch.no_grad():
-                warnings.simplefilter("ignore")  # the exporters' own, about their insides
-                program = _program(wrapped, inputs, fixed=size is not None)
-                with replacing(path) as file:
-                    if ENDINGS[path.suffix] == "onnx":
-                        torch.onnx.export(program, (), str(file), dynamo=True, external_data=False, verbose=False)
-                    else:
-                        torch.export.save(program, file)
-        except (HairError, OSError):
+            _write(wrapped, _inputs(model, image, giv_input), file, fixed=size is not None)
+        except (HairError, OSError, ModuleNotFoundError):
             raise
         except Exception as error:  # exporters raise whatever they stumble over
             raise ExportError(
@@ -111,8 +105,25 @@ def export(
                 f"{'any size' if size is None else f'size {size}'}: {type(error).__name__}: {str(error)[:500]}. "
                 "A fixed `size` asks less of it, and a baked network is an ordinary one (`bake`)."
             ) from error
-        check = image if size is not None else image[:1, :, : height - multiple, : width - multiple]
-        return _difference(path, wrapped, _inputs(model, check, giv_input))
+        other = image.flip(1) if size is not None else image[:1, :, : height - multiple, : width - multiple]
+        difference = _difference(file, wrapped, _inputs(model, other, giv_input))
+        if difference is not None and not difference <= _LARGEST_DIFFERENCE:  # also where it is no number
+            raise ExportError(
+                f"What {type(model).__name__} was exported as computes something else: it differs by {difference:.1e} "
+                f"of the largest value, {_LARGEST_DIFFERENCE:g} being the most that is accepted. Is there chance in "
+                "the network, or a branch that depends on the image? Nothing was written."
+            )
+    return difference
+
+
+def _write(module: nn.Module, inputs: tuple[Tensor, ...], file: Path, *, fixed: bool) -> None:
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporters' own, about their insides
+        program = _program(module, inputs, fixed=fixed)
+        if ENDINGS[file.suffix] == "onnx":
+            torch.onnx.export(program, (), str(file), dynamo=True, external_data=False, verbose=False)
+        else:
+            torch.export.save(program, file)
 
 
 def _inputs(model: nn.Module, image: Tensor, giv_input: bool) -> tuple[Tensor, ...]:
@@ -145,4 +156,4 @@ def _difference(path: Path, module: nn.Module, inputs: tuple[Tensor, ...]) -> fl
         names = [given.name for given in session.get_inputs()]
         fed: dict[str, Any] = dict(zip(names, (tensor.cpu().numpy() for tensor in inputs), strict=True))
         got = torch.from_numpy(session.run(None, fed)[0]).to(expected)
-    return float((got - expected).abs().max() / expected.abs().max())
+    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-12))

@@ -81,6 +81,15 @@ def save_pretrained(restorer: Restorer, folder: Path) -> None:
     else:
         _save_static(restorer.model, folder / WEIGHTS)
     write_text(folder / CONFIG, text)
+    save_results(restorer, folder)
+
+
+def save_results(restorer: Restorer, folder: Path) -> None:
+    """Write a restorer's numbers, and its model card with them, into the folder that has the rest.
+
+    Raises:
+        OSError: they cannot be written.
+    """
     write_text(folder / CARD, model_card(restorer))
     if restorer.results is not None:
         write_text(folder / RESULTS, restorer.results.to_json())
@@ -108,7 +117,7 @@ def from_pretrained(
         token: for the Hub; None takes what `hf auth login` stored.
 
     Returns:
-        The restorer, its model in evaluation mode on the CPU.
+        The restorer, its model in evaluation mode on the CPU, its network by the name that the folder has.
 
     Raises:
         CheckpointError: there is no such folder or repository, or it is damaged or does not fit.
@@ -131,7 +140,7 @@ def from_pretrained(
         model = base
         _load_static(model, folder / WEIGHTS)
     results = read_results(folder / RESULTS) if (folder / RESULTS).is_file() else None
-    return Restorer(model.eval(), chosen, config["multiple"], config["dac"], config["about"], results)
+    return Restorer(model.eval(), recorded, config["multiple"], config["dac"], config["about"], results)
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = False, token: str | None = None) -> str:

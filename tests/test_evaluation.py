@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from hairify.data.datasets import DataSettings, Task, load_pair
 from hairify.data.datasets import test_tasks as tasks_to_test
-from hairify.data.images import read_rgb
-from hairify.errors import DataError
+from hairify.data.images import Image, read_rgb, write
+from hairify.errors import DataError, ImageError
 from hairify.evaluation import Results, Score, evaluate, read_results, score
 
 
@@ -98,8 +98,28 @@ def test_equal_images_and_tiny_ones() -> None:
     image = torch.rand(3, 8, 9)
     assert score(image, image) == Score(math.inf, 1.0)
     assert score(image * 0, image).psnr == pytest.approx(-10 * math.log10(float(image.square().mean())), abs=1e-4)
-    with pytest.raises(DataError, match="9×6 pixels"):
+    with pytest.raises(ImageError, match="9×6 pixels"):
         score(image[:, :6], image[:, :6])
+
+
+def test_images_too_small_for_ssim_are_left_out_and_named(photographs: list[Task]) -> None:
+    small = photographs[0].clean[1]
+    write(Image(torch.rand(3, 6, 5)), small)
+    results = evaluate(Halfway(), photographs, multiple=8)
+    assert list(results.unreadable) == [str(small)]
+    assert "5×6 pixels" in results.unreadable[str(small)]
+    assert set(results.counts.values()) == {2}
+
+
+def test_of_pairs_the_degraded_file_is_named(photographs: list[Task], tmp_path: Path) -> None:
+    clean = photographs[0].clean[0]
+    degraded = [tmp_path / f"hazy{i}.png" for i in range(3)]
+    for path in degraded[:2]:
+        path.write_bytes(b"no image")
+    write(Image(read_rgb(clean)), degraded[2])
+    results = evaluate(Halfway(), [Task("SOTS", "haze", (clean,) * 3, tuple(degraded))], multiple=8)
+    assert list(results.unreadable) == [str(path) for path in degraded[:2]]
+    assert results.counts == {"SOTS": 1}
 
 
 def test_results_go_through_json_and_into_tables(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import onnxruntime
@@ -86,9 +87,45 @@ def test_a_baked_network_is_exported_as_any_other(tmp_path: Path) -> None:
         assert_close(run_onnx(tmp_path / "static.onnx", x), hair(x), 1e-5)
 
 
+def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path) -> None:
+    class Chance(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.rand_like(x)
+
+    for size in (None, (16, 24)):
+        with pytest.raises(ExportError, match="computes something else: it differs by"):
+            export(Chance(), tmp_path / "chance.pt2", multiple=1, size=size)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_returns_black_images(tmp_path: Path) -> None:
+    class Black(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 0
+
+    assert export(Black(), tmp_path / "black.pt2", multiple=1) == 0
+
+
+def test_large_multiples(tmp_path: Path) -> None:
+    coarse = nn.Sequential(nn.AvgPool2d(128), nn.Upsample(scale_factor=128))
+    assert export(coarse, tmp_path / "coarse.pt2", multiple=128) == 0
+
+
+def test_a_full_disk_is_no_fault_of_the_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch.export, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(nn.Conv2d(3, 3, 1), tmp_path / "net.pt2", multiple=1)
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_not_accepted_is_named_and_writes_nothing(hair: HairModel, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match=r"accepted are the endings .onnx, .pt2"):
         export(hair, tmp_path / "hair.pth", multiple=1)
+    with pytest.raises(OptionError, match=r"there is no folder .*nowhere"):
+        export(hair, tmp_path / "nowhere" / "hair.onnx", multiple=1)
     with pytest.raises(OptionError, match="accepted are multiples of 8"):
         export(hair, tmp_path / "hair.onnx", multiple=8, size=(16, 20))
     with pytest.raises(OptionError, match="a TwoInputs has no GIV"):

@@ -241,6 +241,11 @@ def test_what_is_nowhere_is_named(tmp_path: Path) -> None:
         from_pretrained(tmp_path / "nothing" / "here")
 
 
+def test_a_mistyped_path_is_no_name_on_the_hub() -> None:
+    with pytest.raises(CheckpointError, match=r"There is no folder \.\./nope here"):
+        from_pretrained("../nope")
+
+
 def test_the_real_client_takes_the_arguments_that_the_fake_one_takes() -> None:
 
     import inspect

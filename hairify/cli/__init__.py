@@ -8,16 +8,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-EXTRA = "tool"
-"""The extra that brings what the commands need beyond hairify's own dependencies."""
-
-_PACKAGES = {
+_TOOL = {
     "PIL": "pillow",
     "accelerate": "accelerate",
     "huggingface_hub": "huggingface_hub",
     "imagecodecs": "imagecodecs",
-    "onnx": "onnx",
-    "onnxscript": "onnxscript",
     "rich": "rich",
     "skimage": "scikit-image",
     "sklearn": "scikit-learn",
@@ -27,6 +22,12 @@ _PACKAGES = {
     "tomli_w": "tomli-w",
     "typer": "typer",
 }
+_EXPORT = {"onnx": "onnx", "onnxscript": "onnxscript"}
+_EXTRAS = {"tool": _TOOL, "export": _EXPORT}
+"""What the extras bring that commands need: packages by the names of their modules."""
+
+INTERRUPTED = 130
+"""The exit status of a process ended by Ctrl-C: 128 + SIGINT."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Ctrl-C.
     """
     if "" not in sys.path:
-        sys.path.insert(0, "")  # networks of the user's own may lie in the current folder
+        sys.path.append("")  # networks of the user's own may lie in the current folder; they hide nothing installed
     try:
         from hairify.cli.app import app
 
@@ -48,9 +49,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except ModuleNotFoundError as missing:
-        package = _PACKAGES.get((missing.name or "").partition(".")[0])
-        if package is None:
+        module = (missing.name or "").partition(".")[0]
+        extra = next((extra for extra, packages in _EXTRAS.items() if module in packages), None)
+        if extra is None:
             raise
-        print(f"This needs {package}, which is not installed: pip install 'hairify[{EXTRA}]'", file=sys.stderr)
+        package = _EXTRAS[extra][module]
+        print(f"This needs {package}, which is not installed: pip install 'hairify[{extra}]'", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:  # before a command has begun: importing takes seconds
+        print("Interrupted.", file=sys.stderr)
+        return INTERRUPTED
     return 0

@@ -43,6 +43,8 @@ def run(
             "An ablation starts from the network before its conversion, and converts it by itself: give another "
             "`network` than res_hair (its own is restormer with the option hair_neck=true), and leave `convert` on."
         )
+    if is_begun(output):
+        raise OptionError(f"{output} holds a training run; give another folder as `output`.")
     tasks, tests = training_tasks(data), test_tasks(data)
     base = network.build(0)
 

@@ -11,8 +11,8 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from hairify.cli import ablate, demo, evaluate, export, plan, push, report, restore, train
-from hairify.cli.common import INTERRUPTED, config_of_run, say
+from hairify.cli import INTERRUPTED, ablate, demo, evaluate, export, plan, push, report, restore, train
+from hairify.cli.common import config_of_run, say
 from hairify.cli.options import in_flags, with_settings
 from hairify.errors import HairError, OptionError
 

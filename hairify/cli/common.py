@@ -23,9 +23,6 @@ CONFIG = "config.toml"
 
 _SHOWN = 20  # unreadable files, one a line
 
-INTERRUPTED = 130
-"""The exit status of a process ended by Ctrl-C: 128 + SIGINT."""
-
 ModelArgument: TypeAlias = Annotated[
     str, typer.Argument(help="folder of a run or of a restorer, or owner/name on the Hugging Face Hub", metavar="MODEL")
 ]
@@ -49,7 +46,7 @@ def say(*parts: str | tuple[str, str], to: Console = console) -> None:
 def say_unreadable(unreadable: Mapping[str, str]) -> None:
     """Say how many images could not be read, and why the first of them could not."""
     for path, reason in [*unreadable.items()][:_SHOWN]:
-        say(("left out", "yellow"), f" {path}: {reason}")
+        say(("left out", "yellow"), f" {reason}" if path in reason else f" {path}: {reason}")
     if unreadable:
         say(f"{len(unreadable)} image(s) could not be read, and were left out.")
 

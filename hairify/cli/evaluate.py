@@ -24,7 +24,7 @@ from hairify.data.datasets import DataSettings, Task, test_tasks
 from hairify.data.images import Image, write
 from hairify.evaluation import Score, evaluate
 from hairify.files import write_text
-from hairify.sharing import save_pretrained
+from hairify.sharing import save_results
 
 
 def run(
@@ -76,5 +76,5 @@ def run(
         write_text(folder / "results.md", results.to_markdown())
         say(f"The numbers are in {folder / 'results.json'} and {folder / 'results.md'}.")
     if is_run:  # so that the model card has them
-        save_pretrained(dataclasses.replace(restorer, results=results), Path(model) / "model")
+        save_results(dataclasses.replace(restorer, results=results), Path(model) / "model")
     return 0

@@ -37,6 +37,8 @@ def run(
     [dim]hairify export run --output restorer.onnx
     hairify export run --output static.onnx --bake photograph.jpg[/dim]
     """
+    if bake is not None and giv_input:
+        raise OptionError("--bake and --giv-input exclude each other: a baked network has no GIV.")
     restorer = open_restorer(model, "cpu", network, dac)
     exported: nn.Module = restorer.model
     if bake is not None:

@@ -65,7 +65,7 @@ def with_settings(
         tables = read_tables(file) if file is not None else {}
         for name, cls in classes.items():
             said = {field.name: given.pop(field.name) for field in dataclasses.fields(cls)}
-            given[name] = make_settings(cls, tables.get(table_name(cls), {}), said)
+            given[name] = make_settings(cls, tables.get(table_name(cls), {}), said, file)
         return function(**given)
 
     parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + options + [config] * bool(classes)
@@ -93,26 +93,27 @@ def table_name(cls: type) -> str:
     return cls.__name__.removesuffix("Settings").lower()
 
 
-def make_settings(cls: type[S], table: Mapping[str, Any], said: Mapping[str, Any]) -> S:
+def make_settings(cls: type[S], table: Mapping[str, Any], said: Mapping[str, Any], file: Path | None = None) -> S:
     """Settings from a TOML table and from flags.
 
     Args:
         cls: a settings class.
         table: its table in the file.
         said: values of flags; None and empty sequences where a flag was not given.
+        file: where the table stands, for messages.
 
     Raises:
         OptionError: the table has an unknown key, or a value is not accepted.
     """
     hints = typing.get_type_hints(cls)
+    where = f"[{table_name(cls)}]" + (f" of {file}" if file else "")
     if unknown := [key for key in table if key not in hints]:
         near = difflib.get_close_matches(unknown[0], hints, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise OptionError(
-            f"The table [{table_name(cls)}] has the key {unknown[0]!r}, which is not known.{hint} Accepted are "
-            f"{', '.join(hints)}."
+            f"The table {where} has the key {unknown[0]!r}, which is not known.{hint} Accepted are {', '.join(hints)}."
         )
-    values = {key: _converted(value, hints[key], f"`{key}` in [{table_name(cls)}]") for key, value in table.items()}
+    values = {key: _converted(value, hints[key], f"{key!r} in {where}") for key, value in table.items()}
     for key, value in said.items():
         if value not in _NOTHING_SAID:
             values[key] = _converted(_parsed(value, hints[key]), hints[key], _flag(key))

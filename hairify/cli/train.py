@@ -11,7 +11,8 @@ import typer
 from torch import nn
 
 from hairify import HairModel
-from hairify.cli.common import CONFIG, INTERRUPTED, console, say, say_unreadable
+from hairify.cli import INTERRUPTED
+from hairify.cli.common import CONFIG, console, say, say_unreadable
 from hairify.cli.options import in_flags, to_toml
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples

@@ -122,7 +122,7 @@ class _Crops:
         """{crop's name: crop (3, h, w)} of a degradation: of its own images, else synthesised on clean ones."""
         own = [task for task in self._tasks if task.degradation == name]
         if paired := [(task, index) for task in own if task.degraded for index in range(len(task.clean))]:
-            return self._cut(paired, lambda pair: load_pair(*pair)[0], lambda pair: pair[0].clean[pair[1]])
+            return self._cut(paired, lambda pair: load_pair(*pair)[0], lambda pair: _file(*pair))
         # Rain and haze of data sets are in the images already, so composites are made on clean photographs if possible.
         clean = own or [task for task in self._tasks if task.degraded is None] or self._tasks
         paths = tuple(dict.fromkeys(path for task in clean for path in task.clean))
@@ -153,6 +153,12 @@ class _Crops:
         return crops
 
 
+def _file(task: Task, index: int) -> Path:
+    """The degraded image, or the clean one on which the degradation is synthesised."""
+    degraded, clean = task.files(index)
+    return degraded or clean
+
+
 def _random_crop(image: Tensor, side: int, generator: Generator) -> tuple[Tensor, int, int]:
     """A crop (3, h, w) of an image, both sides at most `side`, and its left and top."""
     height, width = (min(side, have) for have in image.shape[1:])
@@ -179,14 +185,14 @@ def _examples(
                 break
             on_part(f"restoring {task.name}")
             try:
-                pair = load_pair(task, index)
+                degraded, clean = (_middle(image, settings.example_side) for image in load_pair(task, index))
+                before = score(degraded, clean)
             except ImageError as error:
-                unreadable[str(task.clean[index])] = str(error)
+                unreadable[str(_file(task, index))] = str(error)
                 continue
-            degraded, clean = (_middle(image, settings.example_side) for image in pair)
             restored = restore_whole(model, _like(model, degraded)[None], multiple)[0].float().cpu()
-            scores = score(degraded, clean), score(restored, clean)
-            found.append(Example(task.name, task.clean[index].name, clean, degraded, restored, *scores))
+            after = score(restored, clean)
+            found.append(Example(task.name, _file(task, index).name, clean, degraded, restored, before, after))
     return tuple(found)
 
 

@@ -20,7 +20,7 @@ def project(givs: Mapping[str, Tensor], composites: Sequence[str], seed: int) ->
     t-SNE has no axes that could be kept, and is made afresh.
 
     Args:
-        givs: for each degradation (count, D), two at least.
+        givs: for each degradation (count, D), one at least.
         composites: degradations that are not in the first pictures.
         seed: of t-SNE.
 
@@ -62,6 +62,8 @@ def tsne(vectors: Tensor, start: Tensor, seed: int) -> Tensor:
 
     The perplexity is scikit-learn's default, or less where there are few vectors: a third of the others.
     """
+    if len(vectors) < 2:
+        return start
     perplexity = max(1.0, min(_PERPLEXITY, (len(vectors) - 1) / 3))
     scale = start[:, 0].std().item()
     small = 1e-4 * start / scale if scale > 0 else start  # as scikit-learn scales its own start by PCA

@@ -36,12 +36,12 @@ def accelerated(settings: TrainingSettings) -> Iterator[Accelerator]:
     Raises:
         OptionError: the settings ask for what these processes or this device cannot do.
     """
-    made_here = not PartialState._shared_state
+    alone, made_here = not PartialState._shared_state, not AcceleratorState._shared_state
     try:
         yield accelerator_for(settings)
     finally:
         if made_here:
-            AcceleratorState._reset_state(reset_partial_state=True)
+            AcceleratorState._reset_state(reset_partial_state=alone)
             GradientState._reset_state()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,58 @@ def test_a_run_takes_all_its_settings_from_the_file_it_writes(home: Path) -> Non
     assert models[0] == models[1]
 
 
+def test_a_refused_resumption_leaves_the_configuration(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*TRAIN, "--steps", "2", "--patch-size", "64", "--degradations", "noise25", "--validate-every", "0"]
+    assert main(words) == 0
+    config = (home / "run" / "config.toml").read_text()
+    assert main(["train", "--output", "run", "--resume", "--batch-size", "4"]) == 1
+    assert "--batch-size was 2, is 4" in capsys.readouterr().err
+    assert main(["ablate", "--output", "run", "--steps", "1"]) == 2
+    assert "run holds a training run" in capsys.readouterr().err
+    assert (home / "run" / "config.toml").read_text() == config
+    assert main(["train", "--output", "run", "--resume", "--learning-rate", "1e-4"]) == 0
+    assert "`learning_rate` was 0.0002, is 0.0001" in capsys.readouterr().out
+
+
+def test_an_ablation_goes_on_where_a_disk_was_full(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["ablate", *TRAIN[1:], "--steps", "1", "--patch-size", "64", "--degradations", "noise25"]
+    words += ["--seeds", "1", "--variants", "static", "--no-tensorboard"]
+    (home / "run" / "runs" / "static-0" / "checkpoints" / ".unfinished").mkdir(parents=True)
+    assert main(words) == 0
+    config = (home / "run" / "config.toml").read_text()
+    assert main([*words, "--weight-decay", "0.5"]) == 1
+    assert (home / "run" / "config.toml").read_text() == config
+
+
+def test_unreadable_images_are_counted_in_validation(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    layouts.photographs(home / "held_out", count=2, height=72, width=80)
+    (home / "held_out" / "000.png").write_bytes(b"no image")
+    words = [*TRAIN, "--steps", "2", "--patch-size", "64", "--degradations", "noise25", "--test-data", "held_out"]
+    assert main([*words, "--validate-every", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count(f"left out {home / 'held_out' / '000.png'}") == 1
+    assert "1 image(s) could not be read" in printed
+
+
+def test_a_module_in_the_current_folder_hides_nothing(home: Path) -> None:
+    (home / "typer.py").write_text("raise SystemExit(3)")
+    code = "import sys; from hairify.cli import main; sys.exit(main(['plan', '--network', 'restormr']))"
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, "Did you mean 'restormer'" in done.stderr) == (1, True), done.stderr
+
+
+def test_an_interruption_while_a_command_is_imported_ends_it_quietly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hairify.cli.app.app", interrupted)
+    assert main(["plan"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
+
+
 @pytest.fixture
 def restorer(home: Path) -> str:
     settings = NetworkSettings(options={"dim": 8, "num_blocks": [1, 1, 1, 2], "num_refinement_blocks": 1})
@@ -125,11 +178,15 @@ def test_restored_images_are_kept_each_under_its_own_name(home: Path, restorer: 
     assert len(list((home / "kept").rglob("*.png"))) == 2
 
 
-def test_a_missing_extra_is_named() -> None:
-    code = "import sys; sys.modules['typer'] = None\nfrom hairify.cli import main\nsys.exit(main(['plan']))"
+@pytest.mark.parametrize(
+    ("module", "words", "extra"),
+    [("typer", ["plan"], "tool"), ("onnxscript", ["export", "restorer", "--output", "x.onnx"], "export")],
+)
+def test_a_missing_extra_is_named(module: str, words: list[str], extra: str, restorer: str) -> None:
+    code = f"import sys; sys.modules[{module!r}] = None\nfrom hairify.cli import main\nsys.exit(main({words!r}))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "pip install 'hairify[tool]'" in done.stderr
+    assert f"This needs {module}, which is not installed: pip install 'hairify[{extra}]'" in done.stderr
 
 
 def test_importing_the_library_does_not_import_the_tool() -> None:

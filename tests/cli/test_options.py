@@ -118,7 +118,7 @@ def test_help_has_every_field_with_its_text_and_default(run: Callable[..., Kitch
         ("[kitchen]\ncuont = 1", "'cuont', which is not known. Did you mean 'count'"),
         ("[kichen]\ncount = 1", r"Did you mean \[kitchen\]"),
         ("count = 1", "'count', which is no table"),
-        ("[kitchen]\ncount = 1.5", "`count` in .kitchen. is 1.5; accepted is a whole number"),
+        ("[kitchen]\ncount = 1.5", "'count' in .kitchen. is 1.5; accepted is a whole number"),
         ("[kitchen]\ncount = true", "accepted is a whole number"),
         ('[kitchen]\nlit = "yes"', "accepted is true or false"),
         ('[kitchen]\nmode = "boil"', "accepted is 'bake' or 'fry'"),

@@ -1,6 +1,6 @@
 """Small runs, and what processes of their own do: one that is killed, and two that train together.
 
-python runs.py alone FOLDER [--resume] [--kill-after STEP | --kill-while-saving STEP]
+python runs.py alone FOLDER [--resume] [--kill-after STEP | --kill-while-saving STEP | --signal-group SIGNAL]
 python runs.py together FOLDER
 """
 
@@ -133,7 +133,7 @@ def recipe(**changes: Any) -> TrainingSettings:
 
 def run(model: nn.Module, output: Path, samples: Any = None, **options: Any) -> TrainedRun:
     """`options` are settings, and those of `train`."""
-    others = ("loss", "validate", "resume", "on_step", "console")
+    others = ("loss", "validate", "resume", "on_start", "on_step", "console")
     given = {name: options.pop(name) for name in others if name in options}
     return train(model, samples or Samples(), recipe(**options), output=output, **given)
 
@@ -147,12 +147,16 @@ def keep(result: TrainedRun, file: Path) -> None:
 # A process that is killed
 
 
-def alone(folder: Path, resume: bool, kill_after: int | None, kill_while_saving: int | None) -> None:
+def alone(
+    folder: Path, resume: bool, kill_after: int | None, kill_while_saving: int | None, signal_group: int | None
+) -> None:
     def on_step(report: Any) -> None:
         if report.step == kill_after:
             os.kill(os.getpid(), signal.SIGKILL)
         if report.step == kill_while_saving:
             os.replace = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+        if report.step == 2 and signal_group is not None:
+            os.killpg(os.getpgrp(), signal_group)
 
     keep(run(seeded(Plain), folder, workers=2, resume=resume, on_step=on_step), folder / "result.safetensors")
 
@@ -277,12 +281,13 @@ def main() -> None:
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--kill-after", type=int)
     parser.add_argument("--kill-while-saving", type=int)
+    parser.add_argument("--signal-group", type=int)
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.what == "together":
         together(options.folder)
     else:
-        alone(options.folder, options.resume, options.kill_after, options.kill_while_saving)
+        alone(options.folder, options.resume, options.kill_after, options.kill_while_saving, options.signal_group)
 
 
 if __name__ == "__main__":

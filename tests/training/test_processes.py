@@ -24,7 +24,7 @@ SCRIPT = Path(__file__).with_name("runs.py")
 ROOT = SCRIPT.parents[2]
 
 
-def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
+def start(*arguments: object, start_new_session: bool = False, **environment: str) -> subprocess.Popen[str]:
     # Not those of a launcher that runs these tests.
     inherited = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
@@ -34,6 +34,7 @@ def start(*arguments: object, **environment: str) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=start_new_session,
     )
 
 
@@ -79,7 +80,40 @@ def test_killed_and_resumed_is_unbroken(
     assert [entry["loss"] for entry in logged] == unbroken.losses
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_all_processes_of_a_run(tmp_path: Path, number: int) -> None:
+    """As launchers, schedulers and terminals send it: to those that load images, too."""
+    process = start("alone", tmp_path, "--signal-group", int(number), start_new_session=True)
+    finish(process)
+    checkpoints = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert checkpoints == ["00000002.safetensors", "00000003.safetensors"]
+
+
+def test_processes_wait_for_a_long_validation() -> None:
+    code = (
+        "import torch\n"
+        "from hairify.training import TrainingSettings, processes, sharding\n"
+        "settings = TrainingSettings(cpu=True)\n"
+        "processes(settings)\n"
+        "with sharding.accelerated(settings):\n"
+        "    group = torch.distributed.distributed_c10d._get_default_group()\n"
+        "    print(group._get_backend(torch.device('cpu')).options._timeout)\n"
+        "torch.distributed.destroy_process_group()\n"
+    )
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | where, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "12:00:00"
+
+
 # Together
+
+
+def free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -88,10 +122,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     if not torch.distributed.is_gloo_available():
         pytest.skip("torch is built without gloo")
     folder = tmp_path_factory.mktemp("together")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2"}
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port(), "WORLD_SIZE": "2"}
     processes = [start("together", folder, **where, RANK=rank, LOCAL_RANK=rank) for rank in ("0", "1")]
     try:
         for process in processes:

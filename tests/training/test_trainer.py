@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import io
+import itertools
 import json
 import logging
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,15 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
 from training.runs import Plain, Same, Samples, broken_off, converted, run, seeded
 from util import assert_close, assert_differs
 
 from hairify import hairify
-from hairify.errors import OptionError, TrainingError
-from hairify.training import StepReport, TrainedRun, l1_loss
+from hairify.errors import DataError, OptionError, TrainingError
+from hairify.training import StepReport, TrainedRun, TrainingSettings, l1_loss, sharding
 from hairify.training.logs import RunLog
 
 
@@ -111,12 +114,18 @@ def test_blocks_checkpointed_and_half_precision(tmp_path: Path) -> None:
 
 
 def test_frozen_base(tmp_path: Path) -> None:
-    """Its weights and its batch statistics stay; what conversion added is trained."""
+    """Its weights and its batch statistics stay; what conversion added is trained, statistics of the DAC included."""
+
+    def dac(in_channels: int, giv_dim: int) -> nn.Module:
+        return nn.Sequential(
+            nn.BatchNorm2d(in_channels), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_channels, giv_dim)
+        )
+
     network = nn.Sequential(Plain(), nn.Conv2d(3, 8, 3, stride=2, padding=1), nn.Sequential(Block(), Block()))
-    model = hairify(nn.Sequential(network, nn.ConvTranspose2d(8, 3, 2, stride=2)), split_at="0.1")
+    model = hairify(nn.Sequential(network, nn.ConvTranspose2d(8, 3, 2, stride=2)), split_at="0.1", dac=dac)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     moved = moved_by(run(model, tmp_path / "frozen", freeze_base=True, ema_decay=0.0), before)
-    assert moved
+    assert {"dac.0.running_mean", "dac.0.weight"} <= moved
     assert {name.partition(".")[0] for name in moved} <= {"dac", "hsn", "boxes"}
     assert all(parameter.requires_grad for parameter in model.parameters())
     model.load_state_dict(before)
@@ -242,6 +251,24 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
         run(seeded(Plain), tmp_path, steps=2, resume=True)
 
 
+def test_what_may_be_adjusted_on_resuming_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run(seeded(Same), tmp_path, steps=2)
+    with caplog.at_level(logging.WARNING):
+        run(seeded(Same), tmp_path, steps=6, resume=True, learning_rate=5e-4, clip_norm=1.0)
+    assert "From step 3 on: `learning_rate` was 0.001, is 0.0005." in caplog.messages
+    assert "From step 3 on: `clip_norm` was None, is 1.0." in caplog.messages
+    assert [entry["learning_rate"] for entry in entries(tmp_path)] == [1e-3, 1e-4, 5e-4, 1e-4, 1e-4, 1e-4]
+
+
+def test_on_start_is_called_once_all_is_checked(tmp_path: Path) -> None:
+    started: list[bool] = []
+    run(seeded(Same), tmp_path, steps=2, on_start=lambda: started.append((tmp_path / "log.jsonl").exists()))
+    assert started == [False]
+    with pytest.raises(TrainingError, match="`batch_size` was 4, is 8"):
+        run(seeded(Same), tmp_path, steps=2, resume=True, batch_size=8, on_start=lambda: started.append(True))
+    assert started == [False]
+
+
 def test_a_run_killed_before_its_first_checkpoint_can_be_started_again(tmp_path: Path) -> None:
     broken_off(seeded(Same), tmp_path / "again", after=1)
     assert len(entries(tmp_path / "again")) == 1
@@ -294,6 +321,47 @@ def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
 
     with pytest.raises(TrainingError, match=r"gradient of step 1 is not finite, though the loss is.*no checkpoint yet"):
         run(seeded(Same), tmp_path, loss=rooted)
+
+
+def test_half_precision_that_never_finds_a_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 leaves out updates whose gradients are not finite, while its scale falls. A run of nothing else ends."""
+
+    def scaled_on_cpu(settings: TrainingSettings) -> Accelerator:
+        accelerator = Accelerator(cpu=True)
+        accelerator.scaler = torch.amp.GradScaler("cpu")
+        return accelerator
+
+    def breaking(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
+        calls.append(None)
+        losses = l1_loss(network, degraded, clean)
+        return losses + (network(degraded) * 0).sqrt().mean() if breaks(len(calls)) else losses
+
+    monkeypatch.setattr(sharding, "accelerator_for", scaled_on_cpu)
+    calls: list[None] = []
+    breaks: Callable[[int], bool] = lambda call: call == 3  # noqa: E731
+    reports: list[StepReport] = []
+    kept = run(
+        seeded(Same),
+        tmp_path / "one",
+        loss=breaking,
+        mixed_precision="fp16",
+        save_every=1,
+        keep_checkpoints=9,
+        on_step=reports.append,
+    )
+    assert len(reports) == kept.steps == 6
+    weights = [
+        safetensors.torch.load_file(tmp_path / f"one/checkpoints/{step:08d}.safetensors") for step in range(1, 7)
+    ]
+    changed = [
+        {part: not torch.equal(a[f"{part}.last.weight"], b[f"{part}.last.weight"]) for part in ("model", "average")}
+        for a, b in itertools.pairwise(weights)
+    ]
+    assert sum(change == {"model": False, "average": False} for change in changed) == 1
+    assert sum(change == {"model": True, "average": True} for change in changed) == 4
+    breaks = lambda call: True  # noqa: E731
+    with pytest.raises(TrainingError, match=r"gradients of the last 30 steps to 30 are not finite.*`mixed_precision`"):
+        run(seeded(Same), tmp_path / "all", loss=breaking, mixed_precision="fp16", steps=40)
 
 
 @pytest.mark.parametrize("kind", ["checkpoint", "log"])
@@ -349,6 +417,18 @@ def test_photographs(tmp_path: Path) -> None:
     assert [entry["loss"] for entry in entries(tmp_path / "unbroken")] == result.losses
     again = run(seeded(Same), tmp_path / "again", samples)
     assert list(again.unreadable) == [str(cut)]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_task_without_any_readable_image(tmp_path: Path, workers: int) -> None:
+    class Hopeless(Samples):
+        def __getitem__(self, index: int) -> dict[str, Any]:
+            if index == 5:
+                raise DataError("None of the 3 images of 'haze' can be used.")
+            return super().__getitem__(index)
+
+    with pytest.raises(DataError, match=r"^None of the 3 images of 'haze' can be used\.$"):
+        run(seeded(Same), tmp_path, Hopeless(), workers=workers)
 
 
 def test_what_is_logged(tmp_path: Path) -> None:
