@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ import torch.export
 from torch import Tensor, nn
 from torch.export import Dim
 
-from hairify.errors import HairError, OptionError
+from hairify.errors import ExportError, HairError, OptionError
 from hairify.files import replacing
 from hairify.model import HairModel
 from hairify.networks import apply, evaluation_mode, number_of_inputs
@@ -22,10 +23,6 @@ ENDINGS: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
 
 _LEAST_SIDE = 64  # of the example, in pixels
 _LARGEST_DIFFERENCE = 1e-3  # relative; what rounding makes is a thousand times smaller
-
-
-class ExportError(HairError, RuntimeError):
-    """PyTorch's exporter cannot follow the network."""
 
 
 class _Images(nn.Module):
@@ -117,6 +114,8 @@ def export(
 
 
 def _write(module: nn.Module, inputs: tuple[Tensor, ...], file: Path, *, fixed: bool) -> None:
+    if ENDINGS[file.suffix] == "onnx":
+        importlib.import_module("onnxscript")  # now, not after minutes of tracing
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporters' own, about their insides
         program = _program(module, inputs, fixed=fixed)

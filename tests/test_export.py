@@ -46,7 +46,7 @@ def images(batch: int, height: int, width: int, dtype: torch.dtype = torch.float
 @pytest.mark.parametrize(
     ("name", "box"),
     [
-        ("unet", "low_rank"),
+        pytest.param("unet", "low_rank", marks=slow),
         ("transposed", "full"),
         *(pytest.param(name, "full", marks=slow) for name in ("unet", "nafnet", "dncnn", "restormer", "window")),
     ],
@@ -71,7 +71,7 @@ def run(file: Path, *inputs: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "box"),
     [
-        ("unet", "low_rank"),
+        pytest.param("unet", "low_rank", marks=slow),
         ("transposed", "full"),
         *(pytest.param(name, "full", marks=slow) for name in ("unet", "nafnet", "dncnn", "restormer", "window")),
     ],
@@ -92,6 +92,7 @@ def test_onnx(name: str, box: str, tmp_path: Path) -> None:
         assert_close(run(file, x), expected, max(1e-5, 4 * rounding))
 
 
+@slow
 def test_onnx_with_the_giv_as_an_input(tmp_path: Path) -> None:
     hair, file = converted("unet", torch.float32), tmp_path / "hair.onnx"
     batch = Dim("batch", min=1)
@@ -144,8 +145,10 @@ def check_compiles(hair: HairModel, backend: str, dynamic: bool, once: bool = Fa
 @pytest.mark.parametrize(
     ("name", "box", "dynamic"),
     [
-        *((name, "full", dynamic) for name in ("unet", "transposed") for dynamic in (False, True)),
+        *(("transposed", "full", dynamic) for dynamic in (False, True)),
         ("window", "low_rank", False),
+        pytest.param("unet", "full", False, marks=slow),
+        pytest.param("unet", "full", True, marks=slow),
         pytest.param("window", "low_rank", True, marks=slow),
     ],
 )
