@@ -40,7 +40,10 @@ def rows(box: LowRankBox, block: int) -> Tensor:
     )
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name in ("restormer", "window"))) for name in NETWORKS],
+)
 @pytest.mark.parametrize("options", [{}, {"rank": 1, "box_size": 4, "targets": "layers"}], ids=["default", "layers"])
 def test_all_laws_hold(name: str, options: dict[str, object]) -> None:
     findings = examine(Specimen(NETWORKS[name], options={"box": "low_rank", **options}))

@@ -7,6 +7,8 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
+_GRACE = 30.0  # seconds, in which the step under way gets its images
+
 
 class Interruption:
     """Within it, SIGINT and SIGTERM only set `asked`. In threads other than the main one it does nothing.
@@ -32,7 +34,15 @@ class Interruption:
         self.asked = True
 
 
-def ignore_interrupts(worker: int) -> None:
-    """For processes that load images: signals to the whole group reach them too, but the step under way needs them."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+def outlive_signals(worker: int) -> None:
+    """For processes that load images: signals to the whole group reach them too, but the step under way needs them.
+
+    Ctrl-C means nothing to them. SIGTERM, by which PyTorch ends what does not end by itself, they survive for a while.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _end_later)
+
+
+def _end_later(number: int, frame: FrameType | None) -> None:
+    if not signal.getitimer(signal.ITIMER_REAL)[0]:
+        signal.setitimer(signal.ITIMER_REAL, _GRACE)  # whose signal, SIGALRM, ends the process

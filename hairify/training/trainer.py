@@ -8,7 +8,7 @@ import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from hairify.data.samples import Batch, Sample, TrainingSamples, collate
 from hairify.errors import DataError, TrainingError
 from hairify.training.checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
-from hairify.training.interruption import Interruption, ignore_interrupts
+from hairify.training.interruption import Interruption, outlive_signals
 from hairify.training.learner import Gradients, Learner
 from hairify.training.logs import RunLog, Scores, StepReport
 from hairify.training.losses import Loss, l1_loss
@@ -150,8 +150,13 @@ class _Run:
         self, validate: Callable[[nn.Module], Scores] | None, on_step: Callable[[StepReport], None] | None
     ) -> TrainedRun:
         """Take the steps that are left, unless a signal comes."""
-        stop, batches = False, iter(self._loader())
-        with self._log() as log, self.bar, Interruption() as interruption:
+        stop = False
+        with (
+            contextlib.closing(self._batches(self.step)) as batches,
+            self._log() as log,
+            self.bar,
+            Interruption() as interruption,
+        ):
             while self.step < self.steps and not stop:
                 report, stop = self._take_step(batches, lambda: interruption.asked)
                 if log is not None:
@@ -165,7 +170,7 @@ class _Run:
         interrupted = self.step < self.steps
         return TrainedRun(self.model, self.step, self.losses, self._seconds(), unreadable, interrupted)
 
-    def _take_step(self, batches: Iterator[Batch], asked: Callable[[], bool]) -> tuple[StepReport, bool]:
+    def _take_step(self, batches: Iterator[Batch | DataError], asked: Callable[[], bool]) -> tuple[StepReport, bool]:
         """Learn from the next `batch_size` samples; also whether any process was asked to stop."""
         self.step += 1
         self._seed(self.step)
@@ -181,22 +186,23 @@ class _Run:
         report = StepReport(self.step, self.steps, self.losses[-1], losses, rate, self._seconds(), unreadable)
         return report, gradients.stop
 
-    def _loader(self) -> DataLoader[Any]:
-        """This process's micro-batches from the next step on."""
+    def _batches(self, taken: int) -> Generator[Batch | DataError, None, None]:
+        """This process's micro-batches after so many steps. Closing it ends the processes that load them."""
         parts, size = self.settings.accumulation, self.images_at_once
         mine = self.accelerator.process_index * parts * size
         starts = (
             step * self.settings.batch_size + mine + part * size
-            for step in range(self.step, self.steps)
+            for step in range(taken, self.steps)
             for part in range(parts)
         )
-        return DataLoader(
+        yield from DataLoader(
             _Reporting(self.samples),
             batch_sampler=(list(range(start, start + size)) for start in starts),
+            generator=torch.Generator(),  # else it would draw its workers' seed from the step's random numbers
             num_workers=self.settings.workers,
             collate_fn=_collate,
             pin_memory=self.accelerator.device.type == "cuda",
-            worker_init_fn=ignore_interrupts,
+            worker_init_fn=outlive_signals,
         )
 
     def _seed(self, step: int) -> None:

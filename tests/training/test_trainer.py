@@ -7,6 +7,7 @@ import io
 import itertools
 import json
 import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -429,6 +430,7 @@ def test_a_task_without_any_readable_image(tmp_path: Path, workers: int) -> None
 
     with pytest.raises(DataError, match=r"^None of the 3 images of 'haze' can be used\.$"):
         run(seeded(Same), tmp_path, Hopeless(), workers=workers)
+    assert not multiprocessing.active_children()
 
 
 def test_what_is_logged(tmp_path: Path) -> None:
