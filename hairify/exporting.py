@@ -140,10 +140,10 @@ def _program(module: nn.Module, inputs: tuple[Tensor, ...], *, fixed: bool) -> t
     return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
 
 
+@torch.no_grad()
 def _difference(path: Path, module: nn.Module, inputs: tuple[Tensor, ...]) -> float | None:
     """How far what the file computes is from what the module computes."""
-    with torch.no_grad():
-        expected = module(*inputs)
+    expected = module(*inputs)
     if ENDINGS[path.suffix] == "torch":
         got = torch.export.load(path).module()(*inputs)
     else:

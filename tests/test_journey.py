@@ -42,12 +42,21 @@ DATA = ["--data", "photographs", "--degradations", "noise25,rain", "--workers", 
 SIZE = (3000, 2000)
 MOST_MEMORY = 3 * 2**30  # bytes
 
-# The program, which says at its end how much memory it had at most.
-MEASURED = (
-    "import resource, sys; from hairify.cli import main; status = main(sys.argv[1:]); "
-    "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
-    "print('peak KiB', peak, file=sys.stderr); sys.exit(status)"
-)
+# The program, which says at its end how much memory it had at most. On Linux, getrusage would also count what the
+# process had that started this one: a test runner, which may have exported networks before.
+MEASURED = """
+import re, resource, sys
+from pathlib import Path
+from hairify.cli import main
+
+status = main(sys.argv[1:])
+if sys.platform == "linux":
+    peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+else:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
+print("peak KiB", peak, file=sys.stderr)
+sys.exit(status)
+"""
 
 
 def start(*words: str, folder: Path) -> subprocess.Popen[str]:
@@ -154,4 +163,7 @@ def test_the_restorer_is_what_was_trained(run: Path) -> None:
     assert any(name.startswith("boxes.") for name in averages)
     for name, value in averages.items():
         assert torch.equal(saved[name], value), name
-        assert not torch.equal(value, newest[f"model.{name}"]), name
+    # It is the average that was saved, not the newest weights. The two are equal only where training has no effect:
+    # adding the same to all keys changes no attention.
+    unmoved = [name for name, value in averages.items() if torch.equal(value, newest[f"model.{name}"])]
+    assert all(name.startswith("dac.") and name.endswith(".k.bias") for name in unmoved), unmoved
