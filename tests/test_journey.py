@@ -17,6 +17,7 @@ import pytest
 import safetensors.torch
 import torch
 from browser import browse, needs_chromium
+from peak_memory import PEAK
 from PIL import Image
 from skimage.transform import resize
 
@@ -42,19 +43,12 @@ DATA = ["--data", "photographs", "--degradations", "noise25,rain", "--workers", 
 SIZE = (3000, 2000)
 MOST_MEMORY = 3 * 2**30  # bytes
 
-# The program, which says at its end how much memory it had at most. On Linux, getrusage would also count what the
-# process had that started this one: a test runner, which may have exported networks before.
-MEASURED = """
-import re, resource, sys
-from pathlib import Path
+# The program, which says at its end how much memory it had at most.
+MEASURED = f"""{PEAK}
 from hairify.cli import main
 
 status = main(sys.argv[1:])
-if sys.platform == "linux":
-    peak = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
-else:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1)
-print("peak KiB", peak, file=sys.stderr)
+print("peak bytes", peak(), file=sys.stderr)
 sys.exit(status)
 """
 
@@ -72,7 +66,7 @@ def hairify(*words: str, folder: Path) -> tuple[str, int]:
     process = start(*words, folder=folder)
     printed, errors = process.communicate(timeout=540)
     assert process.returncode == 0, f"{' '.join(words)}:\n{printed}\n{errors}"
-    return printed, 1024 * int(re.findall(r"peak KiB (\d+)", errors)[-1])
+    return printed, int(re.findall(r"peak bytes (\d+)", errors)[-1])
 
 
 def entries(run: Path) -> list[dict[str, Any]]:

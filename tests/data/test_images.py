@@ -24,6 +24,7 @@ import PIL.JpegImagePlugin
 import pytest
 import tifffile
 import torch
+from peak_memory import PEAK
 from PIL.TiffImagePlugin import IFDRational
 
 from hairify.data import images
@@ -298,12 +299,7 @@ def test_a_large_photograph_is_never_there_twice_as_float32(suffix: str, dtype: 
     write(image_of(levels), tmp_path / f"large{suffix}")
     write(image_of(levels[:64, :64]), tmp_path / f"small{suffix}")
     program = """
-        import re, sys
-        from pathlib import Path
         from hairify.data.images import read_rgb
-
-        def peak():
-            return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024
 
         read_rgb(sys.argv[1])
         before = peak()
@@ -312,7 +308,7 @@ def test_a_large_photograph_is_never_there_twice_as_float32(suffix: str, dtype: 
     """
     paths = [str(tmp_path / f"{name}{suffix}") for name in ("small", "large")]
     result = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program), *paths], capture_output=True, text=True, check=True
+        [sys.executable, "-c", PEAK + textwrap.dedent(program), *paths], capture_output=True, text=True, check=True
     )
     assert 1 <= float(result.stdout) < 1.9
 
