@@ -17,7 +17,6 @@ from hairify.operations import Operation, Prepare
 from hairify.precision import full_precision
 from hairify.recomputation import is_possible, pays, recomputed
 
-_LEAST_WIDTH = 4
 _FACTORS = ("left", "right", "bias_change")
 
 
@@ -132,6 +131,10 @@ class WeightBox(nn.Module):
         """By how many multiplications one number of a weight is made."""
         return parameters[0].shape[0]
 
+    def rows_agree(self) -> bool:
+        """Whether all rows are the same, so that every selecting vector gives the same weights."""
+        return all(torch.equal(p, p[:1].expand_as(p)) for p in self.parameters())
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightBox:
         """Convert rows as matrices: `to(memory_format=...)` is meant for kernels, and refuses a stack of them."""
         super()._apply(lambda rows: fn(rows.flatten(1)).reshape(rows.shape), recurse)  # type: ignore[no-untyped-call]
@@ -139,22 +142,30 @@ class WeightBox(nn.Module):
 
 
 class LowRankBox(WeightBox):
-    """A Weight Box whose rows differ by matrices of low rank: for block m, row i is W_m + A_i B_i.
+    """A Weight Box whose rows differ by matrices of low rank: for block m, row i is W_m + A_mi B_mi.
 
     The whole weights W_m are as many as the blocks had; the rows add only their factors. Since selecting vectors sum
-    to 1, block m's weight for an image is W_m + Σ_i V_s[i] A_i B_i. Each layer owns `weight` (M, *shape), `left`
-    (N, out, rank), `right` (N, rank, columns), and with a bias `bias` (M, out) and `bias_change` (N, out).
+    to 1, block m's weight for an image is W_m + Σ_i V_s[i] A_mi B_mi. Each layer owns `weight` (M, *shape), `left`
+    (M, N, out, rank), `right` (M, N, rank, columns), and with a bias `bias` (M, out) and `bias_change` (M, N, out).
+    (In models saved by hairify 0.1 the factors were the same for all blocks, and have a first dimension of 1.)
     """
 
     def factors(self) -> Iterator[nn.Parameter]:
         """The parameters by which the rows differ."""
         return (p for name, p in self.named_parameters() if name.rpartition(".")[2] in _FACTORS)
 
+    def rows_agree(self) -> bool:
+        """Whether all rows are the same: the left factors and changes of biases are zero."""
+        return not any(
+            p.any() for name, p in self.named_parameters() if name.rpartition(".")[2] in ("left", "bias_change")
+        )
+
     def _parameters_of(self, entry: str, block: int) -> tuple[Tensor, ...]:
         rows = self._rows(entry)
         bias = getattr(rows, "bias", None)
-        biases = () if bias is None else (bias[block], rows.bias_change)
-        return rows.weight[block], rows.left, rows.right, *biases
+        own = block if rows.left.shape[0] > 1 else 0
+        biases = () if bias is None else (bias[block], rows.bias_change[own])
+        return rows.weight[block], rows.left[own], rows.right[own], *biases
 
     @staticmethod
     def _generate(selecting: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -184,18 +195,20 @@ class LowRankBox(WeightBox):
 class HyperSelectingNet(nn.Module):
     """The HSNs of one level's M blocks, run as one: GIV → selecting vectors (paper, equation 3).
 
-    Each is a fully connected net D → D/2 → D/4 → D/8 → N (hidden widths never under 4) with GELU between
-    and a softmax at the end. It computes in its parameters' own precision also under autocast, as the mixing does.
+    Each is a fully connected net with GELU between its layers and a softmax at the end; D → D/2 → D/4 → D/8 → N as
+    published, D → 32 → N by default. It computes in its parameters' own precision also under autocast, as the mixing
+    does.
 
     Args:
         giv_dim: D.
         blocks: M.
         box_size: N.
+        hidden: widths of the hidden layers.
     """
 
-    def __init__(self, giv_dim: int, blocks: int, box_size: int) -> None:
+    def __init__(self, giv_dim: int, blocks: int, box_size: int, hidden: Sequence[int]) -> None:
         super().__init__()
-        widths = [giv_dim, *(max(_LEAST_WIDTH, giv_dim // d) for d in (2, 4, 8)), box_size]
+        widths = [giv_dim, *hidden, box_size]
         self.layers = nn.ModuleList(StackedLinear(blocks, *sizes) for sizes in itertools.pairwise(widths))
 
     def forward(self, giv: Tensor) -> Tensor:
@@ -206,9 +219,36 @@ class HyperSelectingNet(nn.Module):
                 x = layer(F.gelu(x) if i else x)
             return x.softmax(dim=-1).transpose(0, 1)
 
+    @torch.no_grad()
+    def calibrate(self, giv: Tensor, spread: float) -> None:
+        """Scale and shift each unit so that its outputs have mean 0 and variance 1 over these GIVs.
+
+        So each layer passes on what tells images apart as strongly as it received it. Where the last layer has
+        weights other than zero, its logits get mean 0 and the standard deviation `spread`.
+
+        Args:
+            giv: shape (B, D), of two images at least.
+            spread: of the logits of the selecting vectors.
+        """
+        x = giv.unsqueeze(0)
+        *hidden, last = self.layers
+        for i, layer in enumerate(self.layers):
+            x = F.gelu(x) if i else x
+            if layer is last and not layer.weight.any():
+                return
+            made = layer(x).double()
+            scale = (1.0 if layer in hidden else spread) / made.std(dim=1).clamp(min=1e-6)
+            layer.weight.mul_(scale.unsqueeze(2))
+            layer.bias.copy_((layer.bias - made.mean(dim=1)) * scale)
+            x = layer(x)
+
 
 class StackedLinear(nn.Module):
     """M linear layers side by side.
+
+    They start with biases of zero and weights that keep the variance of inputs of mean 0 and variance 1, so that what
+    depends on the image is not drowned by what does not (Chang et al., ICLR 2020). PyTorch's own start makes it four
+    times weaker in each layer.
 
     Args:
         blocks: M.
@@ -218,11 +258,49 @@ class StackedLinear(nn.Module):
 
     def __init__(self, blocks: int, in_features: int, out_features: int) -> None:
         super().__init__()
-        bound = 1 / math.sqrt(in_features)  # as nn.Linear
-        self.weight = nn.Parameter(torch.empty(blocks, out_features, in_features).uniform_(-bound, bound))
-        self.bias = nn.Parameter(torch.empty(blocks, out_features).uniform_(-bound, bound))
+        deviation = 1 / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.empty(blocks, out_features, in_features).normal_(std=deviation))
+        self.bias = nn.Parameter(torch.zeros(blocks, out_features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (M or 1, B, in_features) to (M, B, out_features)."""
         x = x.to(self.weight.dtype).expand(self.weight.shape[0], -1, -1)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+
+
+class GIVStandardization(nn.Module):
+    """Shifts and scales GIVs to mean 0 and variance 1 over the images that `HairModel.calibrate` was given.
+
+    A hypernetwork learns from what differs between its inputs; what they have in common, in the published form thirty
+    times as large, only adds to its biases (Ortiz et al., 2023). The numbers are buffers: in training, too, an image's
+    GIV does not depend on the others of its batch. Uncalibrated, GIVs pass as they are.
+
+    Args:
+        giv_dim: D.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, giv_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(giv_dim))
+        self.register_buffer("scale", torch.ones(giv_dim))
+        self.register_buffer("images", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, giv: Tensor) -> Tensor:
+        """Map a DAC's output (B, D) to GIVs (B, D)."""
+        return (giv.to(self.mean.dtype) - self.mean) * self.scale
+
+    @torch.no_grad()
+    def calibrate(self, giv: Tensor) -> None:
+        """Bring these GIVs (B, D) to mean 0 and variance 1; a number that does not vary gets scale 1."""
+        deviation, mean = torch.std_mean(giv.double(), dim=0)
+        varies = deviation > 1e-6 * giv.double().abs().amax(0).clamp(min=1e-12)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(varies, 1 / deviation, 1.0))
+        self.images.fill_(len(giv))
+
+    def extra_repr(self) -> str:
+        """D, and whether it was calibrated."""
+        return f"{len(self.mean)}, calibrated on {int(self.images)} images"

@@ -10,18 +10,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from hairify.boxes import HyperSelectingNet, LowRankBox, WeightBox
+from hairify.boxes import GIVStandardization, HyperSelectingNet, LowRankBox, WeightBox
 from hairify.copying import copy_model
 from hairify.dac import DACSource, measure_dac
 from hairify.errors import AlreadyConvertedError, DACError, HairWarning, OptionError
 from hairify.layers import make_hyper
 from hairify.model import HairModel
 from hairify.plan import Level, Plan, full_name
-from hairify.planning import BoxKind, BoxSize, Init, Targets, network_of
+from hairify.planning import BoxSize, Init, network_of
 from hairify.planning import plan as make_plan
+from hairify.presets import BoxKind, PresetName, Targets
 from hairify.randomness import cpu_generator, seeded
 from hairify.scope import Scope, Slot
-from hairify.warmstart import make_low_rank, make_rows, peaked_logits, start_at
+from hairify.warmstart import make_low_rank, make_rows, peaked_logits, start_apart, start_at
 
 
 def hairify(
@@ -29,16 +30,17 @@ def hairify(
     *,
     plan: Plan | None = None,
     inplace: bool = False,
+    preset: PresetName = "default",
     split_at: str | float | None = None,
     example_inputs: Any = None,
     box_size: BoxSize = None,
-    box: BoxKind = "full",
+    box: BoxKind | None = None,
     rank: int | None = None,
-    targets: Targets = "auto",
+    targets: Targets | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     dac: DACSource = None,
-    giv_dim: int = 64,
+    giv_dim: int | None = None,
     init: Init = "preserve",
     generator: torch.Generator | None = None,
 ) -> HairModel:
@@ -46,7 +48,8 @@ def hairify(
 
     Half-way through the network, at the split, a Degradation-Aware Classifier summarises the image's
     degradation in a vector; the later layers get their weights from it, for each image anew (paper, section 3).
-    With `init="preserve"` the result first computes what `model` computes, to rounding.
+    With `init="preserve"` the result first computes what `model` computes, to rounding. Before it is trained, show it
+    degraded photographs: `hair.calibrate(images)`; it learns to use its GIV much faster then.
 
     The model is observed on a copy in evaluation mode; its own forward hooks run there as in any forward.
 
@@ -55,21 +58,26 @@ def hairify(
             (spandrel's `ModelDescriptor`). It is left as it is, unless `inplace`.
         plan: carry out this plan, made by `plan`; then no other planning option may be given.
         inplace: convert `model` itself instead of a copy.
+        preset: what the options are that are not given. "default" learns to use what it sees: a DAC of moments,
+            low-rank boxes of N = 4 rows for each layer's differences. "published" is the paper's form: its classifier
+            as DAC, full boxes of M + 1 rows, HSNs of four layers, D = 64.
         split_at: name of the module whose output feeds the DAC, or a fraction in (0, 1) of the layer calls, or
             None: the first feature at the lowest resolution, or half-way in networks of constant resolution.
         example_inputs: a tensor, a tuple of arguments or a dict of keywords on which the model runs; small
             and non-square is best. None tries usual image shapes.
-        box_size: N, for all levels or as {glob over level names: N}; None for M + 1 in a level of M blocks.
+        box_size: N, for all levels or as {glob over level names: N}; None for the preset's.
         box: "full" rows are complete parameter sets, as published; those of "low_rank" boxes differ by matrices of
-            low rank, W_m + A_i B_i, which adds few parameters also where levels have a single block (plain U-Nets).
-        rank: of these matrices; None for 4. See `HairModel.parameter_groups` for their weight decay.
-        targets: "families" converts repeated blocks, "layers" every layer by itself, "auto" the former, and the
-            rest too where repeated blocks hold less than half of what can be converted.
+            low rank, W_m + A_i B_i, which adds few parameters, and leaves each block weights of its own.
+        rank: of these matrices; None for 8. See `HairModel.parameter_groups` for their weight decay.
+        targets: "all" converts repeated blocks, which share an HSN, and every other layer by itself: the last ones have
+            the most direct say in what is restored. "families" converts repeated blocks only, "layers" every layer by
+            itself, "auto" families, and the rest too where these hold less than half of what can be converted. None
+            for the preset's.
         include: globs over module names; only layers that match, or lie in a module that does, are converted.
         exclude: likewise, for what is not converted.
-        dac: a module F_g → (B, D), which is copied, or a factory (in_channels, giv_dim) → module; None for the
-            published one.
-        giv_dim: D, the length of the GIV.
+        dac: "moments", "published", a module F_g → (B, D), which is copied, or a factory (in_channels, giv_dim) →
+            module.
+        giv_dim: D, the length of the GIV; None for 64, or less for small networks.
         init: "preserve" keeps the trained function exactly, "random" draws fresh weights for the converted layers.
         generator: makes the conversion's random draws reproducible. The global random state is left alone;
             without a generator the draws follow the seed last given to `torch.manual_seed`.
@@ -92,6 +100,7 @@ def hairify(
         HairWarning: less than half of the parameters after the split are converted.
     """
     options: dict[str, Any] = {
+        "preset": preset,
         "split_at": split_at,
         "example_inputs": example_inputs,
         "box_size": box_size,
@@ -143,13 +152,14 @@ def assemble(
             raise DACError(
                 f"The plan expects a DAC that returns {plan.giv_dim} numbers per image; this one returns {measured}."
             )
-        nets = [HyperSelectingNet(plan.giv_dim, len(v.blocks), v.box_size) for v in plan.levels]
+        nets = [HyperSelectingNet(plan.giv_dim, len(v.blocks), v.box_size, plan.hsn_widths) for v in plan.levels]
+        standardization = GIVStandardization(plan.giv_dim)
     hsn = nn.ModuleList(nets)
-    nn.ModuleList([dac, hsn]).to(device=like.device, dtype=like.dtype)
+    nn.ModuleList([dac, standardization, hsn]).to(device=like.device, dtype=like.dtype)
     boxes = nn.ModuleList(
         _make_box(model, level, net, plan.init, generator, blank) for level, net in zip(plan.levels, nets, strict=True)
     )
-    for part in (dac, hsn, boxes):
+    for part in (dac, standardization, hsn, boxes):
         part.train(model.training)
     base = model if inplace else copy_model(model)
     scope = Scope(plan.split, plan.feature)
@@ -160,23 +170,27 @@ def assemble(
                 bias = target.bias is not None
                 make_hyper(target, Slot(scope, index, block, layer, bias, level.name, level.box_size))
     base.get_submodule(plan.split).register_forward_hook(scope.on_split)
-    return HairModel(base, dac, hsn, boxes, plan.with_dac(None), scope)
+    return HairModel(base, dac, standardization, hsn, boxes, plan.with_dac(None), scope)
 
 
 def _make_box(
     model: nn.Module, level: Level, hsn: HyperSelectingNet, init: str, generator: torch.Generator, blank: bool
 ) -> WeightBox:
     """The Weight Box of one level, and the HSN's start that goes with it."""
-    preserve = init == "preserve" and not blank
-    selecting = start_at(hsn, peaked_logits(len(level.blocks), level.box_size)) if preserve else None
+    preserve = init == "preserve"
     draw = None if blank else generator
+    selecting = None
+    if draw is not None and (level.rank is not None or len(level.blocks) == 1 or not preserve):
+        start_apart(hsn, draw)
+    elif draw is not None:
+        selecting = start_at(hsn, peaked_logits(len(level.blocks), level.box_size))
     rows = {}
     for layer in level.layers:
         layers = [model.get_submodule(name) for name in level.layer_names(layer)]
         if level.rank is None:
-            rows[layer] = make_rows(layers, level.box_size, selecting, draw)
+            rows[layer] = make_rows(layers, level.box_size, preserve, selecting, draw)
         else:
-            rows[layer] = make_low_rank(layers, level.box_size, level.rank, selecting, draw)
+            rows[layer] = make_low_rank(layers, level.box_size, level.rank, preserve, draw, shared=level.shared)
     return WeightBox(rows) if level.rank is None else LowRankBox(rows)
 
 

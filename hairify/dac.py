@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,14 +12,116 @@ from torch import Tensor, nn
 from hairify.copying import copy_model
 from hairify.errors import DACError
 
-DACSource: TypeAlias = nn.Module | Callable[[int, int], nn.Module] | None
-"""What users give as `dac`: a module F_g → (B, D), a factory (in_channels, giv_dim) → module, or None."""
+DACName: TypeAlias = Literal["moments", "published"]
+DACSource: TypeAlias = nn.Module | Callable[[int, int], nn.Module] | DACName | None
+"""What users give as `dac`: a module F_g → (B, D), a factory (in_channels, giv_dim) → module, the name of one of
+hairify's own, or None for the preset's."""
 
 DEFAULT_WIDTH = 40
+_SHRINKAGE = 0.1  # of the moments' covariance towards a multiple of the identity, in units of its mean eigenvalue
+_LEAST_MOMENT = 1e-8  # added to mean squares before the logarithm; a feature's are some 1e-3
 _STAGES = 3
 _BLOCKS_PER_STAGE = 3
 _MOST_GROUPS = 24
 _LEAST_SIDE = 2  # of what a downsampling returns
+
+
+class MomentsDAC(nn.Module):
+    """A DAC that reads F_g's second moments, and what `HairModel.calibrate` finds of them on degraded photographs.
+
+    Per channel of F_g it takes the logarithm of the root mean square difference between neighbouring positions.
+    Noise, rain, haze, blur and darkness differ in how much of which detail they leave, and so in these numbers;
+    unlike channels' means and whole variances they hardly depend on an image's size and on what it shows, and still
+    mean the same after the network has been trained on (docs/conditioning.md has the measurements). A logarithm turns
+    the strength of a degradation into a distance, and nothing before it takes an image's own scale away.
+
+    The moments of different channels rise and fall together. Calibrated, the DAC whitens them: it projects them on
+    their principal directions, each brought to about variance 1, and turns these into each other. Fixed numbers do
+    this (buffers), and nothing in the DAC is trained: where a linear layer was, its steps moved all GIVs faster than
+    the rows could follow. What the GIV shows is trained all the same, in F_g and in the HSNs' first layers.
+    Uncalibrated, the moments are mixed at random.
+
+    A feature of a single position, such as a pooled vector, has no neighbours; its channels themselves are taken.
+
+    Args:
+        in_channels: C, channels of F_g.
+        giv_dim: D, the length of the GIV.
+        single: F_g always has a single position.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+
+    def __init__(self, in_channels: int, giv_dim: int, *, single: bool = False) -> None:
+        super().__init__()
+        self.in_channels, self.giv_dim, self.single = in_channels, giv_dim, single
+        self.register_buffer("mean", torch.zeros(in_channels))
+        self.register_buffer("whitening", _orthonormal(giv_dim, in_channels))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map F_g of shape (B, C, H, W), H and W from 1 up, to the GIV of shape (B, D), of any real values."""
+        return self.from_moments(self.moments(feature))
+
+    def moments(self, feature: Tensor) -> Tensor:
+        """The moments (B, C) of F_g (B, C, H, W), in float32 or float64."""
+        feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
+        if self.single:
+            return feature.mean(dim=(2, 3))
+        return (_mean_square_difference(feature) + _LEAST_MOMENT).log() / 2
+
+    def from_moments(self, moments: Tensor) -> Tensor:
+        """Map moments (B, C) to the GIV (B, D)."""
+        return (moments - self.mean) @ self.whitening.T.to(moments.dtype)
+
+    @torch.no_grad()
+    def calibrate(self, moments: Tensor) -> None:
+        """Whiten moments of degraded photographs.
+
+        Args:
+            moments: (B, C), of two photographs at least.
+        """
+        moments = moments.double()
+        mean, deviation = moments.mean(0), moments.std(0).clamp(min=1e-6)
+        standardised = (moments - mean) / deviation
+        _, singular, directions = torch.linalg.svd(standardised, full_matrices=False)
+        variances = singular**2 / len(moments)
+        kept = min(self.giv_dim, len(variances))
+        scale = (variances + _SHRINKAGE * variances.mean().clamp(min=1e-12)).rsqrt()[:kept]
+        whitening = scale[:, None] * directions[:kept] / deviation
+        # Directions of little variance are kept smaller, and turned into the others, lest each gets a number of its own
+        # that standardisation would enlarge to variance 1.
+        turn = _orthonormal(self.giv_dim, kept, like=whitening)
+        self.mean.copy_(mean)
+        self.whitening.copy_(turn @ whitening)
+
+    def extra_repr(self) -> str:
+        """The constructor's arguments."""
+        return f"{self.in_channels}, {self.giv_dim}" + (", single=True" if self.single else "")
+
+
+def _mean_square_difference(feature: Tensor) -> Tensor:
+    """The mean over neighbours, below and beside each other, of their squared difference; 0 where there are none.
+
+    Args:
+        feature: (B, C, H, W).
+
+    Returns:
+        Shape (B, C).
+    """
+    height, width = feature.shape[2:]
+    sums = [feature.diff(dim=dim).square().sum(dim=(2, 3)) for dim in (2, 3)]
+    pairs = (height - 1) * width + height * (width - 1)
+    return (sums[0] + sums[1]) / torch.sym_max(pairs, 1)
+
+
+def _orthonormal(rows: int, columns: int, like: Tensor | None = None) -> Tensor:
+    """A random matrix with orthonormal rows, or columns where it has more rows than columns.
+
+    It is always the same: calibration gives the same result in every process, and draws no random numbers.
+    """
+    drawn = torch.randn(max(rows, columns), min(rows, columns), generator=torch.Generator().manual_seed(0))
+    q = torch.linalg.qr(drawn.double()).Q
+    return (q if rows >= columns else q.T).to(torch.float32 if like is None else like)
 
 
 class DegradationAwareClassifier(nn.Module):
@@ -141,18 +243,21 @@ def _group_norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, width, eps=1e-6)
 
 
-def make_dac(source: DACSource, feature: tuple[int, int, int], giv_dim: int) -> nn.Module:
+def make_dac(source: DACSource, feature: tuple[int, int, int], giv_dim: int, *, single: bool = False) -> nn.Module:
     """The DAC that the user asked for.
 
     Args:
-        source: a module as it is, a factory's product, or None for the default.
+        source: a module as it is, a factory's product, or the name of one of hairify's own.
         feature: (C, h, w) of F_g.
         giv_dim: D.
+        single: F_g always has a single position.
 
     Raises:
         DACError: `source` is something else, it raises, or its product is no module.
     """
-    if source is None:
+    if source == "moments":
+        return MomentsDAC(feature[0], giv_dim, single=single)
+    if source == "published":
         return DegradationAwareClassifier(feature[0], giv_dim)
     dac: Any = source
     if callable(source) and not isinstance(source, nn.Module):
@@ -165,8 +270,8 @@ def make_dac(source: DACSource, feature: tuple[int, int, int], giv_dim: int) -> 
             ) from error
     if not isinstance(dac, nn.Module):
         raise DACError(
-            f"`dac` is {source!r}; accepted are a module that maps F_g (B, {feature[0]}, h, w) to (B, D), and a "
-            "factory (in_channels, giv_dim) -> module."
+            f"`dac` is {source!r}; accepted are {', '.join(map(repr, get_args(DACName)))}, a module that maps F_g "
+            f"(B, {feature[0]}, h, w) to (B, D), and a factory (in_channels, giv_dim) -> module."
         )
     return dac
 
@@ -177,8 +282,8 @@ def measure_dac(dac: nn.Module, feature: tuple[int, int, int]) -> int:
     Raises:
         DACError: it fails on them, or does not return one vector per image.
     """
-    if type(dac) is DegradationAwareClassifier and dac.in_channels == feature[0]:
-        return dac.giv_dim
+    if type(dac) in (MomentsDAC, DegradationAwareClassifier) and dac.in_channels == feature[0]:
+        return int(dac.giv_dim)
     like = next((p for p in dac.parameters() if p.is_floating_point()), torch.empty(0))
     expected = f"(2, D) for a feature of shape (2, {', '.join(map(str, feature))})"
     try:

@@ -41,6 +41,14 @@ class DACError(HairError, ValueError):
     """A DAC does not map the split's feature to a vector per image."""
 
 
+class CalibrationError(HairError, ValueError):
+    """A HairModel cannot be calibrated on what it was given, or can no longer be without changing what it computes."""
+
+
+class ConditioningError(HairError, ValueError):
+    """Images, names of degradations and model do not fit each other, so that the use of the GIV cannot be measured."""
+
+
 class GIVError(HairError, ValueError):
     """A global information vector has the wrong shape or belongs to another batch."""
 

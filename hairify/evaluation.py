@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hairify.data.datasets import Task, load_pair
 from hairify.errors import DataError, ImageError
-from hairify.networks import evaluation_mode
+from hairify.modes import evaluation_mode
 from hairify.tiling import restore_whole
 
 _LEAST_SIDE = 7  # of the window in which SSIM looks

@@ -15,7 +15,8 @@ from torch.export import Dim
 from hairify.errors import ExportError, HairError, OptionError
 from hairify.files import replacing
 from hairify.model import HairModel
-from hairify.networks import apply, evaluation_mode, number_of_inputs
+from hairify.modes import evaluation_mode
+from hairify.networks import apply, number_of_inputs
 
 Format = Literal["onnx", "torch"]
 ENDINGS: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}

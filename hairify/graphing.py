@@ -34,7 +34,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
     copied = copy_model(hair)
     stop_checkpointing(copied.base, copied._scope)
     split = copied.base.get_submodule(hair.plan.split)
-    parts = {id(copied.dac), *map(id, copied.hsn), *map(id, copied.boxes)}
+    parts = {id(copied.dac), id(copied.standardization), *map(id, copied.hsn), *map(id, copied.boxes)}
 
     def after_leaf(module: nn.Module, output: Any) -> None:
         if module is split:

@@ -9,17 +9,23 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.fx
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from hairify.baking import bake
-from hairify.boxes import LowRankBox, WeightBox
+from hairify.boxes import GIVStandardization, LowRankBox, WeightBox
+from hairify.calibration import calibrate, check_untrained
 from hairify.checkpointing import checkpoint_blocks, is_checkpointed, stop_checkpointing
-from hairify.errors import BakeError, GIVError, RecomputationError
-from hairify.features import image_size
+from hairify.errors import BakeError, CalibrationError, GIVError, RecomputationError
+from hairify.features import image_size, tensors
 from hairify.graphing import graph
-from hairify.scope import Hyper, Scope, SplitReached
+from hairify.modes import evaluation_mode
+from hairify.scope import Hyper, Scope, SplitReached, Until
 
 if TYPE_CHECKING:
     from hairify.plan import Plan
+
+
+_AT_ONCE = 8  # images that `calibrate` runs together
 
 
 class HairModel(nn.Module):
@@ -30,7 +36,8 @@ class HairModel(nn.Module):
 
     Attributes:
         base: the original network, its later layers replaced by hyper layers.
-        dac: the Degradation-Aware Classifier, F_g → GIV (B, D).
+        dac: the Degradation-Aware Classifier, F_g → (B, D).
+        standardization: what the DAC returns → GIV (B, D).
         hsn: per level, the Hyper Selecting Nets, GIV (B, D) → selecting vectors (B, M, N).
         boxes: per level, the Weight Box.
         plan: what was converted, and why.
@@ -38,15 +45,23 @@ class HairModel(nn.Module):
 
     base: nn.Module
     dac: nn.Module
+    standardization: GIVStandardization
     hsn: nn.ModuleList
     boxes: nn.ModuleList
     plan: Plan
 
     def __init__(
-        self, base: nn.Module, dac: nn.Module, hsn: nn.ModuleList, boxes: nn.ModuleList, plan: Plan, scope: Scope
+        self,
+        base: nn.Module,
+        dac: nn.Module,
+        standardization: GIVStandardization,
+        hsn: nn.ModuleList,
+        boxes: nn.ModuleList,
+        plan: Plan,
+        scope: Scope,
     ) -> None:
         super().__init__()
-        self.base, self.dac, self.hsn, self.boxes = base, dac, hsn, boxes
+        self.base, self.dac, self.standardization, self.hsn, self.boxes = base, dac, standardization, hsn, boxes
         self.plan, self._scope = plan, scope
         self.training = base.training
 
@@ -62,12 +77,51 @@ class HairModel(nn.Module):
         Raises:
             GIVError: the split never ran.
         """
+        return self._at_split("giv", args, kwargs)
+
+    def _at_split(self, until: Until, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """F_g or the GIV; the network runs up to the split only."""
         image = image_size(args, kwargs)
-        with self._scope.forward(self._hyper, image, only_giv=True) as forward, contextlib.suppress(SplitReached):
+        with self._scope.forward(self._hyper, image, until=until) as forward, contextlib.suppress(SplitReached):
             self.base(*args, **kwargs)
-        if forward.giv is None:
+        if forward.found is None:
             raise GIVError(f"The split {self.plan.split!r} never ran on these inputs, so there is no GIV.")
-        return forward.giv
+        return forward.found
+
+    def calibrate(self, *args: Any, **kwargs: Any) -> HairModel:
+        """Set DAC and HSNs to what degraded images look like to this network, before it is trained.
+
+            hair = hairify(network)
+            hair.calibrate(degraded)  # (64, 3, 128, 128), say: patches as in training, of all degradations
+
+        The DAC's moments are whitened, GIVs get mean 0 and variance 1, and so do the outputs of each hidden layer of
+        the HSNs (see docs/conditioning.md). What the network computes stays the same; it learns to use its GIV much
+        faster. The numbers found are part of the model's state: copies and checkpoints keep them. No random numbers
+        are drawn, so that processes which are given the same images calibrate alike. `hairify train` does this by
+        itself.
+
+        Args:
+            args: the network's inputs, for a batch of degraded images; 64 or more are good. They are run a few at a
+                time, as far as the split, in evaluation mode.
+            kwargs: further inputs.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            CalibrationError: fewer than two images, values that are not finite, or a model that has been trained
+                since its conversion. The model is as it was.
+        """
+        if self.plan.init == "preserve":
+            check_untrained(self._hyper)
+        with evaluation_mode(self), torch.no_grad():
+            calibrate(self._hyper, (self._at_split("feature", *part) for part in _parts(args, kwargs)))
+        return self
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether `calibrate` was called."""
+        return bool(self.standardization.images)
 
     def selecting_vectors(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The selecting vectors of a batch: {block name: (B, N)}, each positive with sum 1."""
@@ -189,7 +243,7 @@ class HairModel(nn.Module):
         return [*groups, {"params": factors, "weight_decay": 0.0}] if factors else groups
 
     def hair_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that conversion added: DAC, HSNs and Weight Boxes."""
+        """The parameters that conversion added: DAC, HSNs and Weight Boxes. (The standardisation has buffers only.)"""
         for part in (self.dac, self.hsn, self.boxes):
             yield from part.parameters()
 
@@ -232,7 +286,7 @@ class HairModel(nn.Module):
 
     @property
     def _hyper(self) -> Hyper:
-        return Hyper(self.dac, self.hsn, self.boxes)
+        return Hyper(self.dac, self.standardization, self.hsn, self.boxes)
 
     def _checked(self, giv: Tensor) -> Tensor:
         if not isinstance(giv, Tensor) or giv.ndim != 2 or giv.shape[1] != self.plan.giv_dim or not giv.shape[0]:
@@ -241,6 +295,18 @@ class HairModel(nn.Module):
                 f"A GIV of this model has shape (B, {self.plan.giv_dim}); got {got}. `hair.giv(x)` makes one."
             )
         return giv
+
+
+def _parts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """A batch's inputs, a few images at a time, where all tensors have the batch as their first dimension."""
+    batches = {len(t) if t.ndim else None for t in tensors((args, kwargs))}
+    batch = batches.pop() if len(batches) == 1 else None
+    if batch is None:
+        yield args, kwargs
+        return
+    for start in range(0, batch, _AT_ONCE):
+        cut = slice(start, start + _AT_ONCE)
+        yield pytree.tree_map(lambda x, cut=cut: x[cut] if isinstance(x, Tensor) else x, (args, kwargs))
 
 
 def within_hair_models(model: nn.Module) -> set[str]:

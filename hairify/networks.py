@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import importlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -23,6 +22,7 @@ from hairify.errors import CheckpointError, HairError, HairWarning, NetworkError
 from hairify.features import all_tensors
 from hairify.model import HairModel
 from hairify.models import load_published, load_weights
+from hairify.modes import evaluation_mode
 from hairify.randomness import seeded
 
 BUILT_IN: Mapping[str, Mapping[str, Any]] = {
@@ -81,18 +81,6 @@ def number_of_inputs(network: nn.Module) -> int:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(original_of(network).forward).parameters.values()
     return max(sum(p.kind in kinds and p.default is p.empty for p in parameters), 1)
-
-
-@contextlib.contextmanager
-def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Within it, the network is in evaluation mode; after it, each part is in its own again."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def smallest_multiple(network: nn.Module) -> int:

@@ -11,13 +11,13 @@ from typing import Any, get_args
 from torch import nn
 
 from hairify.copying import copy_model
-from hairify.dac import DACSource, DegradationAwareClassifier, make_dac
+from hairify.dac import DACName, DACSource, DegradationAwareClassifier, make_dac
 from hairify.errors import CheckpointError, PlanMismatchError
 from hairify.features import Feature, Layout
 from hairify.layers import is_layer, settings, why_not
 from hairify.tracing import TracerName
 
-PLAN_VERSION = 2  # 1 had no low-rank boxes
+PLAN_VERSION = 3  # 1 had no low-rank boxes; 2 no DAC but the published one, and no HSNs of other widths
 _LEAST_SHARE = 0.5
 
 
@@ -33,6 +33,7 @@ class Level:
         row_size: P, the number of parameters in one set.
         size: the number of parameters in the Weight Box, N·P unless it is of low rank.
         rank: of the differences between its rows; None where they are whole.
+        shared: whether the blocks share these differences, as hairify 0.1 had it.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Level:
     row_size: int
     size: int
     rank: int | None = None
+    shared: bool = False
 
     def layer_names(self, layer: str) -> list[str]:
         """Full names of one layer in all blocks."""
@@ -62,7 +64,9 @@ class Plan:
         share: of the parameters in modules that first run after the split, the part that is converted.
         giv_dim: D.
         dac: name of the DAC's class.
-        dac_width: width of the built-in DAC; None for a foreign one, which `load` must be given.
+        dac_name: which of hairify's own it is; None for a foreign one, which `load` must be given.
+        dac_width: width of the published one.
+        hsn_widths: of the hidden layers of each HSN.
         init: "preserve" or "random".
         inputs: shapes of the example inputs.
         dac_source: the DAC or factory given to `plan`; not saved.
@@ -77,7 +81,9 @@ class Plan:
     share: float
     giv_dim: int
     dac: str
+    dac_name: DACName | None
     dac_width: int | None
+    hsn_widths: tuple[int, ...]
     init: str
     inputs: str
     dac_source: DACSource = field(default=None, compare=False, repr=False)
@@ -94,11 +100,12 @@ class Plan:
 
     def make_dac(self) -> nn.Module:
         """A fresh built-in DAC, a copy of the module in `dac_source`, or what the factory there makes."""
+        source = self.dac_name if self.dac_source is None else self.dac_source
+        if source is None:
+            raise PlanMismatchError(f"The plan was made with a DAC of your own ({self.dac}); give it again: `dac=...`.")
         if self.dac_source is None and self.dac_width is not None:
             return DegradationAwareClassifier(self.feature.channels, self.giv_dim, self.dac_width)
-        if self.dac_source is None:
-            raise PlanMismatchError(f"The plan was made with a DAC of your own ({self.dac}); give it again: `dac=...`.")
-        dac = make_dac(self.dac_source, self.feature.shape, self.giv_dim)
+        dac = make_dac(source, self.feature.shape, self.giv_dim, single=self.feature.layout == "vector")
         return copy_model(dac) if dac is self.dac_source else dac
 
     def with_dac(self, dac: DACSource) -> Plan:
@@ -166,7 +173,12 @@ class Plan:
                 )
             feature, levels, (before, after) = data.pop("feature"), data.pop("levels"), data.pop("parameters")
             feature["shape"] = tuple(feature["shape"])
+            if version < 3:
+                data["dac_name"] = None if data["dac_width"] is None else "published"
+                data["hsn_widths"] = published_widths(data["giv_dim"])
+            data["hsn_widths"] = tuple(data["hsn_widths"])
             for level in levels:
+                level.setdefault("shared", version < 3 and level.get("rank") is not None)
                 level["blocks"], level["layers"] = tuple(level["blocks"]), tuple(level["layers"])
                 level.setdefault("size", level["box_size"] * level["row_size"])
             plan = cls(
@@ -190,12 +202,15 @@ class Plan:
         sizes = [
             self.giv_dim,
             *self.feature.shape,
+            *self.hsn_widths,
             *(n for v in self.levels for n in (v.box_size, v.row_size, v.size, v.rank or 1)),
         ]
         if not all(isinstance(n, int) and n >= 1 for n in (*sizes, 1 if self.dac_width is None else self.dac_width)):
             return "a size is no number from 1 up"
         if not self.levels or not all(v.blocks and v.layers for v in self.levels):
             return "a level holds no layer"
+        if self.dac_name not in (None, *get_args(DACName)):
+            return f"the DAC {self.dac_name!r} is not among {', '.join(get_args(DACName))}"
         if self.feature.layout not in get_args(Layout):
             return f"the layout {self.feature.layout!r} is not among {', '.join(get_args(Layout))}"
         return None
@@ -220,6 +235,11 @@ class Plan:
         if self.warning:
             lines += ["", f"warning: {self.warning}"]
         return "\n".join(lines)
+
+
+def published_widths(giv_dim: int) -> tuple[int, ...]:
+    """Hidden widths of the published HSN: D/2, D/4 and D/8, never under 4."""
+    return tuple(max(4, giv_dim // divisor) for divisor in (2, 4, 8))
 
 
 def tied_layers(model: nn.Module) -> dict[str, str]:

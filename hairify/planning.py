@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hairify.boxes import HyperSelectingNet
-from hairify.dac import DACSource, DegradationAwareClassifier, make_dac, measure_dac
+from hairify.dac import DACName, DACSource, DegradationAwareClassifier, MomentsDAC, make_dac, measure_dac
 from hairify.errors import (
     AlreadyConvertedError,
     BoxSizeError,
@@ -28,6 +28,7 @@ from hairify.layers import HyperLayer, is_layer, why_not
 from hairify.model import HairModel, within_hair_models
 from hairify.pairs import Pairs
 from hairify.plan import Level, Plan, all_names, full_name, tied_layers
+from hairify.presets import DEFAULT_RANK, PRESETS, BoxKind, Preset, PresetName, Targets, hsn_widths
 from hairify.probing import Probe
 from hairify.randomness import ONE_AT_A_TIME, seeded
 from hairify.recording import Recording
@@ -36,12 +37,9 @@ from hairify.splitting import possible_splits
 from hairify.tracing import TracerName, dependents, without_effect
 from hairify.warmstart import low_rank
 
-Targets: TypeAlias = Literal["auto", "families", "layers"]
 Init: TypeAlias = Literal["preserve", "random"]
 BoxSize: TypeAlias = int | Mapping[str, int] | None
-BoxKind: TypeAlias = Literal["full", "low_rank"]
 
-DEFAULT_RANK = 4
 _MOST_SPLITS_TRIED = 5
 
 # Families that hold less than this part of what can be converted are strays; then all layers are converted.
@@ -52,16 +50,17 @@ _NEVER_CONVERTED = (nn.modules.conv._ConvNd, nn.Bilinear, nn.Embedding, nn.RNNBa
 def plan(
     model: nn.Module,
     *,
+    preset: PresetName = "default",
     split_at: str | float | None = None,
     example_inputs: Any = None,
     box_size: BoxSize = None,
-    box: BoxKind = "full",
+    box: BoxKind | None = None,
     rank: int | None = None,
-    targets: Targets = "auto",
+    targets: Targets | None = None,
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     dac: DACSource = None,
-    giv_dim: int = 64,
+    giv_dim: int | None = None,
     init: Init = "preserve",
     generator: torch.Generator | None = None,
 ) -> Plan:
@@ -76,8 +75,13 @@ def plan(
         HairError: see `hairify`.
     """
     model = network_of(model)
-    _check_options(model, targets, init, box, rank, giv_dim, include, exclude)
+    _check_options(model, preset, targets, init, box, rank, giv_dim, include, exclude)
+    usual = PRESETS[preset]
+    box, targets = box or usual.box, targets or usual.targets
+    if rank is not None and box != "low_rank":
+        raise OptionError(f"`rank` is {rank}, but the boxes are full; give `box='low_rank'` too, or leave `rank` out.")
     rank = (rank or DEFAULT_RANK) if box == "low_rank" else None
+    dac = usual.dac if dac is None else dac
     with ONE_AT_A_TIME:
         probe = Probe(model, example_inputs)
         pairs = Pairs(probe)
@@ -85,24 +89,32 @@ def plan(
         for split, feature in itertools.islice(possible_splits(probe, pairs, split_at), _MOST_SPLITS_TRIED):
             verdicts, tracer = _judge_layers(probe, pairs, split, include, exclude)
             eligible = [name for name, reason in verdicts.items() if reason is None]
-            levels = _levels(probe, eligible, targets, box_size, rank, init) if eligible else ()
+            levels = _levels(probe, eligible, targets, box_size, rank, init, usual) if eligible else ()
             tried.append(_Attempt(split, feature, tracer, levels, _skipped(verdicts, levels)))
             if levels:
                 break
         chosen = tried[-1]
         if not chosen.levels:
             raise NothingToConvertError(_nothing(tried[0].split, tried[0].skipped))
-        made, giv_dim = _make_dac(dac, chosen.feature, giv_dim)
+        size = sum(p.numel() for p in model.parameters())
+        if isinstance(dac, nn.Module):
+            giv_dim = measure_dac(dac, chosen.feature.shape)
+        blocks, box_sizes = [len(v.blocks) for v in chosen.levels], [v.box_size for v in chosen.levels]
+        channels = chosen.feature.channels if dac == "moments" else None
+        giv_dim, widths = hsn_widths(preset, giv_dim, channels, blocks, box_sizes, size)
+        made = _make_dac(dac, chosen.feature, giv_dim)
         return Plan(
             **chosen._asdict(),
-            parameters=_count(model, chosen.levels, made, giv_dim),
+            parameters=(size, size + _added(chosen.levels, made, giv_dim, widths)),
             share=_share(probe, chosen.split, _layers_of(chosen.levels)),
             giv_dim=giv_dim,
             dac=type(made).__name__,
+            dac_name=_name_of(made),
             dac_width=made.width if type(made) is DegradationAwareClassifier else None,
+            hsn_widths=widths,
             init=init,
             inputs=probe.inputs.describe(),
-            dac_source=dac,
+            dac_source=None if isinstance(dac, str) else dac,
         )
 
 
@@ -124,11 +136,12 @@ def network_of(model: Any) -> nn.Module:
 
 def _check_options(
     model: nn.Module,
-    targets: str,
+    preset: str,
+    targets: str | None,
     init: str,
-    box: str,
+    box: str | None,
     rank: int | None,
-    giv_dim: int,
+    giv_dim: int | None,
     include: Sequence[str],
     exclude: Sequence[str],
 ) -> None:
@@ -142,14 +155,17 @@ def _check_options(
             "The model is a HairModel already, or part of one. Convert the original model, or change this one with "
             "`hairify(hair.bake(giv=...), ...)`."
         )
-    for name, value, accepted in (("targets", targets, Targets), ("init", init, Init), ("box", box, BoxKind)):
-        if value not in get_args(accepted):
-            raise OptionError(f"`{name}` is {value!r}; accepted are {', '.join(map(repr, get_args(accepted)))}.")
-    for name, number in (("giv_dim", giv_dim), ("rank", DEFAULT_RANK if rank is None else rank)):
-        if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+    for name, value, accepted in (
+        ("preset", preset, get_args(PresetName)),
+        ("targets", targets, (None, *get_args(Targets))),
+        ("init", init, get_args(Init)),
+        ("box", box, (None, *get_args(BoxKind))),
+    ):
+        if value not in accepted:
+            raise OptionError(f"`{name}` is {value!r}; accepted are {', '.join(map(repr, accepted))}.")
+    for name, number in (("giv_dim", giv_dim), ("rank", rank)):
+        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
             raise OptionError(f"`{name}` is {number!r}; accepted is an integer from 1 up.")
-    if rank is not None and box != "low_rank":
-        raise OptionError(f"`rank` is {rank}, but the boxes are full; give `box='low_rank'` too, or leave `rank` out.")
     names = [name for name, _ in model.named_modules(remove_duplicate=False)]
     for option, patterns in (("include", include), ("exclude", exclude)):
         if not isinstance(patterns, (list, tuple)) or not all(isinstance(pattern, str) for pattern in patterns):
@@ -161,14 +177,21 @@ def _check_options(
                 raise OptionError(f"`{option}` holds {pattern!r}, which matches no module of the model.{hint}")
 
 
-def _make_dac(source: DACSource, feature: Feature, giv_dim: int) -> tuple[nn.Module, int]:
-    """A DAC to measure, and its D; the one that is trained is made anew by `hairify`."""
+def _make_dac(source: DACSource, feature: Feature, giv_dim: int) -> nn.Module:
+    """A DAC to measure; the one that is trained is made anew by `hairify`."""
     with seeded(torch.Generator()):
-        dac = make_dac(source, feature.shape, giv_dim)
+        dac = make_dac(source, feature.shape, giv_dim, single=feature.layout == "vector")
         measured = measure_dac(dac, feature.shape)
-    if not isinstance(source, nn.Module) and measured != giv_dim:
+    if measured != giv_dim:
         raise DACError(f"The DAC factory was asked for giv_dim={giv_dim}, but its product returns {measured} numbers.")
-    return dac, measured
+    return dac
+
+
+def _name_of(dac: nn.Module) -> DACName | None:
+    """Which of hairify's own it is, and so can be made again from the plan alone."""
+    if type(dac) is MomentsDAC:
+        return "moments"
+    return "published" if type(dac) is DegradationAwareClassifier else None
 
 
 def _judge_layers(
@@ -258,13 +281,20 @@ def _skipped(verdicts: dict[str, str | None], levels: tuple[Level, ...]) -> dict
 
 
 def _levels(
-    probe: Probe, eligible: list[str], targets: Targets, box_size: BoxSize, rank: int | None, init: Init
+    probe: Probe,
+    eligible: list[str],
+    targets: Targets,
+    box_size: BoxSize,
+    rank: int | None,
+    init: Init,
+    usual: Preset,
 ) -> tuple[Level, ...]:
     sizes = {name: sum(p.numel() for p in probe.model.get_submodule(name).parameters()) for name in eligible}
     families = Siblings(probe.model, eligible, probe.recording.first_calls()).families() if targets != "layers" else []
     taken = {full_name(block, layer) for f in families for block in f.blocks for layer in f.layers}
     held = sum(sizes[name] for name in taken)
-    if targets == "layers" or (targets == "auto" and held < _LEAST_FAMILY_SHARE * sum(sizes.values())):
+    strays = targets == "auto" and held < _LEAST_FAMILY_SHARE * sum(sizes.values())
+    if targets in ("all", "layers") or strays:
         families += [Family(name, (name,), ("",)) for name in eligible if name not in taken]
     order = {name: i for i, name in enumerate(eligible)}
     families.sort(key=lambda f: order[full_name(f.blocks[0], f.layers[0])])
@@ -274,7 +304,13 @@ def _levels(
         candidates = itertools.chain((family.parent, first), (f"{first}+{i}" for i in itertools.count(2)))
         names.append(next(name for name in candidates if name and name not in names))
     whole = rank is None and init == "preserve"  # then N ≥ M rows are needed to hold M trained sets
-    chosen = _box_sizes(names, [len(f.blocks) for f in families], box_size, whole)
+    chosen = _box_sizes(
+        names,
+        [len(f.blocks) for f in families],
+        box_size,
+        whole,
+        [usual.box_size(len(f.blocks), rank) for f in families],
+    )
     levels = []
     for name, family, n in zip(names, families, chosen, strict=True):
         layers = [full_name(family.blocks[0], layer) for layer in family.layers]
@@ -291,11 +327,13 @@ def _low_rank_size(shapes: list[torch.Size], blocks: int, box_size: int, rank: i
     factors = sum(
         low_rank(shape, rank) * (shape[0] + math.prod(shape[1:])) if len(shape) > 1 else shape[0] for shape in shapes
     )
-    return whole + box_size * factors
+    return whole + blocks * box_size * factors
 
 
-def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, at_least_blocks: bool) -> list[int]:
-    """N of each level."""
+def _box_sizes(
+    names: list[str], blocks: list[int], box_size: BoxSize, at_least_blocks: bool, usual: list[int]
+) -> list[int]:
+    """N of each level; the usual one where none is given."""
     wanted = {"*": box_size} if not isinstance(box_size, Mapping) and box_size is not None else dict(box_size or {})
     for pattern, size in wanted.items():
         if not isinstance(pattern, str):
@@ -307,8 +345,8 @@ def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, at_least_
                 f"`box_size` names {pattern!r}, which matches no level. The levels are {', '.join(map(repr, names))}."
             )
     sizes = [
-        next((n for pattern, n in wanted.items() if fnmatch.fnmatchcase(name, pattern)), m + 1)
-        for name, m in zip(names, blocks, strict=True)
+        next((n for pattern, n in wanted.items() if fnmatch.fnmatchcase(name, pattern)), n)
+        for name, n in zip(names, usual, strict=True)
     ]
     for name, m, n in zip(names, blocks, sizes, strict=True):
         if n < 2:
@@ -324,15 +362,14 @@ def _box_sizes(names: list[str], blocks: list[int], box_size: BoxSize, at_least_
     return sizes
 
 
-def _count(model: nn.Module, levels: tuple[Level, ...], dac: nn.Module, giv_dim: int) -> tuple[int, int]:
-    """The number of parameters before and after."""
-    before = sum(p.numel() for p in model.parameters())
+def _added(levels: tuple[Level, ...], dac: nn.Module, giv_dim: int, widths: Sequence[int]) -> int:
+    """How many parameters the conversion adds."""
     added = sum(p.numel() for p in dac.parameters())
     for level in levels:
         with torch.device("meta"):
-            hsn = HyperSelectingNet(giv_dim, len(level.blocks), level.box_size)
+            hsn = HyperSelectingNet(giv_dim, len(level.blocks), level.box_size, widths)
         added += sum(p.numel() for p in hsn.parameters()) + level.size - len(level.blocks) * level.row_size
-    return before, before + added
+    return added
 
 
 def _share(probe: Probe, split: str, converted: set[str]) -> float:

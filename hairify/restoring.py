@@ -17,7 +17,7 @@ from typing_extensions import Doc
 from hairify.data.images import SUFFIXES, Image, find_images, read, write
 from hairify.errors import HairError, ImageError, OptionError
 from hairify.model import HairModel
-from hairify.networks import evaluation_mode
+from hairify.modes import evaluation_mode
 from hairify.tiling import TilingSettings, giv_of, restore_tiled
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -7,7 +7,7 @@ import itertools
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.fx
@@ -32,12 +32,14 @@ class Hyper:
     """The parts that make weights, used by calling them only (sharded parameters exist during a call alone).
 
     Attributes:
-        dac: F_g → GIV.
+        dac: F_g → (B, D).
+        standardization: what the DAC returns → GIV.
         hsn: per level, GIV (B, D) → selecting vectors (B, M, N).
         boxes: per level, (entry name, selecting vectors (B, N), block) → per-image weight and bias.
     """
 
     dac: nn.Module
+    standardization: nn.Module
     hsn: nn.ModuleList
     boxes: nn.ModuleList
 
@@ -47,14 +49,19 @@ def _backward_pass() -> int:
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
+Until: TypeAlias = Literal["feature", "giv"]
+
+
 @dataclass
 class _Forward:
     """One running forward."""
 
     hyper: Hyper
     image: Size | None = None
-    only_giv: bool = False
-    giv: Tensor | None = None
+    until: Until | None = None
+    """What it is run for, where it ends at the split."""
+    found: Tensor | None = None
+    """F_g or the GIV, as `until` says."""
     selecting: list[Tensor] = field(default_factory=list)
     """Per level (B, M, N); empty until the split has run."""
     backward: int = field(default_factory=_backward_pass)
@@ -163,10 +170,16 @@ class Scope:
         self.__init__(**state)  # type: ignore[misc]
 
     @contextlib.contextmanager
-    def forward(self, hyper: Hyper, image: Size | None, *, only_giv: bool = False) -> Iterator[_Forward]:
-        """The time of one forward: within it, hyper layers have weights once the split has run."""
+    def forward(self, hyper: Hyper, image: Size | None, *, until: Until | None = None) -> Iterator[_Forward]:
+        """The time of one forward: within it, hyper layers have weights once the split has run.
+
+        Args:
+            hyper: the parts that make weights.
+            image: size of the input images.
+            until: end at the split, with F_g as the DAC gets it or the GIV in `found`.
+        """
         before = self.running()  # a hook in the model may run the model, say for its GIV
-        self._local.forward = _Forward(hyper, image, only_giv)
+        self._local.forward = _Forward(hyper, image, until)
         try:
             yield self._local.forward
         finally:
@@ -238,10 +251,14 @@ class Scope:
             self._select(forward, output)
 
     def _select(self, forward: _Forward, output: Any) -> None:
-        given = None if forward.only_giv else self._local.given
+        given = None if forward.until else self._local.given
         if given is None:
             feature = read_feature(output, self.feature.index, self.feature.layout, forward.image)
-            giv = forward.hyper.dac(_in_precision_of(forward.hyper.dac, feature))
+            feature = _in_precision_of(forward.hyper.dac, feature)
+            if forward.until == "feature":
+                forward.found = feature
+                raise SplitReached
+            giv = forward.hyper.standardization(forward.hyper.dac(feature))
         else:
             giv = given.giv
             if giv.shape[0] not in (1, batch := tensors(output)[self.feature.index].shape[0]):
@@ -249,8 +266,8 @@ class Scope:
                     f"`conditioned_on` got {giv.shape[0]} GIVs, but the batch has {batch} images. Give one GIV per "
                     "image, or a single one of shape (1, D) for all."
                 )
-        if forward.only_giv:
-            forward.giv = giv
+        if forward.until == "giv":
+            forward.found = giv
             raise SplitReached
         if given is not None and given.is_cached() and (cache := given.cache.of(forward.hyper)):
             forward.cache = cache
@@ -300,7 +317,7 @@ class Scope:
                 "image has given it weights. Call the HairModel itself, not its `base` or a part of it; for a model of "
                 "ordinary layers use `hair.bake(x)`."
             )
-        if forward.giv is not None:  # the model caught what ended its forward
+        if forward.found is not None:  # the model caught what ended its forward
             raise SplitReached
         if not forward.selecting:
             raise OutsideForwardError(

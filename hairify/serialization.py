@@ -22,7 +22,7 @@ from hairify.plan import Plan
 from hairify.planning import network_of
 from hairify.randomness import cpu_generator
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1 had no standardisation of GIVs
 # One key for all: safetensors writes several in random order, and equal models should give equal files.
 _KEY = "hairify"
 
@@ -93,6 +93,11 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
         plan = plan.with_dac(dac)
     base = network_of(base)
     hair = assemble(base, plan, cpu_generator(None), inplace=False, blank=True)
+    if about["version"] < 2:
+        state = {key: t.unsqueeze(0) if _is_shared(hair, key) else t for key, t in state.items()}
+        state |= {
+            f"standardization.{key}": t for key, t in hair.standardization.state_dict().items()
+        }  # GIVs as they are
     expected = set(hair.state_dict())
     if about["added_only"]:
         expected -= _of_the_base(hair)
@@ -143,6 +148,13 @@ def _well_formed(about: Any, state: dict[str, Tensor]) -> bool:
         and all(isinstance(about.get(key), kind) for key, kind in kinds.items())
         and all(name in state for name in about["aliases"].values())
     )
+
+
+def _is_shared(hair: HairModel, key: str) -> bool:
+    """Whether a key is that of factors, or changes of a bias, that all blocks of a low-rank box share."""
+    part, _, rest = key.partition(".")
+    level = hair.plan.levels[int(rest.partition(".")[0])] if part == "boxes" else None
+    return level is not None and level.shared and key.rpartition(".")[2] in ("left", "right", "bias_change")
 
 
 def _of_the_base(hair: HairModel) -> set[str]:

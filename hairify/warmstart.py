@@ -1,4 +1,10 @@
-"""Where the weights of boxes and HSNs start: at the trained network exactly, or afresh."""
+"""Where the weights of boxes and HSNs start: at the trained network exactly, or afresh.
+
+There are two exact starts. Where M blocks share full rows, the rows must differ for the blocks to differ, so that only
+one selecting vector gives each block its trained weights: HSNs start by returning that one for every image. Where a
+block has rows of its own (in low-rank boxes, and where M = 1) the rows start equal instead, and any selecting vector
+gives the trained weights; then HSNs start by telling images apart. Each row is trained at once on the images that
+select it, and conditioning is awake after some tens of steps, not after some thousands (docs/conditioning.md)."""
 
 from __future__ import annotations
 
@@ -12,6 +18,8 @@ from hairify.boxes import HyperSelectingNet, StackedLinear
 
 _PEAK = 0.7  # share of its own row in a block's selecting vector at the start, whatever N is: far from saturation
 _NOISE = 0.1
+SPREAD = 2.0
+"""Standard deviation over images of the logits with which HSNs tell images apart at the start."""
 
 
 def peaked_logits(blocks: int, box_size: int) -> Tensor:
@@ -37,6 +45,22 @@ def start_at(hsn: HyperSelectingNet, logits: Tensor) -> Tensor:
         last.weight.zero_()
         last.bias.copy_(logits)
         return last.bias.softmax(-1).double().cpu()
+
+
+def start_apart(hsn: HyperSelectingNet, generator: torch.Generator) -> None:
+    """Make the HSN return selecting vectors that differ from image to image, as for rows that are equal.
+
+    Args:
+        hsn: its last layer gets random weights and biases of zero; `HyperSelectingNet.calibrate` makes logits of
+            mean 0 and standard deviation `SPREAD` of what they return.
+        generator: on the CPU.
+    """
+    last = hsn.layers[-1]
+    assert isinstance(last, StackedLinear)
+    with torch.no_grad():
+        drawn = torch.randn(last.weight.shape, generator=generator)
+        last.weight.copy_(drawn * SPREAD / math.sqrt(last.weight.shape[2]))
+        last.bias.zero_()
 
 
 def preserved_rows(weights: Tensor, selecting: Tensor, fan_in: int, generator: torch.Generator) -> Tensor:
@@ -76,14 +100,20 @@ def fresh_rows(shape: torch.Size, fan_in: int, box_size: int, generator: torch.G
 
 
 def make_rows(
-    layers: list[nn.Module], box_size: int, selecting: Tensor | None, generator: torch.Generator | None
+    layers: list[nn.Module],
+    box_size: int,
+    preserve: bool,
+    selecting: Tensor | None,
+    generator: torch.Generator | None,
 ) -> dict[str, nn.Parameter]:
     """The Weight Box's rows for one layer of a level.
 
     Args:
         layers: that layer in each of the M blocks.
         box_size: N.
-        selecting: S, shape (M, N), to preserve the trained weights; None for fresh ones.
+        preserve: whether to preserve the trained weights; else they are fresh.
+        selecting: S, shape (M, N), under which they are preserved; None for rows that are all equal to those of the
+            only block.
         generator: for noise or fresh weights; None leaves the rows uninitialised, to be loaded.
 
     Returns:
@@ -97,68 +127,76 @@ def make_rows(
             continue
         if generator is None:
             values = sources[0].new_empty(box_size, *sources[0].shape)
-        elif selecting is None:
+        elif not preserve:
             values = fresh_rows(sources[0].shape, fan_in, box_size, generator)
+        elif selecting is None:
+            values = sources[0].detach().expand(box_size, *sources[0].shape)
         else:
             values = preserved_rows(torch.stack(list(sources)), selecting, fan_in, generator)
-        rows[name] = nn.Parameter(values.to(sources[0]), requires_grad=any(s.requires_grad for s in sources))
+        values = values.to(sources[0], copy=True)
+        rows[name] = nn.Parameter(values, requires_grad=any(s.requires_grad for s in sources))
     return rows
 
 
 def make_low_rank(
-    layers: list[nn.Module], box_size: int, rank: int, selecting: Tensor | None, generator: torch.Generator | None
+    layers: list[nn.Module],
+    box_size: int,
+    rank: int,
+    preserve: bool,
+    generator: torch.Generator | None,
+    *,
+    shared: bool = False,
 ) -> dict[str, nn.Parameter]:
     """What a `LowRankBox` holds for one layer of a level.
 
-    The trained weights stay as they are, and the changes start in the null space of S, where S·change = 0. Where that
-    is empty (N ≤ M) they start at zero with right factors that differ, so that the rows part as soon as they train.
+    The trained weights stay as they are. Left factors and changes of biases start at zero, so that all rows are equal;
+    right factors differ, so that they part with the first steps.
 
     Args:
         layers: that layer in each of the M blocks.
         box_size: N.
         rank: of the factors, as `low_rank` limits it.
-        selecting: as for `make_rows`, like `generator`.
-        generator: see there.
+        preserve: whether to preserve the trained weights; else they are fresh.
+        generator: for right factors and fresh weights; None leaves all uninitialised, to be loaded.
+        shared: one set of factors for all blocks, as in models saved by hairify 0.1.
     """
-    made: dict[str, nn.Parameter] = {}
-    weight: Tensor = layers[0].weight  # type: ignore[assignment]
-    fan_in = _fan_in(weight)
-    out, columns = weight.shape[0], weight[0].numel()
-    rank = low_rank(weight.shape, rank)
-    for name, change in (("weight", "left"), ("bias", "bias_change")):
-        sources: list[nn.Parameter] = [layer._parameters[name] for layer in layers]  # type: ignore[misc]
-        if sources[0] is None:
-            continue
-        shape = (out, rank) if name == "weight" else tuple(sources[0].shape)
-        values = {name: torch.stack([s.detach() for s in sources]), change: sources[0].new_empty(box_size, *shape)}
-        if name == "weight":
-            values["right"] = sources[0].new_empty(box_size, rank, columns)
-        if generator is not None:
-            if selecting is None:
-                values[name] = torch.stack([fresh_rows(s.shape, fan_in, 1, generator)[0] for s in sources])
-            noise = _noise(values[name].double(), fan_in)
-            values[change] = noise * torch.randn(box_size, *shape, generator=generator, dtype=torch.float64)
-            if selecting is not None:
-                values[change] = _unseen(selecting, values[change])
-            if name == "weight":
-                together = selecting is not None and box_size > len(layers)
-                drawn = torch.randn(1 if together else box_size, rank, columns, generator=generator).double()
-                values["right"] = (drawn / math.sqrt(rank)).expand(box_size, -1, -1)
-        trained = any(s.requires_grad for s in sources)
-        made.update({k: nn.Parameter(v.to(sources[0], copy=True), requires_grad=trained) for k, v in values.items()})
+    weights = [layer._parameters["weight"] for layer in layers]
+    like = weights[0]
+    assert like is not None
+    out, columns = like.shape[0], like[0].numel()
+    rank = low_rank(like.shape, rank)
+    sets = 1 if shared else len(layers)
+    values = {
+        "weight": _own(layers, "weight", preserve, generator),
+        "left": like.new_zeros(sets, box_size, out, rank),
+        "right": like.new_empty(sets, box_size, rank, columns),
+    }
+    if (bias := layers[0]._parameters["bias"]) is not None:
+        values["bias"] = _own(layers, "bias", preserve, generator)
+        values["bias_change"] = like.new_zeros(sets, box_size, *bias.shape)
+    if generator is not None:
+        values["right"] = torch.randn(sets, box_size, rank, columns, generator=generator) / math.sqrt(rank)
+    made = {}
+    for name, value in values.items():
+        source = "bias" if name.startswith("bias") else "weight"
+        trained = any(layer._parameters[source].requires_grad for layer in layers)  # type: ignore[union-attr]
+        made[name] = nn.Parameter(value.to(like, copy=True), requires_grad=trained)
     return made
+
+
+def _own(layers: list[nn.Module], name: str, preserve: bool, generator: torch.Generator | None) -> Tensor:
+    """The weights (or biases) that the blocks have of their own, shape (M, *shape)."""
+    trained: list[Tensor] = [layer._parameters[name].detach() for layer in layers]  # type: ignore[union-attr]
+    if preserve or generator is None:
+        return torch.stack(trained)
+    fan_in = _fan_in(layers[0]._parameters["weight"])  # type: ignore[arg-type]
+    return torch.cat([fresh_rows(one.shape, fan_in, 1, generator) for one in trained])
 
 
 def low_rank(shape: Sequence[int], rank: int) -> int:
     """The rank of the factors for a weight of `shape`: at most that at which they still are smaller than it."""
     out, columns = shape[0], math.prod(shape[1:])
     return max(1, min(rank, out * columns // (out + columns)))
-
-
-def _unseen(selecting: Tensor, change: Tensor) -> Tensor:
-    """The part (I − S⁺S) of `change`, shape (N, *), that S does not see."""
-    flat = change.flatten(1)
-    return (flat - torch.linalg.pinv(selecting) @ (selecting @ flat)).reshape(change.shape)
 
 
 def _noise(trained: Tensor, fan_in: int) -> float:

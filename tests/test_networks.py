@@ -16,7 +16,8 @@ from util import assert_close
 from hairify import HairModel, hairify
 from hairify.errors import CheckpointError, NetworkError, OptionError
 from hairify.models import restormer
-from hairify.networks import BUILT_IN, Network, NetworkSettings, apply, evaluation_mode, smallest_multiple
+from hairify.modes import evaluation_mode
+from hairify.networks import BUILT_IN, Network, NetworkSettings, apply, smallest_multiple
 
 SMALL: dict[str, dict[str, Any]] = {
     "restormer": {"dim": 8, "num_blocks": (1, 1, 1, 2), "num_refinement_blocks": 1},

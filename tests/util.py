@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hairify.boxes import LowRankBox
 from hairify import HairModel
 
 # Rounding of the start, relative to the largest output (issue: 1e-5 in float32, 1e-10 in float64).
@@ -33,10 +34,14 @@ def assert_differs(got: Tensor, other: Tensor, least: float = 1e-3) -> None:
 
 
 def perturb(hair: HairModel, amount: float = 0.3) -> HairModel:
-    """Move DAC and HSNs, so that selecting vectors depend on the image; and residual scales off zero."""
+    """Move DAC and HSNs, so that selecting vectors depend on the image; rows off each other; residual scales off 0."""
     with torch.no_grad():
         for parameter in [*hair.dac.parameters(), *hair.hsn.parameters()]:
             parameter.add_(torch.randn_like(parameter) * amount)
+        for box in hair.boxes:
+            if box.rows_agree():
+                for parameter in box.factors() if isinstance(box, LowRankBox) else box.parameters():
+                    parameter.add_(torch.randn_like(parameter) * amount / 3)
         for name, parameter in hair.base.named_parameters():
             if name.endswith(("beta", "gamma")):
                 parameter.normal_()

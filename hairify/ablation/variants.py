@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from hairify.boxes import HyperSelectingNet
+from hairify.boxes import GIVStandardization, HyperSelectingNet
 from hairify.conversion import assemble
 from hairify.copying import copy_model
 from hairify.errors import NetworkError, OptionError, OutsideForwardError
@@ -74,19 +74,29 @@ class ConditionalEmbedding(nn.Module):
 
     Attributes:
         base: the network, with hooks at the split and the blocks.
-        dac: the Degradation-Aware Classifier, F_g → GIV (B, D).
+        dac: the Degradation-Aware Classifier, F_g → (B, D).
+        standardization: what the DAC returns → GIV (B, D).
         projections: for each block in the plan's order, GIV (B, D) → shift (B, C).
     """
 
-    def __init__(self, base: nn.Module, dac: nn.Module, projections: nn.ModuleList, scope: Scope) -> None:
+    def __init__(
+        self,
+        base: nn.Module,
+        dac: nn.Module,
+        standardization: GIVStandardization,
+        projections: nn.ModuleList,
+        scope: Scope,
+    ) -> None:
         super().__init__()
         self.base, self.dac, self.projections, self._scope = base, dac, projections, scope
+        self.standardization = standardization
         self.training = base.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network takes and returns."""
         # A scope runs the DAC, then all that makes something of the GIV: HSNs in a HairModel, projections here.
-        with self._scope.forward(Hyper(self.dac, self.projections, nn.ModuleList()), image_size(args, kwargs)):
+        hyper = Hyper(self.dac, self.standardization, self.projections, nn.ModuleList())
+        with self._scope.forward(hyper, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 
 
@@ -111,16 +121,17 @@ def embed(
     like = next(network.get_submodule(plan.levels[0].layer_names(plan.levels[0].layers[0])[0]).parameters())
     with seeded(cpu_generator(generator)):
         dac = plan.make_dac()
+    standardization = GIVStandardization(plan.giv_dim)
     projections = nn.ModuleList(nn.Linear(plan.giv_dim, block.channels, bias=False) for block in blocks)
     for parameter in projections.parameters():
         nn.init.zeros_(parameter)
-    for part in (dac, projections):
+    for part in (dac, standardization, projections):
         part.to(device=like.device, dtype=like.dtype).train(network.training)
     base, scope = copy_model(network), Scope(plan.split, plan.feature)
     base.get_submodule(plan.split).register_forward_hook(scope.on_split)
     for index, block in enumerate(blocks):
         base.get_submodule(block.module).register_forward_hook(_Shift(scope, index, block).on_output)
-    return ConditionalEmbedding(base, dac, projections, scope)
+    return ConditionalEmbedding(base, dac, standardization, projections, scope)
 
 
 @dataclass(frozen=True)
@@ -279,7 +290,7 @@ def with_learned_givs(network: nn.Module, plan: Plan, *, generator: torch.Genera
         HairError: the plan does not fit.
     """
     drawn = cpu_generator(generator)
-    blind = dataclasses.replace(plan, dac=NoDAC.__name__, dac_width=None, dac_source=NoDAC)
+    blind = dataclasses.replace(plan, dac=NoDAC.__name__, dac_name=None, dac_width=None, dac_source=NoDAC)
     hair = assemble(network, blind, drawn, inplace=False)
     for index, level in enumerate(plan.levels):
         net = cast(HyperSelectingNet, hair.hsn[index])

@@ -63,6 +63,7 @@ def res_hair(
     return hairify(
         network,
         inplace=True,
+        preset="published",
         split_at="down3_4",
         targets="families",
         exclude=("up4_3", "up3_2"),  # with this neck they are alike, and would be taken for a family of two

@@ -15,7 +15,7 @@ from hairify.data.images import read_rgb
 from hairify.errors import DataError, ImageError
 from hairify.evaluation import Results, score
 from hairify.model import HairModel
-from hairify.networks import evaluation_mode
+from hairify.modes import evaluation_mode
 from hairify.report.findings import Conditioning, Curves, Example, Findings
 from hairify.report.logs import read_log
 from hairify.report.projecting import project
