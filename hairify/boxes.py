@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -131,9 +131,10 @@ class WeightBox(nn.Module):
         """By how many multiplications one number of a weight is made."""
         return parameters[0].shape[0]
 
+    @torch.no_grad()
     def rows_agree(self) -> bool:
         """Whether all rows are the same, so that every selecting vector gives the same weights."""
-        return all(torch.equal(p, p[:1].expand_as(p)) for p in self.parameters())
+        return all(bool((p == p[:1]).all()) for p in self.parameters())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightBox:
         """Convert rows as matrices: `to(memory_format=...)` is meant for kernels, and refuses a stack of them."""
@@ -219,6 +220,10 @@ class HyperSelectingNet(nn.Module):
                 x = layer(F.gelu(x) if i else x)
             return x.softmax(dim=-1).transpose(0, 1)
 
+    def selects(self) -> bool:
+        """Whether selecting vectors depend on the GIV."""
+        return bool(cast(StackedLinear, self.layers[-1]).weight.any())
+
     @torch.no_grad()
     def calibrate(self, giv: Tensor, spread: float) -> None:
         """Scale and shift each unit so that its outputs have mean 0 and variance 1 over these GIVs.
@@ -231,13 +236,15 @@ class HyperSelectingNet(nn.Module):
             spread: of the logits of the selecting vectors.
         """
         x = giv.unsqueeze(0)
-        *hidden, last = self.layers
-        for i, layer in enumerate(self.layers):
+        layers = [cast(StackedLinear, layer) for layer in self.layers]
+        last = layers[-1]
+        for i, layer in enumerate(layers):
             x = F.gelu(x) if i else x
-            if layer is last and not layer.weight.any():
+            if layer is last and not self.selects():
                 return
             made = layer(x).double()
-            scale = (1.0 if layer in hidden else spread) / made.std(dim=1).clamp(min=1e-6)
+            deviation = made.std(dim=1)
+            scale = torch.where(deviation > 1e-6, (spread if layer is last else 1.0) / deviation, 1.0)
             layer.weight.mul_(scale.unsqueeze(2))
             layer.bias.copy_((layer.bias - made.mean(dim=1)) * scale)
             x = layer(x)
@@ -281,6 +288,7 @@ class GIVStandardization(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    images: Tensor
 
     def __init__(self, giv_dim: int) -> None:
         super().__init__()

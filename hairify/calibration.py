@@ -58,10 +58,11 @@ def check_untrained(hyper: Hyper) -> None:
         CalibrationError: in some level, selecting vectors depend on the image already, and its rows differ.
     """
     for index, (hsn, box) in enumerate(zip(hyper.hsn, hyper.boxes, strict=True)):
-        if isinstance(hsn, HyperSelectingNet) and isinstance(box, WeightBox):
-            if hsn.layers[-1].weight.any() and not box.rows_agree():
-                raise CalibrationError(
-                    f"The HairModel has been trained since its conversion (level {index} has rows that differ, and "
-                    "selects among them by image), so calibrating it now would change what it computes. Calibrate "
-                    "right after `hairify`, before the first step."
-                )
+        if not isinstance(hsn, HyperSelectingNet) or not isinstance(box, WeightBox):
+            continue  # another may stand there in an ablation
+        if hsn.selects() and not box.rows_agree():
+            raise CalibrationError(
+                f"The HairModel has been trained since its conversion (level {index} has rows that differ, and "
+                "selects among them by image), so calibrating it now would change what it computes. Calibrate "
+                "right after `hairify`, before the first step."
+            )

@@ -14,6 +14,7 @@ from torch import Tensor
 from hairify.errors import ConditioningError
 from hairify.model import HairModel
 from hairify.modes import evaluation_mode
+from hairify.networks import apply, number_of_inputs
 
 LEAST_COST = 0.1
 """In dB: a network whose images lose less by the GIV of another degradation is said not to use it."""
@@ -107,8 +108,8 @@ def measure_conditioning(
     """Measure whether a converted network uses its GIV: restore images with their own, the mean and a wrong one.
 
     Args:
-        hair: takes images as its only input and returns images. It runs in evaluation mode and is put back into its
-            mode.
+        hair: takes images as its only input, or as each of those that it requires, and returns images among others.
+            It runs in evaluation mode and is put back into its mode.
         degraded: (B, 3, H, W) in [0, 1], of two degradations at least; held-out images are meant.
         clean: (B, 3, H, W), the same images without degradation.
         degradations: the name of each image's degradation.
@@ -130,14 +131,15 @@ def measure_conditioning(
         for part in torch.arange(len(degraded)).split(batch_size):
             images = degraded[part].to(device)
             if givs is None:
-                made.append(hair(images).cpu())
+                made.append(apply(hair, images).cpu())
             else:
                 with hair.conditioned_on(givs[part].to(device)):
-                    made.append(hair(images).cpu())
+                    made.append(apply(hair, images).cpu())
         return torch.cat(made)
 
     with evaluation_mode(hair):
-        givs = torch.cat([hair.giv(images.to(device)).cpu() for images in degraded.split(batch_size)])
+        inputs = number_of_inputs(hair)
+        givs = torch.cat([hair.giv(*[part.to(device)] * inputs).cpu() for part in degraded.split(batch_size)])
         means = torch.stack([givs[labels == k].mean(0) for k in range(len(names))])
         outputs = {
             "own": restored(None),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
 import torch.nn.functional as F
@@ -283,7 +283,7 @@ def measure_dac(dac: nn.Module, feature: tuple[int, int, int]) -> int:
         DACError: it fails on them, or does not return one vector per image.
     """
     if type(dac) in (MomentsDAC, DegradationAwareClassifier) and dac.in_channels == feature[0]:
-        return int(dac.giv_dim)
+        return cast(int, dac.giv_dim)
     like = next((p for p in dac.parameters() if p.is_floating_point()), torch.empty(0))
     expected = f"(2, D) for a feature of shape (2, {', '.join(map(str, feature))})"
     try:

@@ -15,13 +15,17 @@ from rich.text import Text
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
 
+from hairify.conditioning import Conditioning, measure_conditioning
 from hairify.data.datasets import Task, load_pair
 from hairify.errors import DataError, ImageError
+from hairify.model import HairModel
 from hairify.modes import evaluation_mode
 from hairify.tiling import restore_whole
 
 _LEAST_SIDE = 7  # of the window in which SSIM looks
 AVERAGE = "average"
+_CROP = 128  # side in pixels of what the use of the GIV is measured on
+_CROPS = 8  # of each task
 
 
 @dataclass(frozen=True)
@@ -64,12 +68,14 @@ class Results:
         counts: {task: number of images}.
         inputs: {task: mean score of the degraded images themselves}.
         unreadable: {image: reason} for those that were left out, each under the degraded file where there is one.
+        conditioning: of a HairModel, whether it uses its GIV, as `Conditioning.plain` has it; None: not measured.
     """
 
     scores: Mapping[str, Score]
     counts: Mapping[str, int]
     inputs: Mapping[str, Score]
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    conditioning: Mapping[str, Any] | None = None
 
     @property
     def average(self) -> Score:
@@ -89,6 +95,7 @@ class Results:
             },
             AVERAGE: numbers(self.average),
             "unreadable": dict(self.unreadable),
+            **({} if self.conditioning is None else {"conditioning": dict(self.conditioning)}),
         }
 
     def to_json(self) -> str:
@@ -106,7 +113,10 @@ class Results:
     def to_markdown(self) -> str:
         """A table like the paper's, with PSNR in dB / SSIM."""
         lines = ["| | images | input | restored |", "|---|---:|---:|---:|"]
-        return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in self.rows())]) + "\n"
+        lines += [f"| {' | '.join(row)} |" for row in self.rows()]
+        if self.conditioning is not None:
+            lines += ["", _in_words(self.conditioning)]
+        return "\n".join(lines) + "\n"
 
     def table(self) -> Table:
         """The same for the terminal."""
@@ -133,6 +143,7 @@ def read_results(path: Path) -> Results:
             counts={name: int(one["images"]) for name, one in tasks.items()},
             inputs={name: _score(one["input"]) for name, one in tasks.items()},
             unreadable=data["unreadable"],
+            conditioning=data.get("conditioning"),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} holds no results of `hairify evaluate`: {error}") from error
@@ -187,6 +198,56 @@ def evaluate(
             inputs[task.name], scores[task.name] = (mean([pair[i] for pair in own]) for i in (0, 1))
             counts[task.name] = len(own)
     return Results(scores, counts, inputs, unreadable)
+
+
+def conditioning_on(
+    network: HairModel, tasks: Sequence[Task], *, multiple: int, crops: int = _CROPS, seed: int = 0
+) -> Conditioning | None:
+    """Whether a HairModel uses its GIV, on the middle of some images of each task.
+
+    Args:
+        network: the network.
+        tasks: the images.
+        multiple: of which images' sides must be multiples.
+        crops: of each task, at most.
+        seed: of degradations that are synthesised.
+
+    Returns:
+        The measurement; None where no two degradations have images of at least `multiple` pixels that can be read.
+    """
+    pairs: list[tuple[Tensor, Tensor]] = []
+    names: list[str] = []
+    side = _CROP // multiple * multiple or multiple
+    for task in tasks:
+        for index in range(min(crops, len(task.clean))):
+            try:
+                pair = load_pair(task, index, seed)
+            except ImageError:
+                continue  # it is counted where all images are evaluated
+            if min(pair[0].shape[1:]) >= side:
+                pairs.append((_middle(pair[0], side), _middle(pair[1], side)))
+                names.append(task.degradation)
+    if len(set(names)) < 2:
+        return None
+    like = next(network.parameters())
+    degraded, clean = (torch.stack([pair[i] for pair in pairs]) for i in (0, 1))
+    return measure_conditioning(network, degraded.to(like.dtype), clean, names)
+
+
+def _middle(image: Tensor, side: int) -> Tensor:
+    """The middle of an image (3, H, W), `side` pixels square."""
+    top, left = ((length - side) // 2 for length in image.shape[1:])
+    return image[:, top : top + side, left : left + side]
+
+
+def _in_words(conditioning: Mapping[str, Any]) -> str:
+    used = "uses" if conditioning["used"] else "does not use"
+    told = conditioning["recognised"]
+    recognised = "" if told is None else f" Nearest mean GIVs tell degradations apart in {told:.0%}."
+    return (
+        f"The network {used} its GIV: each image's own is {conditioning['gain']:.2f} dB better than the mean GIV, and "
+        f"{conditioning['cost_of_wrong']:.2f} dB better than that of another degradation.{recognised}"
+    )
 
 
 def _cell(one: Score) -> str:

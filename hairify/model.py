@@ -15,7 +15,7 @@ from hairify.baking import bake
 from hairify.boxes import GIVStandardization, LowRankBox, WeightBox
 from hairify.calibration import calibrate, check_untrained
 from hairify.checkpointing import checkpoint_blocks, is_checkpointed, stop_checkpointing
-from hairify.errors import BakeError, CalibrationError, GIVError, RecomputationError
+from hairify.errors import BakeError, GIVError, RecomputationError
 from hairify.features import image_size, tensors
 from hairify.graphing import graph
 from hairify.modes import evaluation_mode
@@ -91,6 +91,8 @@ class HairModel(nn.Module):
     def calibrate(self, *args: Any, **kwargs: Any) -> HairModel:
         """Set DAC and HSNs to what degraded images look like to this network, before it is trained.
 
+        For example:
+
             hair = hairify(network)
             hair.calibrate(degraded)  # (64, 3, 128, 128), say: patches as in training, of all degradations
 
@@ -112,11 +114,19 @@ class HairModel(nn.Module):
             CalibrationError: fewer than two images, values that are not finite, or a model that has been trained
                 since its conversion. The model is as it was.
         """
-        if self.plan.init == "preserve":
-            check_untrained(self._hyper)
+        self.check_calibration()
         with evaluation_mode(self), torch.no_grad():
             calibrate(self._hyper, (self._at_split("feature", *part) for part in _parts(args, kwargs)))
         return self
+
+    def check_calibration(self) -> None:
+        """Make sure that the model may still be calibrated: that it computes the same whatever its HSNs select.
+
+        Raises:
+            CalibrationError: it has been trained since its conversion.
+        """
+        if self.plan.init == "preserve":
+            check_untrained(self._hyper)
 
     @property
     def is_calibrated(self) -> bool:
@@ -243,7 +253,7 @@ class HairModel(nn.Module):
         return [*groups, {"params": factors, "weight_decay": 0.0}] if factors else groups
 
     def hair_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters that conversion added: DAC, HSNs and Weight Boxes. (The standardisation has buffers only.)"""
+        """The parameters that conversion added: DAC, HSNs and Weight Boxes; the standardisation of GIVs has none."""
         for part in (self.dac, self.hsn, self.boxes):
             yield from part.parameters()
 

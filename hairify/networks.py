@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +18,13 @@ from typing_extensions import Doc
 import hairify.models as models
 from hairify.ablation.variants import ConditionalEmbedding
 from hairify.conversion import hairify as convert
+from hairify.dac import DACName
 from hairify.errors import CheckpointError, HairError, HairWarning, NetworkError, OptionError
 from hairify.features import all_tensors
 from hairify.model import HairModel
 from hairify.models import load_published, load_weights
 from hairify.modes import evaluation_mode
+from hairify.presets import BoxKind, PresetName, Targets
 from hairify.randomness import seeded
 
 BUILT_IN: Mapping[str, Mapping[str, Any]] = {
@@ -188,7 +190,19 @@ def find_object(name: str) -> Callable[..., Any]:
     return found
 
 
-_CONVERSION = ("split_at", "box_size", "box", "targets", "include", "exclude", "dac", "giv_dim", "init")
+_CONVERSION = (
+    "preset",
+    "rank",
+    "split_at",
+    "box_size",
+    "box",
+    "targets",
+    "include",
+    "exclude",
+    "dac",
+    "giv_dim",
+    "init",
+)
 
 
 @dataclass(frozen=True)
@@ -205,18 +219,23 @@ class NetworkSettings:
         Path | None, Doc("trained checkpoint of the base network (.pth, .ckpt, .safetensors) to start from")
     ] = None
     convert: Annotated[bool, Doc("convert the network by HAIR; without, it is trained as it is")] = True
+    preset: Annotated[
+        PresetName, Doc("what is not said below: hairify's own form, or the paper's (full boxes, its classifier)")
+    ] = "default"
     split_at: Annotated[str | None, Doc("module whose output feeds the DAC, or a fraction of the layer calls")] = None
-    box_size: Annotated[int | None, Doc("weight sets N in each box; by default M + 1 for M blocks")] = None
-    box: Annotated[Literal["full", "low_rank"], Doc("rows as published, or rows that differ by low-rank matrices")] = (
-        "full"
-    )
+    box_size: Annotated[int | None, Doc("weight sets N in each box; by default as the preset has it")] = None
+    box: Annotated[BoxKind | None, Doc("rows as published, or rows that differ by low-rank matrices")] = None
+    rank: Annotated[int | None, Doc("of these matrices; 8 by default")] = None
     targets: Annotated[
-        Literal["auto", "families", "layers"], Doc("convert repeated blocks, every layer by itself, or what fits")
-    ] = "auto"
+        Targets | None,
+        Doc("convert repeated blocks and every other layer, blocks alone, every layer by itself, or what fits"),
+    ] = None
     include: Annotated[tuple[str, ...], Doc("globs of the modules that are converted")] = ()
     exclude: Annotated[tuple[str, ...], Doc("globs of the modules that are not")] = ()
-    dac: Annotated[str | None, Doc("your own DAC: package.module:factory, (in_channels, giv_dim) -> module")] = None
-    giv_dim: Annotated[int, Doc("D, the length of the GIV")] = 64
+    dac: Annotated[
+        str | None, Doc("moments, published, or your own: package.module:factory, (in_channels, giv_dim) -> module")
+    ] = None
+    giv_dim: Annotated[int | None, Doc("D, the length of the GIV; 64 by default, less for small networks")] = None
     init: Annotated[Literal["preserve", "random"], Doc("keep the trained function, or draw fresh weights")] = "preserve"
 
     def __post_init__(self) -> None:
@@ -232,6 +251,11 @@ class NetworkSettings:
                 "convert otherwise, give restormer, with the option hair_neck=true for the same base."
             )
 
+    @property
+    def own_dac(self) -> str | None:
+        """Name of a DAC that is not hairify's, as "package.module:factory"."""
+        return None if self.dac in get_args(DACName) else self.dac
+
     def named(self) -> Network:
         """The network by name."""
         return Network(self.network, self.options)
@@ -244,10 +268,7 @@ class NetworkSettings:
             any_split: leave out what suits only the network's usual split.
         """
         options: dict[str, Any] = {
-            "box": self.box,
-            "targets": self.targets,
-            "giv_dim": self.giv_dim,
-            "init": self.init,
+            **{name: getattr(self, name) for name in ("preset", "box", "rank", "targets", "giv_dim", "init")},
             **BUILT_IN.get(self.network, {}),
         }
         if any_split or self.split_at is not None:
@@ -263,7 +284,7 @@ class NetworkSettings:
         if self.exclude:
             options["exclude"] = self.exclude
         if self.dac is not None:
-            options["dac"] = find_object(self.dac)
+            options["dac"] = self.dac if self.own_dac is None else find_object(self.own_dac)
         return options
 
     def build(self, seed: int) -> nn.Module:

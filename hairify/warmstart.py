@@ -4,7 +4,8 @@ There are two exact starts. Where M blocks share full rows, the rows must differ
 one selecting vector gives each block its trained weights: HSNs start by returning that one for every image. Where a
 block has rows of its own (in low-rank boxes, and where M = 1) the rows start equal instead, and any selecting vector
 gives the trained weights; then HSNs start by telling images apart. Each row is trained at once on the images that
-select it, and conditioning is awake after some tens of steps, not after some thousands (docs/conditioning.md)."""
+select it, and conditioning is awake after some tens of steps, not after some thousands (docs/conditioning.md).
+"""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from torch import Tensor
 
+from hairify import HairModel
 from hairify.cli.common import (
     DacOption,
     DeviceOption,
@@ -22,7 +23,7 @@ from hairify.cli.common import (
 )
 from hairify.data.datasets import DataSettings, Task, test_tasks
 from hairify.data.images import Image, write
-from hairify.evaluation import Score, evaluate
+from hairify.evaluation import Score, conditioning_on, evaluate
 from hairify.files import write_text
 from hairify.sharing import save_results
 
@@ -67,6 +68,13 @@ def run(
         )
     console.print(results.table())
     say_unreadable(results.unreadable)
+    if isinstance(restorer.model, HairModel):
+        found = conditioning_on(restorer.model, tasks, multiple=restorer.multiple, seed=evaluation_seed)
+        if found is not None:
+            say(str(found))
+            if advice := found.advice(calibrated=restorer.model.is_calibrated):
+                say(("note", "yellow"), f" {advice}")
+            results = dataclasses.replace(results, conditioning=found.plain())
 
     is_run = (Path(model) / "model").is_dir()
     folder = output or (Path(model) if is_run else None)

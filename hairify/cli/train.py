@@ -14,10 +14,11 @@ from hairify import HairModel
 from hairify.cli import INTERRUPTED
 from hairify.cli.common import CONFIG, console, say, say_unreadable
 from hairify.cli.options import in_flags, to_toml
+from hairify.conditioning import Conditioning
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
 from hairify.errors import DataError
-from hairify.evaluation import evaluate
+from hairify.evaluation import conditioning_on, evaluate
 from hairify.files import write_text
 from hairify.networks import NetworkSettings, smallest_multiple
 from hairify.sharing import Restorer, save_pretrained
@@ -59,6 +60,7 @@ def run(
         output=output,
         loss=loss_for(model),
         validate=_validation(tests) if tests else None,
+        measure=_measurement(tests) if tests else None,
         resume=resume,
         on_start=write_config,
         console=console if state.is_main_process else None,
@@ -71,7 +73,7 @@ def run(
         return INTERRUPTED
     if state.is_main_process:
         about = facts(tasks, training, done.steps)
-        restorer = Restorer(done.model, network.named(), smallest_multiple(done.model), network.dac, about)
+        restorer = Restorer(done.model, network.named(), smallest_multiple(done.model), network.own_dac, about)
         save_pretrained(restorer, output / "model")
         say("The restorer is in ", (str(output / "model"), "bold"), f"; next: hairify evaluate {output}")
     return 0
@@ -117,6 +119,13 @@ def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -
         listed = ", ".join(f"{task.name} ({len(task.clean)})" for task in those)
         if listed:
             say((f"{title:8}", "bold"), f" {listed}")
+
+
+def _measurement(tests: Sequence[Task]) -> Callable[[HairModel], Conditioning | None]:
+    def measure(model: HairModel) -> Conditioning | None:
+        return conditioning_on(model, tests, multiple=smallest_multiple(model))
+
+    return measure
 
 
 def _validation(tests: Sequence[Task]) -> Callable[[nn.Module], dict[str, dict[str, float]]]:

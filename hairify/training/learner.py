@@ -16,12 +16,13 @@ from hairify.copying import copy_model
 from hairify.data.samples import Batch
 from hairify.errors import OptionError, TrainingError
 from hairify.model import HairModel
+from hairify.networks import number_of_inputs
 from hairify.training.averaging import WeightAverage
 from hairify.training.losses import Loss
-from hairify.training.optimizer import adamw, load_state_tensors, state_tensors
+from hairify.training.optimizer import RELATIVE_RATE, adamw, load_state_tensors, state_tensors
 from hairify.training.reachability import unreached
 from hairify.training.settings import TrainingSettings
-from hairify.training.sharding import whole
+from hairify.training.sharding import like, whole
 
 
 @dataclass(frozen=True)
@@ -42,22 +43,56 @@ class Gradients:
 
 
 class Objective(nn.Module):
-    """A network with its loss: what processes call, so that the loss may use the network in whatever way."""
+    """A network with its loss: what processes call, so that the loss may use the network in whatever way.
 
-    def __init__(self, network: nn.Module, loss: Loss) -> None:
+    Args:
+        network: the network.
+        loss: of its output.
+        classify: weight of a second loss, by which a linear classifier, trained beside a HairModel, tells the
+            degradation from its GIV.
+        classes: number of degradations.
+    """
+
+    def __init__(self, network: nn.Module, loss: Loss, classify: float = 0.0, classes: int = 0) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
+        self.classify = classify
+        self.classifier: nn.Linear | None = None
+        self._giv: Tensor | None = None
+        if classify:
+            if not isinstance(network, HairModel):
+                raise OptionError(
+                    f"`classify` is {classify}, but this {type(network).__name__} has no GIV. Convert it, or leave "
+                    "`classify` at 0."
+                )
+            self.classifier = nn.Linear(network.plan.giv_dim, classes)
+            network.standardization.register_forward_hook(self._see)
 
-    def forward(self, degraded: Tensor, clean: Tensor) -> Tensor:
-        """The loss of each image (B,), of images (B, 3, H, W) in [0, 1]."""
+    def _see(self, module: nn.Module, args: Any, giv: Tensor) -> None:
+        self._giv = giv
+
+    def forward(self, degraded: Tensor, clean: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What is brought down, and the loss alone, both (B,), of images (B, 3, H, W) in [0, 1].
+
+        Args:
+            degraded: the network's input.
+            clean: what it should return.
+            labels: the number of each image's degradation, for the classifier.
+        """
         losses = self.loss(self.network, degraded, clean)
         if losses.shape != degraded.shape[:1]:
             raise TrainingError(
                 f"The loss has shape {tuple(losses.shape)} for {len(degraded)} images; needed is one number for each, "
                 f"({len(degraded)},). Take the mean over all dimensions but the first."
             )
-        return losses
+        if self.classifier is None:
+            return losses, losses
+        assert self._giv is not None
+        assert labels is not None
+        logits = self.classifier(self._giv.float())
+        self._giv = None
+        return losses + self.classify * nn.functional.cross_entropy(logits, labels, reduction="none"), losses
 
 
 class Learner:
@@ -69,7 +104,9 @@ class Learner:
         settings: the recipe.
         accelerator: processes, device and precision.
         example: samples by which parameters are found that no loss reaches.
+        degradations: the number of each task's degradation.
         weights: state of the network to go on from; None for the model's own.
+        calibration: degraded images (B, 3, H, W) on which a HairModel is calibrated before it learns.
 
     Attributes:
         frozen: names of the parameters that are not trained since no loss reaches them.
@@ -87,13 +124,17 @@ class Learner:
         settings: TrainingSettings,
         accelerator: Accelerator,
         example: Batch,
+        degradations: Sequence[int],
         weights: Mapping[str, Tensor] | None,
+        calibration: Tensor | None = None,
     ) -> None:
         self._settings, self._accelerator = settings, accelerator
         self._network = _prepared(model, settings).to(accelerator.device)
         if weights is not None:
             _load(self._network, weights)
-        objective = Objective(self._network, loss).train()
+        if calibration is not None and isinstance(self._network, HairModel):
+            images = calibration.to(accelerator.device)
+            self._network.calibrate(*[images] * number_of_inputs(self._network))
         if settings.freeze_base and isinstance(self._network, HairModel):
             _keep_statistics(self._network.base)
         self.frozen = unreached(self._network, loss, *self._images(example))
@@ -103,7 +144,12 @@ class Learner:
             raise TrainingError(
                 "There is nothing to train: the loss reaches no parameter of the network that requires gradients."
             )
-        self._objective, self._optimizer = accelerator.prepare(objective, adamw(self._network, settings))
+        classes = max(degradations) + 1
+        self._parts = Objective(self._network, loss, settings.classify, classes).to(accelerator.device).train()
+        self._degradations = torch.tensor(degradations)
+        self._objective, self._optimizer = accelerator.prepare(
+            self._parts, adamw(self._network, settings, [p for _, p in self._classifier_named()])
+        )
         self._average = WeightAverage(self._network, settings.ema_decay) if settings.ema_decay else None
         self.skipped = 0
 
@@ -123,14 +169,15 @@ class Learner:
         """Those of a micro-batch, exchanged between processes after the last; returns losses and tasks (B, 2)."""
         with contextlib.nullcontext() if last else self._accelerator.no_sync(self._objective):
             with self._accelerator.autocast():
-                losses = self._objective(*self._images(batch))
-            self._accelerator.backward(losses.mean() / self._settings.accumulation)
+                labels = self._degradations[batch["task"]].to(self._accelerator.device)
+                objective, losses = self._objective(*self._images(batch), labels)
+            self._accelerator.backward(objective.mean() / self._settings.accumulation)
         return torch.stack([losses.detach().float(), batch["task"].to(losses)], dim=1)
 
     def update(self, step: int, rate: float) -> None:
         """Change the weights, at this learning rate, by the gradients of a step."""
         for group in self._optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[RELATIVE_RATE]
         self._optimizer.step()
         self._optimizer.zero_grad()
         self.skipped = self.skipped + 1 if self._accelerator.optimizer_step_was_skipped else 0
@@ -150,7 +197,9 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that it has learned, on the CPU: `model.*`, `optimizer.*`, `average.*`. All processes call it."""
-        parts = {"model": self._state(), "optimizer": state_tensors(self._optimizer, self._network)}
+        parts = {"model": self._state(), "optimizer": state_tensors(self._optimizer, self._parts)}
+        if self._parts.classifier is not None:
+            parts["classifier"] = {name: whole(t) for name, t in self._parts.classifier.state_dict().items()}
         if self._average is not None:
             parts["average"] = self._average.tensors()
         return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
@@ -160,13 +209,25 @@ class Learner:
         scaler = self._accelerator.scaler
         return {} if scaler is None else scaler.state_dict()
 
-    def go_on(self, optimizer: Mapping[str, Tensor], average: Mapping[str, Tensor], scaler: Mapping[str, Any]) -> None:
-        """Take over the state of optimizer, average and gradient scaler."""
-        load_state_tensors(self._optimizer, self._network, optimizer)
+    def go_on(
+        self,
+        optimizer: Mapping[str, Tensor],
+        average: Mapping[str, Tensor],
+        classifier: Mapping[str, Tensor],
+        scaler: Mapping[str, Any],
+    ) -> None:
+        """Take over the state of optimizer, average, classifier of degradations and gradient scaler."""
+        load_state_tensors(self._optimizer, self._parts, optimizer)
+        with torch.no_grad():
+            for name, parameter in self._classifier_named():
+                parameter.copy_(like(parameter, classifier[name]))
         if self._average is not None:
             self._average.load(average)
         if self._accelerator.scaler is not None and scaler:  # there was none before, with another precision
             self._accelerator.scaler.load_state_dict(dict(scaler))
+
+    def _classifier_named(self) -> list[tuple[str, nn.Parameter]]:
+        return [] if self._parts.classifier is None else [*self._parts.classifier.named_parameters()]
 
     def _state(self) -> dict[str, Tensor]:
         return {name: whole(tensor) for name, tensor in self._network.state_dict().items()}

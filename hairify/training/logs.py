@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hairify.conditioning import Conditioning
 from hairify.files import write_text
 
 Scores = Mapping[str, Mapping[str, float]]
@@ -41,7 +42,8 @@ class StepReport:
 class RunLog:
     """log.jsonl and tensorboard/ in a run's folder.
 
-    A line of log.jsonl is {"step", "loss", "losses", "learning_rate", "seconds"} or {"step", "validation"}.
+    A line of log.jsonl is {"step", "loss", "losses", "learning_rate", "seconds"}, {"step", "validation"} or
+    {"step", "conditioning"}, the last as `hairify.conditioning.Conditioning.plain` has it.
 
     Args:
         folder: the run's.
@@ -70,6 +72,14 @@ class RunLog:
         """Write down the scores after a step."""
         self._write({"step": step, "validation": {task: dict(values) for task, values in scores.items()}})
         self._show(step, {f"{name}/{task}": value for task, values in scores.items() for name, value in values.items()})
+
+    def conditioning(self, step: int, found: Conditioning) -> None:
+        """Write down whether the network uses its GIV after a step."""
+        plain = found.plain()
+        self._write({"step": step, "conditioning": plain})
+        scalars = {f"conditioning/{name}": plain[name] for name in ("gain", "cost_of_wrong", "recognised")}
+        scalars |= {f"conditioning/spread/{level}": value for level, value in found.spread.items()}
+        self._show(step, {name: value for name, value in scalars.items() if value is not None})
 
     def sync(self) -> None:
         """See to it that all is on the disk."""

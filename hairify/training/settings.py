@@ -27,6 +27,8 @@ class TrainingSettings:
     ] = None
     learning_rate: Annotated[float, Doc("of AdamW (betas 0.9 and 0.999)")] = 2e-4
     final_learning_rate: Annotated[float, Doc("of the final epochs")] = 2e-5
+    warm_up: Annotated[int, Doc("steps over which the learning rate rises to its first value")] = 0
+    hair_rate: Annotated[float, Doc("learning rate of DAC and HSNs, relative to that of all else")] = 1.0
     weight_decay: Annotated[
         float, Doc("of AdamW, which the paper leaves open; the differences between rows of low-rank boxes get none")
     ] = 1e-4
@@ -37,6 +39,12 @@ class TrainingSettings:
     ema_decay: Annotated[
         float, Doc("of the exponential moving average of the weights, which is the result; 0: no average")
     ] = 0.999
+    calibration: Annotated[
+        int, Doc("training patches on which a converted network is calibrated before its first step; 0: it is not")
+    ] = 64
+    classify: Annotated[
+        float, Doc("weight of a second loss: the cross-entropy of telling the degradation from the GIV; 0: none")
+    ] = 0.0
     freeze_base: Annotated[bool, Doc("train only what conversion added: DAC, HSNs and Weight Boxes")] = False
     checkpoint_blocks: Annotated[bool, Doc("save memory: make the blocks' activations again in the backward pass")] = (
         False
@@ -56,19 +64,25 @@ class TrainingSettings:
         Raises:
             OptionError: one is not accepted.
         """
-        for name in ("epochs", "final_epochs", "steps", "save_every", "validate_every", "workers", "seed"):
+        whole = ("epochs", "final_epochs", "steps", "save_every", "validate_every", "workers", "seed", "warm_up")
+        for name in (*whole, "calibration"):
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise OptionError(f"`{name}` is {value}; accepted are 0, 1, 2, ....")
         for name in ("batch_size", "accumulation", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise OptionError(f"`{name}` is {getattr(self, name)}; accepted are 1, 2, 3, ....")
-        for name in ("learning_rate", "final_learning_rate", "clip_norm"):
+        if self.calibration == 1:
+            raise OptionError(
+                "`calibration` is 1; accepted are 2 or more images, from which variances can be found, or 0."
+            )
+        for name in ("learning_rate", "final_learning_rate", "clip_norm", "hair_rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise OptionError(f"`{name}` is {value}; accepted are positive numbers.")
-        if not 0 <= self.weight_decay < math.inf:
-            raise OptionError(f"`weight_decay` is {self.weight_decay}; accepted are 0 and positive numbers.")
+        for name in ("weight_decay", "classify"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise OptionError(f"`{name}` is {getattr(self, name)}; accepted are 0 and positive numbers.")
         if not 0 <= self.ema_decay < 1:
             raise OptionError(f"`ema_decay` is {self.ema_decay}; accepted are numbers from 0 (no average) to below 1.")
         if self.mixed_precision not in get_args(MixedPrecision):
@@ -93,7 +107,8 @@ class TrainingSettings:
         """The learning rate of a step, counted from 1, of so many."""
         epochs = self.epochs + self.final_epochs
         at_first = steps * self.epochs // epochs if epochs else steps
-        return self.learning_rate if step <= at_first else self.final_learning_rate
+        rate = self.learning_rate if step <= at_first else self.final_learning_rate
+        return rate * min(1.0, step / self.warm_up) if self.warm_up else rate
 
     def images_at_once(self, processes: int) -> int:
         """The images of one micro-batch of one process.

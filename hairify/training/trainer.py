@@ -8,7 +8,7 @@ import itertools
 import math
 import shutil
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,17 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from rich.console import Console
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from hairify.data.samples import Batch, Sample, TrainingSamples, collate
-from hairify.errors import DataError, TrainingError
+from hairify.conditioning import Conditioning
+from hairify.data.samples import Batch, TrainingSamples, collate
+from hairify.errors import CalibrationError, DataError, TrainingError
+from hairify.model import HairModel
 from hairify.training.checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
 from hairify.training.interruption import Interruption, outlive_signals
 from hairify.training.learner import Gradients, Learner
+from hairify.training.loading import Reporting, collate_or_error
 from hairify.training.logs import RunLog, Scores, StepReport
 from hairify.training.losses import Loss, l1_loss
 from hairify.training.progress import ProgressBar
@@ -33,9 +36,13 @@ from hairify.training.settings import TrainingSettings
 from hairify.training.sharding import accelerated, forked_random_state
 
 # With another of these, a resumed run would not be the run that was begun.
-_FIXED = ("batch_size", "seed", "ema_decay", "freeze_base")
+_FIXED = ("batch_size", "seed", "ema_decay", "freeze_base", "calibration", "classify")
 # These may change, as they must where a loss was not finite; the run says so, for it is no longer an unbroken one.
-_ADJUSTABLE = ("learning_rate", "final_learning_rate", "weight_decay", "clip_norm", "mixed_precision")
+_ADJUSTABLE = (
+    *("learning_rate", "final_learning_rate", "warm_up", "hair_rate"),
+    *("weight_decay", "clip_norm", "mixed_precision"),
+)
+_NEW = ("calibration", "classify", "warm_up", "hair_rate")  # runs begun by hairify 0.1 say nothing of these
 _MOST_SKIPPED = 30  # updates in a row: fp16's scale, 65536 at first, has been halved as often
 
 
@@ -68,6 +75,7 @@ def train(
     output: Path,
     loss: Loss = l1_loss,
     validate: Callable[[nn.Module], Scores] | None = None,
+    measure: Callable[[HairModel], Conditioning | None] | None = None,
     resume: bool = False,
     on_start: Callable[[], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
@@ -88,6 +96,7 @@ def train(
         output: the run's folder, the same for all processes: checkpoints/, log.jsonl and tensorboard/ are made there.
         loss: what is brought down.
         validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; the main process calls it.
+        measure: whether a HairModel uses its GIV; the main process calls it after each validation and at the end.
         resume: go on from the newest checkpoint in `output`.
         on_start: the main process calls it once all is checked, before the first step.
         on_step: the main process tells it each step.
@@ -105,7 +114,7 @@ def train(
         run = _Run(model, samples, settings, accelerator, Path(output), loss, resume, console)
         if on_start is not None and accelerator.is_main_process:
             on_start()
-        return run.to_its_end(validate, on_step)
+        return run.to_its_end(validate, measure, on_step)
 
 
 class _Run:
@@ -132,9 +141,12 @@ class _Run:
         self.losses: list[float] = start.tensors["losses"].tolist() if start else []
         self._seed(0)
         example = collate([samples[0], samples[1]])
-        self.learner = Learner(model, loss, settings, accelerator, example, start.part("model") if start else None)
+        weights, images = (start.part("model"), None) if start else (None, self._calibration_images(notes))
+        self.learner = Learner(model, loss, settings, accelerator, example, self._degradations(), weights, images)
         if start:
-            self.learner.go_on(start.part("optimizer"), start.part("average"), start.about.scaler)
+            self.learner.go_on(
+                start.part("optimizer"), start.part("average"), start.part("classifier"), start.about.scaler
+            )
         self.began = time.monotonic() - (start.about.seconds if start else 0)
         if frozen := self.learner.frozen:
             names = ", ".join(frozen[:3]) + (", ..." if len(frozen) > 3 else "")
@@ -144,10 +156,30 @@ class _Run:
         for note in notes if accelerator.is_main_process else ():
             self.bar.note(note)
 
+    def _degradations(self) -> list[int]:
+        """The number of each task's degradation; several tasks may show the same."""
+        names = [task.degradation for task in self.samples.tasks]
+        return [list(dict.fromkeys(names)).index(name) for name in names]
+
+    def _calibration_images(self, notes: list[str]) -> Tensor | None:
+        """Degraded patches, the same in all processes, where the network is to be calibrated and can be."""
+        model = self.model
+        if not isinstance(model, HairModel) or model.is_calibrated or not self.settings.calibration:
+            return None
+        try:
+            model.check_calibration()
+        except CalibrationError as error:
+            notes.append(f"The network is trained as it is, without calibration. {error}")
+            return None
+        return collate([self.samples[i] for i in range(self.settings.calibration)])["degraded"]
+
     # The loop
 
     def to_its_end(
-        self, validate: Callable[[nn.Module], Scores] | None, on_step: Callable[[StepReport], None] | None
+        self,
+        validate: Callable[[nn.Module], Scores] | None,
+        measure: Callable[[HairModel], Conditioning | None] | None,
+        on_step: Callable[[StepReport], None] | None,
     ) -> TrainedRun:
         """Take the steps that are left, unless a signal comes."""
         stop = False
@@ -163,8 +195,13 @@ class _Run:
                     self._tell(report, log, on_step)
                 if stop or self.step == self.steps or _due(self.step, self.settings.save_every):
                     self._save(log)
-                if validate is not None and not stop and _due(self.step, self.settings.validate_every):
+                if stop:
+                    continue
+                due, last = _due(self.step, self.settings.validate_every), self.step == self.steps
+                if validate is not None and due:
                     self._validate(validate, log)
+                if measure is not None and (due or last) and isinstance(self.model, HairModel):
+                    self._measure(measure, log, last)
         self.learner.give_to(self.model)
         unreadable = dict(gather_object([*self.unreadable.items()]))
         interrupted = self.step < self.steps
@@ -196,11 +233,11 @@ class _Run:
             for part in range(parts)
         )
         yield from DataLoader(
-            _Reporting(self.samples),
+            Reporting(self.samples),
             batch_sampler=(list(range(start, start + size)) for start in starts),
             generator=torch.Generator(),  # else it would draw its workers' seed from the step's random numbers
             num_workers=self.settings.workers,
-            collate_fn=_collate,
+            collate_fn=collate_or_error,
             pin_memory=self.accelerator.device.type == "cuda",
             worker_init_fn=outlive_signals,
         )
@@ -260,6 +297,7 @@ class _Run:
         """What to go on from, and what to say of it: why not from a newer one, and which settings are others now."""
         checkpoint, damaged = self.checkpoints.newest()
         then, now = checkpoint.about.agreed, self._agreed()
+        then = {name: now[name] for name in _NEW} | dict(then)
         others = {key: f"`{key}` was {then.get(key)}, is {now[key]}" for key in now if then.get(key) != now[key]}
         adjusted = [text for key, text in others.items() if key in _ADJUSTABLE]
         wrong = [text for key, text in others.items() if key not in _ADJUSTABLE]
@@ -296,6 +334,19 @@ class _Run:
             with self._writing(log.path):
                 log.validation(self.step, scores)
             self.bar.validation(self.step, scores)
+        self.accelerator.wait_for_everyone()
+
+    def _measure(self, measure: Callable[[HairModel], Conditioning | None], log: RunLog | None, last: bool) -> None:
+        """Say whether the network uses its GIV, and at the end, where it does not, what to try."""
+        assert isinstance(self.model, HairModel)
+        self.learner.give_to(self.model)
+        found = measure(self.model) if log is not None else None
+        if log is not None and found is not None:
+            with self._writing(log.path):
+                log.conditioning(self.step, found)
+            self.bar.note(f"step {self.step}: {found}")
+            if last and (advice := found.advice(calibrated=self.model.is_calibrated)):
+                self.bar.note(advice)
         self.accelerator.wait_for_everyone()
 
     def _tell(self, report: StepReport, log: RunLog, on_step: Callable[[StepReport], None] | None) -> None:
@@ -337,24 +388,6 @@ class _Run:
     def _last_checkpoint(self) -> str:
         paths = self.checkpoints.paths()
         return f"The checkpoint {paths[-1]} is as it was." if paths else "There is no checkpoint yet."
-
-
-class _Reporting(Dataset[Any]):
-    """Samples, or why one cannot be had: an error raised in a worker would arrive as the text of its traceback."""
-
-    def __init__(self, samples: TrainingSamples) -> None:
-        self.samples = samples
-
-    def __getitem__(self, index: int) -> Sample | DataError:
-        try:
-            return self.samples[index]
-        except DataError as error:
-            return error
-
-
-def _collate(samples: Sequence[Sample | DataError]) -> Batch | DataError:
-    errors = [sample for sample in samples if isinstance(sample, DataError)]
-    return errors[0] if errors else collate([sample for sample in samples if not isinstance(sample, DataError)])
 
 
 def _due(step: int, every: int) -> bool:
