@@ -33,6 +33,7 @@ BUILT_IN: Mapping[str, Mapping[str, Any]] = {
     "promptir": {"exclude": ("up4_3", "up3_2")},
     "airnet": {"split_at": "R.body.2", "include": ("R.body.3", "R.body.4")},
     "transweather": {"split_at": "Tenc", "exclude": ("convtail", "clean")},
+    "unet": {},
 }
 """The networks of `hairify.models`, and how they are converted where nothing else is said (docs/networks.md)."""
 
@@ -210,7 +211,7 @@ class NetworkSettings:
     """Which network, and how it is converted. Where nothing is said, `hairify` decides, see `hairify.hairify`."""
 
     network: Annotated[
-        str, Doc("restormer, res_hair, promptir, airnet, transweather, or package.module:factory for your own")
+        str, Doc("restormer, res_hair, promptir, airnet, transweather, unet, or package.module:factory for your own")
     ] = "restormer"
     options: Annotated[Mapping[str, Any], Doc("keyword argument of the network's factory")] = field(
         default_factory=dict

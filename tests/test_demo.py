@@ -12,8 +12,8 @@ from hairify.cli import main
 from hairify.report import ReportSettings
 from hairify.sharing import from_pretrained
 
-TINY = ["demo", "--steps", "2", "--patches", "1", "--photographs", "1"]
-FILES = {"ablation.json", "ablation.md", "both", "report.html", "scores", "static"}
+TINY = ["demo", "--before", "1", "--steps", "2", "--patches", "1", "--photographs", "1"]
+FILES = {"ablation.json", "ablation.md", "before", "both", "report.html", "scores", "static"}
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Published restoration networks, written anew from their papers."""
+"""Published restoration networks, written anew from their papers, and a plain U-Net to begin with."""
 
 from hairify.models.airnet import AirNet, airnet
 from hairify.models.checkpoints import load_weights
@@ -6,12 +6,14 @@ from hairify.models.promptir import PromptIR, promptir
 from hairify.models.res_hair import load_published, res_hair
 from hairify.models.restormer import Restormer, restormer
 from hairify.models.transweather import TransWeather, transweather
+from hairify.models.unet import UNet, unet
 
 __all__ = [
     "AirNet",
     "PromptIR",
     "Restormer",
     "TransWeather",
+    "UNet",
     "airnet",
     "load_published",
     "load_weights",
@@ -19,4 +21,5 @@ __all__ = [
     "res_hair",
     "restormer",
     "transweather",
+    "unet",
 ]

@@ -13,7 +13,7 @@ from hairify.data.datasets import Task, load_pair
 from hairify.data.degradations import degradation
 from hairify.data.images import read_rgb
 from hairify.errors import DataError, ImageError
-from hairify.evaluation import Results, score
+from hairify.evaluation import Results, conditioning_on, score
 from hairify.model import HairModel
 from hairify.modes import evaluation_mode
 from hairify.report.findings import Conditioning, Curves, Example, Findings
@@ -58,8 +58,10 @@ def collect(
     settings = settings or ReportSettings()
     unreadable: dict[str, str] = {}
     with evaluation_mode(model), torch.no_grad():
-        conditioning = None
+        conditioning = use = None
         if isinstance(model, HairModel) and tasks:
+            on_part("use of the GIV")
+            use = conditioning_on(model, tasks, multiple=multiple, seed=settings.report_seed)
             crops = _Crops(tasks, settings, unreadable)
             conditioning = _conditioning(model, crops, settings, multiple, on_part)
         examples = _examples(model, tasks, settings, multiple, on_part, unreadable)
@@ -74,6 +76,7 @@ def collect(
         results=results,
         curves=read_log(log) if log is not None and log.exists() else Curves(),
         unreadable=unreadable,
+        use=use,
     )
 
 

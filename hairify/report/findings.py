@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from hairify.conditioning import Conditioning as Use
 from hairify.evaluation import Results, Score
 from hairify.plan import Plan
 
@@ -84,11 +85,13 @@ class Curves:
     Attributes:
         losses: {degradation: ((step, loss), ...)}, steps ascending.
         validation: {task: ((step, PSNR in dB), ...)}, steps ascending.
+        conditioning: {what: ((step, dB), ...)}: by how much images' own GIVs are better than others.
         unreadable: lines of the log that are no JSON object, as a killed process may leave.
     """
 
     losses: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     validation: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
+    conditioning: Mapping[str, tuple[tuple[int, float], ...]] = field(default_factory=dict)
     unreadable: int = 0
 
 
@@ -103,6 +106,7 @@ class Findings:
         tasks: {task: its degradation}, for colours.
         plan: what was converted; None for a static network.
         conditioning: GIVs and selecting vectors; None for a static network, or without test images.
+        use: whether the GIV is used; None where `conditioning` is, or where no two degradations are tested.
         examples: images before and after.
         results: of the evaluation, if there was one.
         curves: how training went.
@@ -119,3 +123,4 @@ class Findings:
     results: Results | None
     curves: Curves
     unreadable: Mapping[str, str] = field(default_factory=dict)
+    use: Use | None = None

@@ -24,6 +24,7 @@ def read_log(path: Path) -> Curves:
     """
     losses: dict[str, dict[int, float]] = defaultdict(dict)
     validation: dict[str, dict[int, float]] = defaultdict(dict)
+    conditioning: dict[str, dict[int, float]] = defaultdict(dict)
     unreadable = 0
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -39,7 +40,10 @@ def read_log(path: Path) -> Curves:
             losses[name][entry["step"]] = value
         for name, scores in entry.get("validation", {}).items():
             validation[name][entry["step"]] = scores["psnr"]
-    return Curves(_finite(losses), _finite(validation), unreadable)
+        for name, key in (("the mean GIV", "gain"), ("another degradation's GIV", "cost_of_wrong")):
+            if (value := entry.get("conditioning", {}).get(key)) is not None:
+                conditioning[name][entry["step"]] = value
+    return Curves(_finite(losses), _finite(validation), _finite(conditioning), unreadable)
 
 
 def _object(line: str) -> dict[str, Any] | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
+from hairify.conditioning import Conditioning as Use
 from hairify.evaluation import Score, mean
 from hairify.plan import Plan
 from hairify.report.curve_drawing import draw_curves
@@ -62,6 +64,7 @@ def sections(findings: Findings) -> dict[str, Markup]:
     unknown = {task: task for task in findings.curves.validation if task not in findings.tasks}
     of_tasks = task_styles({**findings.tasks, **unknown}, of_degradations | styles(unknown))
     found = {
+        "use": _use(findings.use, findings.curves) if findings.use else None,
         "plan": _plan(findings.plan) if findings.plan else None,
         "givs": _givs(conditioning, of_degradations) if conditioning else None,
         "vectors": _vectors(conditioning, findings.plan, of_degradations) if conditioning and findings.plan else None,
@@ -79,6 +82,7 @@ def contents(names: Sequence[str]) -> Markup:
 
 
 _TITLES = {
+    "use": ("Use of the GIV", "Does the network use what it sees?"),
     "plan": ("Plan", "The network and its plan"),
     "givs": ("GIVs", "Global information vectors"),
     "vectors": ("Selecting vectors", "Selecting vectors of each block"),
@@ -92,6 +96,30 @@ _TITLES = {
 def _section(name: str, *parts: str | Markup | None) -> Markup:
     return tag(
         "section", tag("h2", _TITLES[name][1], id=f"{name}-title"), *parts, id=name, aria_labelledby=f"{name}-title"
+    )
+
+
+def _use(use: Use, curves: Curves) -> Markup:
+    """The answer first; then what it rests on."""
+    answer = (
+        f"{'Yes' if use.is_used else 'No'}: with the GIV of another degradation, images are restored "
+        f"{use.cost_of_wrong:.2f} dB worse than with their own, and {use.gain:.2f} dB worse with the mean GIV of all."
+    )
+    heads = ("degradation", "own GIV", "mean GIV", "another degradation's")
+    rows = [(name, *(decibels(by_name[name].psnr) for by_name in (use.own, use.mean, use.wrong))) for name in use.own]
+    told = "" if math.isnan(use.recognised) else f" The nearest mean GIV is the right one in {use.recognised:.0%}."
+    text = (
+        f"PSNR in dB of {_count(use.images, 'crop')} of test images. Mean selecting vectors of two degradations differ "
+        f"by up to {max(use.spread.values()):.2f}, by level: "
+        f"{', '.join(f'{level} {spread:.2f}' for level, spread in use.spread.items())}.{told}"
+    )
+    drawn = None
+    if curves.conditioning:
+        of = styles(curves.conditioning)
+        drawing = draw_curves(curves.conditioning, of, label="dB by which the own GIV is better")
+        drawn = _curves("Own GIV against others, in training", drawing, curves.conditioning, of)
+    return _section(
+        "use", tag("p", answer, class_="lead"), _scrolling(_table(heads, rows), heads[0]), tag("p", text), drawn
     )
 
 

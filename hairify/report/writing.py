@@ -63,6 +63,7 @@ def numbers(findings: Findings) -> dict[str, Any]:
             }
             for one in findings.examples
         ],
+        "use": findings.use.plain() if findings.use else None,
         "results": results.plain() if results else None,
         "losses": {name: [list(point) for point in points] for name, points in curves.losses.items()},
         "validation": {name: [list(point) for point in points] for name, points in curves.validation.items()},
