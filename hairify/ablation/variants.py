@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -11,18 +12,20 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from hairify.boxes import GIVStandardization, HyperSelectingNet
+from hairify.calibration import calibrate
 from hairify.conversion import assemble
 from hairify.copying import copy_model
-from hairify.errors import NetworkError, OptionError, OutsideForwardError
+from hairify.errors import CalibrationError, NetworkError, OptionError, OutsideForwardError
 from hairify.features import find_feature, image_size
 from hairify.kernels import rows_per_image
 from hairify.layers import is_layer
 from hairify.model import HairModel
+from hairify.modes import evaluation_mode
 from hairify.plan import Plan
 from hairify.probing import Probe
 from hairify.randomness import cpu_generator, seeded
 from hairify.recording import Call
-from hairify.scope import Hyper, Scope
+from hairify.scope import Hyper, Scope, SplitReached
 
 Variant: TypeAlias = Literal["static", "dac", "hsn", "both"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
@@ -95,9 +98,44 @@ class ConditionalEmbedding(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network takes and returns."""
         # A scope runs the DAC, then all that makes something of the GIV: HSNs in a HairModel, projections here.
-        hyper = Hyper(self.dac, self.standardization, self.projections, nn.ModuleList())
-        with self._scope.forward(hyper, image_size(args, kwargs)):
+        with self._scope.forward(self._hyper, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
+
+    def calibrate(self, images: Tensor, *args: Tensor) -> ConditionalEmbedding:
+        """As `HairModel.calibrate`, for the DAC and the GIVs: what the network computes stays the same.
+
+        Args:
+            images: degraded ones, (B, 3, H, W).
+            args: further inputs, of the same batch.
+        """
+        with evaluation_mode(self), torch.no_grad():
+            calibrate(self._hyper, [self._feature(images, *args)])
+        return self
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether `calibrate` was called."""
+        return bool(self.standardization.images)
+
+    def check_calibration(self) -> None:
+        """Make sure that the network may still be calibrated: that it computes the same whatever the GIV.
+
+        Raises:
+            CalibrationError: it has been trained.
+        """
+        if any(bool(p.any()) for p in self.projections.parameters()):
+            raise CalibrationError("The network has been trained: its blocks are shifted already. Calibrate it before.")
+
+    def _feature(self, *args: Tensor) -> Tensor:
+        size = image_size(args, {})
+        with self._scope.forward(self._hyper, size, until="feature") as forward, contextlib.suppress(SplitReached):
+            self.base(*args)
+        assert forward.found is not None
+        return forward.found
+
+    @property
+    def _hyper(self) -> Hyper:
+        return Hyper(self.dac, self.standardization, self.projections, nn.ModuleList())
 
 
 def embed(

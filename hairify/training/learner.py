@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
+from hairify.ablation.variants import ConditionalEmbedding
 from hairify.copying import copy_model
 from hairify.data.samples import Batch
 from hairify.errors import OptionError, TrainingError
@@ -106,7 +107,7 @@ class Learner:
         example: samples by which parameters are found that no loss reaches.
         degradations: the number of each task's degradation.
         weights: state of the network to go on from; None for the model's own.
-        calibration: degraded images (B, 3, H, W) on which a HairModel is calibrated before it learns.
+        calibration: degraded images (B, 3, H, W) on which a network with a GIV is calibrated before it learns.
 
     Attributes:
         frozen: names of the parameters that are not trained since no loss reaches them.
@@ -132,7 +133,8 @@ class Learner:
         self._network = _prepared(model, settings).to(accelerator.device)
         if weights is not None:
             _load(self._network, weights)
-        if calibration is not None and isinstance(self._network, HairModel):
+        if calibration is not None:
+            assert isinstance(self._network, (HairModel, ConditionalEmbedding))
             images = calibration.to(accelerator.device)
             self._network.calibrate(*[images] * number_of_inputs(self._network))
         if settings.freeze_base and isinstance(self._network, HairModel):

@@ -21,6 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from hairify.ablation.variants import ConditionalEmbedding
 from hairify.conditioning import Conditioning
 from hairify.data.samples import Batch, TrainingSamples, collate
 from hairify.errors import CalibrationError, DataError, TrainingError
@@ -164,7 +165,11 @@ class _Run:
     def _calibration_images(self, notes: list[str]) -> Tensor | None:
         """Degraded patches, the same in all processes, where the network is to be calibrated and can be."""
         model = self.model
-        if not isinstance(model, HairModel) or model.is_calibrated or not self.settings.calibration:
+        if (
+            not isinstance(model, (HairModel, ConditionalEmbedding))
+            or model.is_calibrated
+            or not self.settings.calibration
+        ):
             return None
         try:
             model.check_calibration()

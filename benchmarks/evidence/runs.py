@@ -1,0 +1,226 @@
+"""One training of one arm, from where it stands to its end, and what it scored on its way."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.evidence.networks import build, count, widened
+from hairify import HairModel, hairify
+from hairify.conditioning import measure_conditioning
+from hairify.data.datasets import Task, load_pair
+from hairify.data.samples import TrainingSamples, collate
+from hairify.training import TrainingSettings, train
+
+Regime: TypeAlias = Literal["trained", "scratch"]
+Arm: TypeAlias = Literal["static", "widened", "converted", "mean"]
+
+ARMS: tuple[Arm, ...] = ("static", "widened", "converted", "mean")
+DEGRADATIONS = ("noise25", "rain", "haze", "defocus", "low_light")
+_CALIBRATION = 64
+_CACHE = 2**30
+_AT_ONCE = 12
+_LATER = 1000  # added to the seed of the samples after the conversion
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How all networks are trained.
+
+    Attributes:
+        before: steps of the unconverted network in regime "trained".
+        steps: after them, of each arm; in regime "scratch" all of them.
+        patch: side of the patches.
+        per_degradation: patches of each degradation in a step.
+        rate: learning rate before, and from scratch.
+        rate_after: after it. The last tenth of all steps is at a tenth of the rate.
+        crop: side of the middle of each held-out photograph on which networks are evaluated.
+        evaluations: how often, on the way.
+    """
+
+    before: int = 3000
+    steps: int = 1500
+    patch: int = 48
+    per_degradation: int = 2
+    rate: float = 1e-3
+    rate_after: float = 5e-4
+    crop: int = 128
+    evaluations: int = 5
+
+
+class AtTheMean(nn.Module):
+    """A converted network whose HSNs always get the mean GIV of the photographs it was calibrated on.
+
+    So it has all that conversion adds, but tells no image from another.
+    """
+
+    mean: Tensor
+
+    def __init__(self, hair: HairModel, mean: Tensor) -> None:
+        super().__init__()
+        self.hair = hair
+        self.register_buffer("mean", mean)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images to images, (B, 3, H, W)."""
+        with self.hair.conditioned_on(self.mean):
+            return self.hair(images)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm of one comparison."""
+
+    regime: Regime
+    network: str
+    seed: int
+    arm: Arm
+
+    @property
+    def name(self) -> str:
+        """For `--only`, and its folder."""
+        return f"{self.regime}/{self.network}/{self.seed}/{self.arm}"
+
+
+class Runner:
+    """Carries out runs, each in a folder of its own; what is done is not done again.
+
+    Args:
+        output: the folder of all runs.
+        recipe: how they are trained.
+        learnt: photographs to learn from.
+        tested: held-out photographs.
+    """
+
+    def __init__(self, output: Path, recipe: Recipe, learnt: Sequence[Path], tested: Sequence[Path]) -> None:
+        self.output, self.recipe = output, recipe
+        self._learnt = [Task(name, name, tuple(learnt), None) for name in DEGRADATIONS]
+        self._test = _crops([Task(name, name, tuple(tested), None) for name in DEGRADATIONS], recipe.crop)
+
+    def carry_out(self, run: Run) -> dict[str, Any]:
+        """What a run came to, from its file where it is finished."""
+        folder = self.output / run.name
+        file = folder / "result.json"
+        if not file.exists():
+            result = self._train(run, folder)
+            file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def _train(self, run: Run, folder: Path) -> dict[str, Any]:
+        network = self._start(run)
+        first = {"step": 0, "psnr": self._psnr(network)}
+        rate = self.recipe.rate_after if run.regime == "trained" else self.recipe.rate
+        settings = self._settings(self.recipe.steps, run.seed, rate, rate / 10)
+        # Other patches than before, the same for all arms.
+        network = self._trained(network, folder, settings, self._samples(_LATER + run.seed))
+        result = {"parameters": count(network), "curve": [first, *_validations(folder / "log.jsonl")]}
+        if isinstance(network, HairModel):
+            device = next(network.parameters()).device
+            degraded, clean, names = self._test
+            found = measure_conditioning(network, degraded.to(device), clean, names, batch_size=_AT_ONCE)
+            result["conditioning"] = found.plain()
+        return result
+
+    def _start(self, run: Run) -> nn.Module:
+        torch.manual_seed(run.seed)
+        width = widened(run.network, self._converted_size(run.network)) if run.arm == "widened" else None
+        network = build(run.network, width)
+        if run.regime == "trained":
+            kind = "before-widened" if width else "before"
+            folder = self.output / run.regime / run.network / str(run.seed) / kind
+            network = self._before(network, folder, run.seed)
+        if run.arm in ("static", "widened"):
+            return network
+        hair = hairify(network, generator=torch.Generator().manual_seed(run.seed))
+        images = collate([self._samples(run.seed)[i] for i in range(_CALIBRATION)])["degraded"]
+        images = images.to(next(hair.parameters()).device)
+        hair.calibrate(images)
+        with torch.no_grad():
+            return hair if run.arm == "converted" else AtTheMean(hair, hair.giv(images).mean(0, keepdim=True))
+
+    def _converted_size(self, name: str) -> int:
+        return count(hairify(build(name)))
+
+    def _before(self, network: nn.Module, folder: Path, seed: int) -> nn.Module:
+        """The network that has been trained unconverted; trained by whichever run needs it first."""
+        weights = folder / "weights.pt"
+        if not weights.exists():
+            rate = self.recipe.rate
+            settings = self._settings(self.recipe.before, seed, rate, rate)
+            network = self._trained(network, folder, settings, self._samples(seed))
+            torch.save(network.state_dict(), weights)
+        network.load_state_dict(torch.load(weights, weights_only=True))
+        return network
+
+    def _trained(
+        self, network: nn.Module, folder: Path, settings: TrainingSettings, samples: TrainingSamples
+    ) -> nn.Module:
+        resume = any((folder / "checkpoints").glob("*.safetensors"))
+        done = train(network, samples, settings, output=folder, validate=self._validate, resume=resume)
+        if done.interrupted:
+            raise KeyboardInterrupt
+        return done.model
+
+    def _validate(self, network: nn.Module) -> dict[str, dict[str, float]]:
+        return {name: {"psnr": psnr} for name, psnr in self._psnr(network).items()}
+
+    def _settings(self, steps: int, seed: int, rate: float, final: float) -> TrainingSettings:
+        return TrainingSettings(
+            steps=steps,
+            learning_rate=rate,
+            final_learning_rate=final,
+            epochs=9,
+            final_epochs=1,  # the last tenth of the steps
+            clip_norm=1.0,
+            ema_decay=0.0,
+            batch_size=self.recipe.per_degradation * len(DEGRADATIONS),
+            save_every=500,
+            keep_checkpoints=1,
+            validate_every=max(steps // self.recipe.evaluations, 1),
+            workers=0,
+            seed=seed,
+            tensorboard=False,
+        )
+
+    def _samples(self, seed: int) -> TrainingSamples:
+        return TrainingSamples(self._learnt, self.recipe.patch, seed, _CACHE)
+
+    @torch.no_grad()
+    def _psnr(self, network: nn.Module) -> dict[str, float]:
+        """By degradation, the mean over held-out photographs."""
+        degraded, clean, names = self._test
+        device = next(network.parameters()).device
+        network.eval()
+        restored = torch.cat([network(part.to(device)).cpu() for part in degraded.split(_AT_ONCE)])
+        errors = (restored.double().clamp(0, 1) - clean.double()).square().mean(dim=(1, 2, 3))
+        psnr = (-10 * errors.log10()).tolist()
+        values = {name: [p for p, of in zip(psnr, names, strict=True) if of == name] for name in DEGRADATIONS}
+        return {name: sum(found) / len(found) for name, found in values.items()}
+
+
+def _validations(log: Path) -> list[dict[str, Any]]:
+    """What a run's log says of its validations: the step, and PSNR by degradation."""
+    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+    return [
+        {"step": line["step"], "psnr": {name: scores["psnr"] for name, scores in line["validation"].items()}}
+        for line in lines
+        if "validation" in line
+    ]
+
+
+def _crops(tasks: Sequence[Task], side: int) -> tuple[Tensor, Tensor, list[str]]:
+    """The middle of each photograph, degraded and clean, and the name of its degradation."""
+    pairs, names = [], []
+    for task in tasks:
+        for index in range(len(task.clean)):
+            degraded, clean = load_pair(task, index)
+            top, left = ((length - side) // 2 for length in clean.shape[1:])
+            pairs.append([image[:, top : top + side, left : left + side] for image in (degraded, clean)])
+            names.append(task.name)
+    return torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs]), names
