@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo bench bench-kernels test test-slow zoo zoo-page commands-page docs check clean
+.PHONY: help demo bench bench-kernels evidence test test-slow zoo zoo-page commands-page docs check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -27,6 +27,9 @@ bench: $(VENV)/.installed-bench ## measure time and memory of converted networks
 
 bench-kernels: $(VENV)/.installed-bench ## measure the kernels by which per-image operations are computed
 	$(BIN)/python -m benchmarks.kernels $(ARGS)
+
+evidence: $(VENV)/.installed-test ## train converted and unconverted networks and compare them: hours; ARGS=--quick a minute
+	$(BIN)/python -m benchmarks.evidence $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests, without the heavy ones
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not zoo" $(ARGS)
@@ -55,7 +58,7 @@ check: $(VENV)/.installed-dev ## lint, format and types
 	$(BIN)/mypy
 
 clean: ## remove the environment, caches and builds
-	rm -rf $(VENV) build dist demo-output bench-output site-output zoo-output
+	rm -rf $(VENV) build dist demo-output bench-output evidence-output site-output zoo-output
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

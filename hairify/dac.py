@@ -19,6 +19,7 @@ hairify's own, or None for the preset's."""
 
 DEFAULT_WIDTH = 40
 _SHRINKAGE = 0.1  # of the moments' covariance towards a multiple of the identity, in units of its mean eigenvalue
+_USUAL_MOMENT = -3.0  # of fresh and trained networks on photographs, within 1 or so; uncalibrated it is subtracted
 _LEAST_MOMENT = 1e-8  # added to mean squares before the logarithm; a feature's are some 1e-3
 _STAGES = 3
 _BLOCKS_PER_STAGE = 3
@@ -55,7 +56,7 @@ class MomentsDAC(nn.Module):
     def __init__(self, in_channels: int, giv_dim: int, *, single: bool = False) -> None:
         super().__init__()
         self.in_channels, self.giv_dim, self.single = in_channels, giv_dim, single
-        self.register_buffer("mean", torch.zeros(in_channels))
+        self.register_buffer("mean", torch.full((in_channels,), 0.0 if single else _USUAL_MOMENT))
         self.register_buffer("whitening", _orthonormal(giv_dim, in_channels))
 
     def forward(self, feature: Tensor) -> Tensor:

@@ -330,8 +330,8 @@ class Scope:
 
 def _in_precision_of(dac: nn.Module, feature: Tensor) -> Tensor:
     """The feature in the DAC's dtype: networks may compute their halves in different ones."""
-    parameter = next(dac.parameters(), feature)
-    return feature.to(parameter.dtype) if parameter.is_floating_point() else feature
+    parameter = next(dac.parameters(), None)
+    return feature if parameter is None or not parameter.is_floating_point() else feature.to(parameter.dtype)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hairify.boxes import HyperSelectingNet, WeightBox
+from hairify.plan import published_widths
 
 
 def block() -> nn.Module:
@@ -110,13 +111,17 @@ def separate(hsn: HyperSelectingNet, block: int) -> nn.Sequential:
     giv_dim=st.integers(1, 70),
     blocks=st.integers(1, 5),
     box_size=st.integers(1, 7),
+    hidden=st.lists(st.integers(1, 9), max_size=3),
     batch=st.integers(1, 4),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_stacked_nets_equal_separate_ones(giv_dim: int, blocks: int, box_size: int, batch: int, seed: int) -> None:
+def test_stacked_nets_equal_separate_ones(
+    giv_dim: int, blocks: int, box_size: int, hidden: list[int], batch: int, seed: int
+) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        hsn, giv = HyperSelectingNet(giv_dim, blocks, box_size).double(), torch.randn(batch, giv_dim).double() * 3
+        hsn = HyperSelectingNet(giv_dim, blocks, box_size, hidden).double()
+        giv = torch.randn(batch, giv_dim).double() * 3
     selecting = hsn(giv)
     assert selecting.shape == (batch, blocks, box_size)
     assert selecting.min() > 0
@@ -138,27 +143,27 @@ def test_stacked_nets_equal_separate_ones(giv_dim: int, blocks: int, box_size: i
         (1, [1, 4, 4, 4]),
     ],
 )
-def test_widths(giv_dim: int, widths: list[int]) -> None:
-    hsn = HyperSelectingNet(giv_dim, 3, 5)
+def test_published_widths(giv_dim: int, widths: list[int]) -> None:
+    hsn = HyperSelectingNet(giv_dim, 3, 5, published_widths(giv_dim))
     shapes = [(tuple(layer.weight.shape), tuple(layer.bias.shape)) for layer in hsn.layers]
     assert shapes == [((3, b, a), (3, b)) for a, b in zip(widths, [*widths[1:], 5], strict=True)]
 
 
-def test_fresh_nets_start_as_pytorch_starts_linear_layers() -> None:
+def test_fresh_nets_keep_the_variance() -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        hsn = HyperSelectingNet(256, 50, 40)
+        hsn = HyperSelectingNet(256, 50, 40, (128,))
+        giv = torch.randn(200, 256)
     for layer in hsn.layers:
-        bound = layer.weight.shape[2] ** -0.5
-        for parameter in (layer.weight, layer.bias):
-            assert 0.98 * bound < parameter.abs().max() <= bound
-            assert parameter.std().item() == pytest.approx(bound / 3**0.5, rel=0.05)
+        assert layer.weight.std().item() == pytest.approx(layer.weight.shape[2] ** -0.5, rel=0.05)
+        assert not layer.bias.any()
+    assert hsn.layers[0](giv.unsqueeze(0)).std().item() == pytest.approx(1, rel=0.05)
     first = hsn.layers[0].weight
     assert not any(torch.equal(first[0], other) for other in first[1:])  # the blocks' nets differ
 
 
 def test_full_precision_under_autocast() -> None:
-    hsn, giv = HyperSelectingNet(64, 3, 5), torch.randn(4, 64)
+    hsn, giv = HyperSelectingNet(64, 3, 5, (32,)), torch.randn(4, 64)
     expected = hsn(giv)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert F.linear(giv, giv).dtype == torch.bfloat16  # autocast is at work, or this test shows nothing

@@ -15,9 +15,9 @@ from networks import NETWORKS, Chain
 from torch import Tensor, nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import parametrize
-from util import assert_close, assert_differs, perturb
+from util import assert_close, assert_differs, perturb, published
 
-from hairify import HairModel, boxes, hairify
+from hairify import HairModel, boxes
 
 SIZE = (16, 24)
 
@@ -36,7 +36,7 @@ def converted(name: str = "nafnet", box: str = "full") -> HairModel:
 
 @functools.cache
 def _converted(name: str, box: str) -> HairModel:
-    return perturb(hairify(NETWORKS[name]().double().eval(), box=box))
+    return perturb(published(NETWORKS[name]().double().eval(), box=box))
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ class RecordsInside(nn.Module):
 
 
 def test_what_is_kept_may_be_used_where_gradients_are_recorded() -> None:
-    hair, x = hairify(RecordsInside().double().eval(), split_at="head"), images()
+    hair, x = published(RecordsInside().double().eval(), split_at="head"), images()
     giv = a_giv()
     with hair.conditioned_on(giv):
         with torch.inference_mode():
@@ -239,7 +239,7 @@ def test_what_is_kept_may_be_used_where_gradients_are_recorded() -> None:
 
 
 def test_a_change_of_dtype_is_followed() -> None:
-    hair, giv, x = perturb(hairify(NETWORKS["nafnet"]().eval())), a_giv(), images()
+    hair, giv, x = perturb(published(NETWORKS["nafnet"]().eval())), a_giv(), images()
     with torch.no_grad(), hair.conditioned_on(giv.float()):
         assert hair(x.float()).dtype == torch.float32
         hair.double()
@@ -297,7 +297,7 @@ class PartlyFrozen(Chain):
 
 
 def partly_frozen(grad: bool) -> HairModel:
-    hair = perturb(hairify(PartlyFrozen(*(nn.Conv2d(8, 8, 3, padding=1) for _ in "123")).double()))
+    hair = perturb(published(PartlyFrozen(*(nn.Conv2d(8, 8, 3, padding=1) for _ in "123")).double()))
     hair.base.grad = grad
     return hair
 
@@ -481,7 +481,7 @@ def test_copies_within_a_block_have_no_part_in_it(hair: HairModel) -> None:
 
 
 def test_compiled_models() -> None:
-    hair = perturb(hairify(Chain(*(nn.Conv2d(8, 8, 3, padding=1) for _ in "12")).double().eval()))
+    hair = perturb(published(Chain(*(nn.Conv2d(8, 8, 3, padding=1) for _ in "12")).double().eval()))
     giv, x = a_giv(), images()
     compiled = torch.compile(hair, backend="aot_eager")
     for first, second in ((hair, compiled), (compiled, hair)):

@@ -14,9 +14,9 @@ import torch
 from networks import NETWORKS, Chain, Pooled, UNet
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from util import assert_close, bytes_kept, perturb
+from util import assert_close, bytes_kept, perturb, published
 
-from hairify import HairModel, hairify, plan
+from hairify import HairModel, plan
 from hairify.errors import GIVError, NothingToConvertError, OutsideForwardError, RecomputationError
 
 Grads = dict[str, Tensor]
@@ -27,7 +27,7 @@ def images(batch: int = 2) -> Tensor:
 
 
 def converted(name: str = "unet", **options: object) -> HairModel:
-    return perturb(hairify(NETWORKS[name]().double().train(), **options))
+    return perturb(published(NETWORKS[name]().double().train(), **options))
 
 
 def loss(hair: nn.Module, x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def test_gradients_are_the_same(name: str, options: dict[str, object]) -> None:
 
 def test_draws_are_repeated() -> None:
     body = (nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(True), nn.Dropout()) for _ in "12")
-    hair = perturb(hairify(Chain(*body).double().train()))
+    hair = perturb(published(Chain(*body).double().train()))
     other, x = copy.deepcopy(hair).checkpoint_blocks(), images()
     loss(hair, x).backward()
     loss(other, x).backward()
@@ -192,7 +192,7 @@ class Checkpointing(Chain):
 
 @pytest.mark.parametrize("part", ["split", "body"])
 def test_the_networks_own_checkpoints_are_told(part: str) -> None:
-    hair, x = perturb(hairify(Checkpointing(part, False).double().train(), split_at="split")), images()
+    hair, x = perturb(published(Checkpointing(part, False).double().train(), split_at="split")), images()
     result = loss(hair, x)
     with pytest.raises(OutsideForwardError, match=r"run again during a backward pass.*checkpoint_blocks"):
         result.backward()
@@ -200,7 +200,7 @@ def test_the_networks_own_checkpoints_are_told(part: str) -> None:
 
 @pytest.mark.parametrize("part", ["split", "body"])
 def test_the_reentrant_kind_switched_on_after_conversion_is_told(part: str) -> None:
-    hair, x = perturb(hairify(Checkpointing("nothing", True).double().train(), split_at="split")), images()
+    hair, x = perturb(published(Checkpointing("nothing", True).double().train(), split_at="split")), images()
     hair.base.part = part
     x.requires_grad_()
     with pytest.raises(OutsideForwardError, match="run again during a backward pass"):
@@ -218,7 +218,7 @@ def test_what_the_reentrant_kind_holds_is_left_alone() -> None:
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_the_networks_own_checkpoints_before_the_split_work(reentrant: bool) -> None:
-    hair, x = perturb(hairify(Checkpointing("head", reentrant).double().train(), split_at="split")), images()
+    hair, x = perturb(published(Checkpointing("head", reentrant).double().train(), split_at="split")), images()
     x.requires_grad_()  # the reentrant kind wants that
     loss(hair, x).backward()
     expected = gradients(hair)
@@ -230,7 +230,7 @@ def test_the_networks_own_checkpoints_before_the_split_work(reentrant: bool) -> 
 
 @pytest.mark.parametrize("part", ["split", "body"])
 def test_a_backward_pass_within_another_forward_takes_no_foreign_giv(part: str) -> None:
-    hair = perturb(hairify(Checkpointing(part, False).double().train(), split_at="split"))
+    hair = perturb(published(Checkpointing(part, False).double().train(), split_at="split"))
     waiting = loss(hair, images())
 
     def backward(*_: object) -> None:
@@ -243,14 +243,14 @@ def test_a_backward_pass_within_another_forward_takes_no_foreign_giv(part: str) 
 
 
 def test_a_layer_that_is_a_block_is_checkpointed() -> None:
-    hair = perturb(hairify(UNet().double().train(), targets="layers")).checkpoint_blocks()
+    hair = perturb(published(UNet().double().train(), targets="layers")).checkpoint_blocks()
     assert {"forward" in hair.base.get_submodule(b).__dict__ for v in hair.plan.levels for b in v.blocks} == {True}
 
 
 def chain(*block: Callable[[], nn.Module], count: int = 3) -> HairModel:
     """A network whose level is made of such blocks."""
     body = (nn.Sequential(*(make() for make in block)) for _ in range(count))
-    return perturb(hairify(Chain(*body).double().train(), include=("body",), split_at="split", dac=Pooled))
+    return perturb(published(Chain(*body).double().train(), include=("body",), split_at="split", dac=Pooled))
 
 
 def conv() -> nn.Module:
@@ -277,7 +277,7 @@ class WritesLater(Chain):
 
 def test_an_input_that_is_written_to_later_is_told() -> None:
     body = (nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(8, 8, 3), nn.ReLU()) for _ in range(3))
-    hair, x = perturb(hairify(WritesLater(*body).double().train(), dac=Pooled)), images()
+    hair, x = perturb(published(WritesLater(*body).double().train(), dac=Pooled)), images()
     loss(hair, x).backward()  # without checkpoints nothing needs these inputs again
     result = loss(hair.checkpoint_blocks(), x)
     with pytest.raises(RecomputationError, match="written to in place"):
@@ -366,7 +366,7 @@ def test_inputs_made_in_inference_mode_are_taken() -> None:
                 x = block(x, scale)
             return x
 
-    hair, x = perturb(hairify(Net(Scaled(), Scaled(), Scaled()).double(), split_at="split", dac=Pooled)), images()
+    hair, x = perturb(published(Net(Scaled(), Scaled(), Scaled()).double(), split_at="split", dac=Pooled)), images()
     loss(hair, x).backward()
     expected = gradients(hair)
     hair.zero_grad()

@@ -7,7 +7,7 @@ import pickle
 
 import pytest
 import torch
-from networks import NETWORKS, UNet
+from networks import NETWORKS, Chain, UNet
 from torch import Tensor, nn
 from util import START, assert_close, assert_differs, assert_unchanged, perturb, snapshot, train
 
@@ -101,13 +101,19 @@ def test_after_one_step_everything_added_learns(network: nn.Module) -> None:
     assert not still
 
 
-def test_at_the_start_only_boxes_and_last_hsn_layers_learn() -> None:
-    hair = hairify(UNet().double())
+@pytest.mark.parametrize("preset", ["default", "published"])
+def test_what_learns_at_the_first_step(preset: str) -> None:
+    """Equal rows pass no gradient to what selects among them; of factors, those that are zero are the first to move."""
+    body = [nn.Conv2d(8, 8, 3, padding=1) for _ in "123"]
+    hair = hairify(Chain(*body).double(), preset=preset, targets="families")
     hair(images()).square().mean().backward()
     moving = {
         n for n, p in hair.named_parameters() if p.grad is not None and p.grad.any() and not n.startswith("base.")
     }
-    assert moving == {n for n, _ in hair.named_parameters() if n.startswith("boxes.") or ".layers.3." in n}
+    parts = ("weight", "bias", "left", "bias_change") if preset == "default" else ("weight", "bias")
+    boxes = {n for n, _ in hair.named_parameters() if n.startswith("boxes.") and n.rpartition(".")[2] in parts}
+    last = {n for n, _ in hair.named_parameters() if ".layers.3." in n}
+    assert moving == (boxes if preset == "default" else boxes | last)
 
 
 def test_baking_gives_the_original_class_back(network: nn.Module) -> None:
@@ -218,7 +224,7 @@ def test_a_generator_makes_it_reproducible_and_the_global_state_stays() -> None:
     first, second, other = (hairify(model, generator=torch.Generator().manual_seed(s)).state_dict() for s in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(first[k], second[k]) for k in first)
-    assert any(not torch.equal(first[k], other[k]) for k in first if k.startswith("dac."))
+    assert any(not torch.equal(first[k], other[k]) for k in first if k.startswith("hsn."))
     assert any(not torch.equal(first[k], other[k]) for k in first if k.startswith("boxes."))
 
 
@@ -249,7 +255,7 @@ def test_random_start_draws_fresh_weights() -> None:
     hair = hairify(model, init="random").eval()
     with torch.no_grad():
         assert_differs(hair(x), model(x))
-        assert_differs(hair.selecting_vectors(x)["out"], torch.full((1, 2), 0.5), 1e-4)
+        assert_differs(hair.selecting_vectors(x)["out"], torch.full((1, 4), 0.25), 1e-4)
 
 
 def test_the_printed_model_tells_how_its_weights_come() -> None:

@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+from util import published
 
-from hairify import hairify
 from hairify.boxes import HyperSelectingNet, WeightBox
 from hairify.errors import OutsideForwardError
 from hairify.features import Feature
@@ -73,7 +73,10 @@ class Setting:
         rows = {n: torch.randn(BOX_SIZE, *p.shape, dtype=p.dtype) for n, p in layer.named_parameters()}
         self.box = WeightBox({"": {name: nn.Parameter(row) for name, row in rows.items()}})
         self.hyper = Hyper(
-            Mean(), nn.ModuleList([HyperSelectingNet(3, 2, BOX_SIZE).double()]), nn.ModuleList([self.box])
+            Mean(),
+            nn.Identity(),
+            nn.ModuleList([HyperSelectingNet(3, 2, BOX_SIZE, (4,)).double()]),
+            nn.ModuleList([self.box]),
         )
         self.scope = make_scope()
         self.feature = torch.randn(batch, 3, 2, 2, dtype=torch.float64)
@@ -286,7 +289,7 @@ def test_why_not_sees_methods_replaced_on_the_instance(method: str) -> None:
 def test_in_a_converted_network(layer: nn.Module) -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), layer).double()
     x = randn(2, 3, 8, 12)
-    hair = hairify(network, split_at="0", targets="layers", example_inputs=x)
+    hair = published(network, split_at="0", targets="layers", example_inputs=x)
     assert isinstance(hair.base[2], HyperLayer)
     assert_close(hair(x), network(x))
     for parameter in hair.hair_parameters():

@@ -12,9 +12,9 @@ from networks import NETWORKS
 from torch import Tensor
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.multiprocessing.reductions import StorageWeakRef
-from util import assert_close, perturb
+from util import assert_close, perturb, published
 
-from hairify import HairModel, boxes, hairify
+from hairify import HairModel, boxes
 from hairify.mixing import mixes_outputs
 from hairify.operations import Convolution, Linear, Operation
 
@@ -27,7 +27,7 @@ KERNEL = {Linear(): (), POINT: (1, 1), DENSE: (3, 3), STRIDED: (2, 2), TRANSPOSE
 
 @functools.cache
 def converted(name: str, box: str = "full") -> HairModel:
-    return perturb(hairify(NETWORKS[name]().double().eval(), box=box))
+    return perturb(published(NETWORKS[name]().double().eval(), box=box))
 
 
 def images(batch: int, size: tuple[int, int] = (16, 24)) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from hairify.boxes import HyperSelectingNet
 from hairify.functional import mix
-from hairify.warmstart import fresh_rows, make_rows, peaked_logits, preserved_rows, start_at
+from hairify.warmstart import SPREAD, fresh_rows, make_rows, peaked_logits, preserved_rows, start_apart, start_at
 
 sizes = st.integers(1, 9).flatmap(lambda blocks: st.tuples(st.just(blocks), st.integers(blocks, blocks + 4)))
 some_sizes = pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def rms(x: Tensor) -> float:
 def test_selecting_vectors_at_the_start(blocks: int, box_size: int) -> None:
     expected = peaked(blocks, box_size)
     assert torch.allclose(peaked_logits(blocks, box_size).softmax(1), expected, rtol=0, atol=1e-15)
-    hsn = HyperSelectingNet(16, blocks, box_size).double()
+    hsn = HyperSelectingNet(16, blocks, box_size, (8, 4, 4)).double()
     selecting = start_at(hsn, peaked_logits(blocks, box_size))
     assert torch.allclose(selecting, expected, rtol=0, atol=1e-15)
     for giv in (torch.zeros(1, 16), torch.randn(3, 16), torch.full((2, 16), 1e6)):
@@ -82,7 +82,7 @@ def test_the_trained_weights_are_kept_exactly(
 def test_in_low_precision_the_selecting_vectors_are_those_that_the_net_gives(
     dtype: torch.dtype, blocks: int, box_size: int
 ) -> None:
-    hsn = HyperSelectingNet(16, blocks, box_size).to(dtype)
+    hsn = HyperSelectingNet(16, blocks, box_size, (8, 4, 4)).to(dtype)
     selecting = start_at(hsn, peaked_logits(blocks, box_size))
     assert selecting.dtype == torch.float64
     given = hsn(torch.randn(3, 16).to(dtype))
@@ -146,7 +146,7 @@ def test_spare_rows_are_the_levels_mean_up_to_the_noise(blocks: int, box_size: i
 
 
 def test_gradients_at_the_first_steps() -> None:
-    hsn = HyperSelectingNet(16, 3, 4)
+    hsn = HyperSelectingNet(16, 3, 4, (8, 4, 4))
     start_at(hsn, peaked_logits(3, 4))
     giv, target = torch.randn(5, 16, requires_grad=True), torch.rand(5, 3, 4)
 
@@ -177,7 +177,7 @@ LAYERS: list[Callable[[], nn.Module]] = [
 @pytest.mark.parametrize("box_size", [1, 2, 6])
 def test_fresh_rows_mix_to_pytorchs_own_spread(make_layer: Callable[[], nn.Module], box_size: int) -> None:
     layers = [make_layer() for _ in range(100)]
-    boxes = [make_rows([layer], box_size, None, seeded(i)) for i, layer in enumerate(layers)]
+    boxes = [make_rows([layer], box_size, False, None, seeded(i)) for i, layer in enumerate(layers)]
     for name in ("weight", "bias"):
         rows = torch.stack([box[name] for box in boxes])
         usual = torch.stack([layer.get_parameter(name) for layer in layers])
@@ -192,7 +192,7 @@ def test_draws_follow_the_generator_alone() -> None:
     layers, selecting = [nn.Conv2d(4, 4, 3) for _ in range(2)], peaked(2, 3)
     state = torch.random.get_rng_state()
     for start in (selecting, None):
-        one, same, other = (make_rows(layers, 3, start, seeded(seed)) for seed in (0, 0, 1))
+        one, same, other = (make_rows(layers, 3, start is not None, start, seeded(seed)) for seed in (0, 0, 1))
         for name in ("weight", "bias"):
             assert torch.equal(one[name], same[name])
             assert not torch.equal(one[name], other[name])
@@ -208,9 +208,34 @@ def test_rows_are_like_the_layers_parameters(start: Tensor | None, generator: bo
     layers[0].weight.requires_grad_(False)
     for layer in layers[:2]:
         layer.bias.requires_grad_(False)
-    rows = make_rows(layers[:2], 3, start, seeded() if generator else None)
+    rows = make_rows(layers[:2], 3, start is not None, start, seeded() if generator else None)
     assert {name: tuple(row.shape) for name, row in rows.items()} == {"weight": (3, 6, 4), "bias": (3, 6)}
     assert all(isinstance(row, nn.Parameter) and row.dtype == dtype for row in rows.values())
     assert rows["weight"].requires_grad  # only where all sources are frozen are the rows
     assert not rows["bias"].requires_grad
-    assert [*make_rows(layers[2:], 3, start, seeded() if generator else None)] == ["weight"]
+    assert [*make_rows(layers[2:], 3, start is not None, start, seeded() if generator else None)] == ["weight"]
+
+
+def test_rows_of_a_single_block_start_equal_where_selecting_vectors_may_differ() -> None:
+    layer = nn.Conv2d(4, 6, 3)
+    rows = make_rows([layer], 3, True, None, seeded())
+    for name in ("weight", "bias"):
+        assert torch.equal(rows[name].detach(), layer.get_parameter(name).detach().expand_as(rows[name]))
+    with torch.no_grad():
+        rows["weight"].zero_()
+    assert layer.weight.any()  # they are copies
+
+
+def test_nets_that_start_apart_tell_images_apart_by_as_much_as_is_said() -> None:
+    hsn = HyperSelectingNet(64, 3, 4, (32,))
+    start_apart(hsn, seeded())
+    giv = torch.randn(500, 64, generator=seeded()) * 3 + 1
+    assert (hsn(giv)[0] - hsn(giv)[1]).abs().max() > 0.01
+    hsn.calibrate(giv, SPREAD)
+    logits = hsn(giv).log()  # up to a shift that all logits of an image share
+    apart = (logits[..., 0] - logits[..., 1]).std(0)
+    hidden = hsn.layers[0](giv.unsqueeze(0))
+    assert (hidden.std(1) - 1).abs().max() < 1e-4
+    assert hidden.mean(1).abs().max() < 1e-4
+    assert (apart > 0.3 * SPREAD).all()
+    assert (apart < 2 * SPREAD).all()

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hairify import HairModel, hairify
 from hairify.boxes import LowRankBox
-from hairify import HairModel
 
 # Rounding of the start, relative to the largest output (issue: 1e-5 in float32, 1e-10 in float64).
 START = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -33,11 +33,18 @@ def assert_differs(got: Tensor, other: Tensor, least: float = 1e-3) -> None:
     assert change > least, f"expected a change, but the largest is {change:.3g}"
 
 
+def published(model: nn.Module, **options: Any) -> HairModel:
+    """Converted in the paper's form: full boxes shared by blocks, a DAC with parameters, GIVs of 64 numbers."""
+    return hairify(model, preset="published", **options)
+
+
 def perturb(hair: HairModel, amount: float = 0.3) -> HairModel:
     """Move DAC and HSNs, so that selecting vectors depend on the image; rows off each other; residual scales off 0."""
     with torch.no_grad():
-        for parameter in [*hair.dac.parameters(), *hair.hsn.parameters()]:
+        for parameter in hair.dac.parameters():
             parameter.add_(torch.randn_like(parameter) * amount)
+        for parameter in hair.hsn.parameters():  # by as little as keeps selecting vectors from saturating
+            parameter.add_(torch.randn_like(parameter) * amount / parameter.shape[-1] ** 0.5)
         for box in hair.boxes:
             if box.rows_agree():
                 for parameter in box.factors() if isinstance(box, LowRankBox) else box.parameters():
