@@ -30,7 +30,7 @@ from hairify.ablation.variants import VARIANTS, ConditionalEmbedding, LearnedGIV
 from hairify.errors import NetworkError, OptionError, OutsideForwardError, SplitError, TrainingError
 from hairify.evaluation import Score, score
 
-OPTIONS: dict[str, Any] = {"dac": Pooled, "giv_dim": 8}
+OPTIONS: dict[str, Any] = {"preset": "published", "dac": Pooled, "giv_dim": 8}
 
 
 def seed(number: int = 0) -> Generator:

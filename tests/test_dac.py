@@ -1,7 +1,8 @@
-"""The published DAC on features of any size, and DACs of the user's own."""
+"""The DAC of moments, the published DAC on features of any size, and DACs of the user's own."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,117 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from hairify import hairify, plan
-from hairify.dac import DegradationAwareClassifier, make_dac, measure_dac
+from hairify.dac import DegradationAwareClassifier, MomentsDAC, make_dac, measure_dac
 from hairify.errors import DACError, HairError
+
+SIZES = [(1, 1), (1, 2), (3, 1), (2, 2), (5, 7), (16, 12)]
+
+
+def moments(feature: Tensor) -> Tensor:
+    """The oracle, number by number: log of the root mean square difference of neighbours, below and beside."""
+    rows = []
+    for image in feature.double().tolist():
+        row = []
+        for channel in image:
+            height, width = len(channel), len(channel[0])
+            differences = [
+                channel[i][j] - channel[i + down][j + right]
+                for down, right in ((1, 0), (0, 1))
+                for i in range(height - down)
+                for j in range(width - right)
+            ]
+            mean = sum(d * d for d in differences) / max(len(differences), 1)
+            row.append(math.log(mean + 1e-8) / 2)
+        rows.append(row)
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_moments(size: tuple[int, int]) -> None:
+    feature = 3 + torch.randn(3, 5, *size, dtype=torch.float64)
+    assert (MomentsDAC(5, 7).double().moments(feature) - moments(feature)).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("giv_dim", [1, 5, 9])
+@pytest.mark.parametrize("size", SIZES)
+def test_moments_of_any_size(size: tuple[int, int], giv_dim: int, single: bool) -> None:
+    """Finite, and so are gradients; they reach F_g wherever there is something to read; images do not meet."""
+    dac = MomentsDAC(5, giv_dim, single=single).double()
+    dac.calibrate(torch.randn(6, 5).double())
+    feature = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
+    giv = dac(feature)
+    assert giv.shape == (3, giv_dim)
+    assert giv.isfinite().all()
+    giv.square().sum().backward()
+    assert feature.grad.isfinite().all()
+    assert feature.grad.any() == (single or size != (1, 1))
+    assert (giv - torch.cat([dac(image[None]) for image in feature])).abs().max() < 1e-12
+    flat = torch.ones_like(feature).requires_grad_()  # without any detail
+    dac(flat).sum().backward()
+    assert dac(flat).isfinite().all()
+    assert flat.grad.isfinite().all()
+
+
+def test_twice_as_strong_a_feature_is_seen_as_such() -> None:
+    """Moments shift by log 2, whatever the image, and so do all GIVs alike: what tells images apart stays."""
+    dac, feature = MomentsDAC(5, 4).double(), torch.randn(8, 5, 9, 12, dtype=torch.float64)
+    dac.calibrate(dac.moments(feature))
+    shift = dac.moments(2 * feature) - dac.moments(feature)
+    assert (shift - math.log(2)).abs().max() < 1e-7  # what keeps logarithms finite is 1e-8 of the squares
+    once, twice = dac(feature), dac(2 * feature)
+    assert ((twice - twice[:1]) - (once - once[:1])).abs().max() < 1e-6
+    assert (twice - once).abs().max() > 0.1
+
+
+def test_of_single_positions_moments_are_the_channels() -> None:
+    dac, feature = MomentsDAC(5, 4, single=True).double(), torch.randn(3, 5, 1, 1, dtype=torch.float64)
+    assert torch.equal(dac.moments(feature), feature[:, :, 0, 0])
+    assert (dac(feature)[0] - dac(feature)[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_moments_are_taken_in_single_precision_at_least(dtype: torch.dtype) -> None:
+    dac, feature = MomentsDAC(5, 4), torch.randn(3, 5, 64, 64).to(dtype)
+    found = dac.moments(feature)
+    assert found.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    assert (found - moments(feature[:, :, :, :])).abs().max() < 1e-5
+    assert dac(feature).dtype == found.dtype
+
+
+@pytest.mark.parametrize("count", [2, 3, 40])
+def test_calibrated_projections(count: int) -> None:
+    """Mean 0, whatever the scales and correlations of the moments; of enough images, all about as large."""
+    dac = MomentsDAC(6, 6).double()
+    latent = torch.randn(count, 3).double()
+    found = torch.cat([latent, latent.sum(1, keepdim=True), 1e3 * latent[:, :1], torch.randn(count, 1).double()], 1) - 9
+    found += 0.1 * torch.randn_like(found)
+    assert (found.T.corrcoef().abs() > 0.5).sum() > 6  # of the diagonal there are 6
+    dac.calibrate(found)
+    giv = dac.from_moments(found)
+    assert giv.isfinite().all()
+    assert giv.mean(0).abs().max() < 1e-10
+    if count == 40:
+        covariance = giv.T.cov()
+        assert 0.05 < covariance.diagonal().min() <= covariance.diagonal().max() < 1.2
+        assert torch.linalg.eigvalsh(covariance).max() < 1.2  # no direction outweighs the others
+
+
+def test_calibration_is_always_the_same_and_draws_nothing() -> None:
+    found, feature = torch.randn(12, 5), torch.randn(2, 5, 8, 8)
+    first, second = MomentsDAC(5, 9), MomentsDAC(5, 9)
+    assert torch.equal(first(feature), second(feature))
+    fresh = first(feature)
+    torch.manual_seed(3)
+    state = torch.get_rng_state()
+    first.calibrate(found)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(4)
+    second.calibrate(found)
+    assert torch.equal(first(feature), second(feature))
+    assert (first(feature) - fresh).abs().max() > 0.1
+    assert not [*first.parameters()]
+    assert {*first.state_dict()} == {"mean", "whitening"}
 
 
 def published(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
@@ -197,6 +307,8 @@ def test_wrong_results(result: Callable[[Tensor], Any], message: str) -> None:
 def test_a_default_dac_for_other_channels_is_refused() -> None:
     with pytest.raises(DACError, match="expected input"):
         measure_dac(DegradationAwareClassifier(4, 8), (5, 4, 6))
+    with pytest.raises(DACError, match=r"\(MomentsDAC\) must return"):
+        measure_dac(MomentsDAC(4, 8), (5, 4, 6))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])

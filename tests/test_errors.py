@@ -112,7 +112,12 @@ CASES: dict[str, Case] = {
     ),
     "no tensor": (UNet, {"example_inputs": (3,)}, errors.ExampleInputError, "holds no batch of images"),
     "no batches": (OneImage, {}, errors.ExampleInputError, "takes batches"),
-    "small box": (small_restormer, {"box_size": {"latent": 2}}, errors.BoxSizeError, "3 blocks have 3 weight sets"),
+    "small box": (
+        small_restormer,
+        {"box": "full", "box_size": {"latent": 2}},
+        errors.BoxSizeError,
+        "3 blocks have 3 weight sets",
+    ),
     "box of nothing": (
         UNet,
         {"box_size": {"latent": 9}},
@@ -123,7 +128,7 @@ CASES: dict[str, Case] = {
     "box of a fraction": (UNet, {"box_size": {"out": 2.5}}, errors.OptionError, "an integer from 1 up"),
     "GIV of truth": (UNet, {"giv_dim": True}, errors.OptionError, "giv_dim"),
     "box of size zero": (UNet, {"box_size": 0}, errors.OptionError, "an integer from 1 up"),
-    "unknown targets": (UNet, {"targets": "all"}, errors.OptionError, "'auto', 'families', 'layers'"),
+    "unknown targets": (UNet, {"targets": "some"}, errors.OptionError, "'auto', 'families', 'layers'"),
     "unknown init": (UNet, {"init": "zeros"}, errors.OptionError, "'preserve', 'random'"),
     "no GIV": (UNet, {"giv_dim": 0}, errors.OptionError, "giv_dim"),
     "a glob that matches nothing": (UNet, {"include": ("encoder",)}, errors.OptionError, "matches no module"),
@@ -193,7 +198,7 @@ def test_converting_what_holds_hyper_layers_leaves_them_alone() -> None:
 
 @pytest.mark.parametrize("giv", [torch.zeros(64), torch.zeros(2, 32), torch.zeros(0, 64), "giv"])
 def test_a_wrong_giv_is_named(giv: Any) -> None:
-    hair = hairify(UNet())
+    hair = hairify(UNet(), giv_dim=64)
     with pytest.raises(errors.GIVError, match=r"shape \(B, 64\)"), hair.conditioned_on(giv):
         pass
     with pytest.raises(errors.GIVError, match=r"shape \(B, 64\)"):
@@ -239,7 +244,7 @@ def test_a_split_that_does_not_run_this_time_is_named() -> None:
 
 
 def test_baking_needs_exactly_one_image() -> None:
-    hair, x = hairify(UNet()), torch.rand(2, 3, 64, 96)
+    hair, x = hairify(UNet(), giv_dim=64), torch.rand(2, 3, 64, 96)
     for bake in (
         lambda: hair.bake(),
         lambda: hair.bake(x, giv=hair.giv(x)),

@@ -31,7 +31,7 @@ class TwoInputs(nn.Module):
 
 
 def converted(network: nn.Module) -> HairModel:
-    return perturb(hairify(network.eval(), dac=Pooled))
+    return perturb(hairify(network.eval(), dac=Pooled, giv_dim=64))
 
 
 @pytest.fixture(scope="module")

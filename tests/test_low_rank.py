@@ -179,7 +179,7 @@ def test_parameter_groups_hold_each_parameter_once(box: str) -> None:
 
 def test_parameter_groups_know_the_factors_of_a_converted_network_within() -> None:
     inner = hairify(UNet(), box="low_rank")
-    outer = hairify(nn.Sequential(inner, nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3)), split_at="1")
+    outer = hairify(nn.Sequential(inner, nn.Conv2d(3, 8, 3), nn.Conv2d(8, 3, 3)), split_at="1", box="full")
     decayed, kept = outer.parameter_groups(weight_decay=0.1)
     assert [id(p) for p in kept["params"]] == [id(p) for box in outer.base[0].boxes for p in box.factors()]
     assert len(decayed["params"]) + len(kept["params"]) == len([*outer.parameters()])

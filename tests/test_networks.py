@@ -25,6 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "promptir": {"dim": 8, "num_blocks": (1, 1, 1, 2), "num_refinement_blocks": 1, "prompt_dims": (4, 8, 8)},
     "airnet": {"dim": 8, "blocks": 2},
     "transweather": {"dims": (16, 16, 32, 32), "depths": (1, 1, 1, 1)},
+    "unet": {"width": 8},
 }
 
 

@@ -147,7 +147,7 @@ def levels(made: Plan) -> dict[str, tuple[int, int, int]]:
 
 def test_levels_of_restormer_are_the_papers() -> None:
     model = small_restormer()
-    assert levels(plan(model)) == {
+    assert levels(plan(model, preset="published")) == {
         "latent": (3, 4, 6),
         "decoder_level3": (2, 3, 6),
         "decoder_level2": (2, 3, 6),
@@ -164,17 +164,23 @@ def test_layers_in_nested_repeats_belong_to_the_larger_family() -> None:
 
         return Chain(nn.Sequential(*(nn.Sequential(*(block() for _ in range(blocks))) for _ in range(groups))))
 
-    assert levels(plan(nest(3, 2), targets="families")) == {"body.0": (3, 4, 4)}
-    assert levels(plan(nest(2, 3), targets="families")) == {"body.0.0": (3, 4, 2), "body.0.1": (3, 4, 2)}
-    assert levels(plan(nest(2, 2), targets="families")) == {"body.0.0": (2, 3, 2), "body.0.1": (2, 3, 2)}
+    assert levels(plan(nest(3, 2), targets="families", preset="published")) == {"body.0": (3, 4, 4)}
+    assert levels(plan(nest(2, 3), targets="families", preset="published")) == {
+        "body.0.0": (3, 4, 2),
+        "body.0.1": (3, 4, 2),
+    }
+    assert levels(plan(nest(2, 2), targets="families", preset="published")) == {
+        "body.0.0": (2, 3, 2),
+        "body.0.1": (2, 3, 2),
+    }
 
 
 def test_bare_layers_are_a_family_from_three_on() -> None:
     def convs(count: int) -> nn.Module:
         return Chain(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(count)))
 
-    assert levels(plan(convs(3), targets="families")) == {"body": (3, 4, 1)}
-    assert levels(plan(convs(2))) == {"body.0": (1, 2, 1), "body.1": (1, 2, 1), "last": (1, 2, 1)}
+    assert levels(plan(convs(3), targets="families", preset="published")) == {"body": (3, 4, 1)}
+    assert levels(plan(convs(2), preset="published")) == {"body.0": (1, 2, 1), "body.1": (1, 2, 1), "last": (1, 2, 1)}
 
 
 class Halves(nn.Module):
@@ -226,7 +232,9 @@ def test_targets() -> None:
 
 
 def test_include_and_exclude_match_layers_and_what_holds_them() -> None:
-    made = plan(small_restormer(), include=("latent", "decoder*"), exclude=("*.ffn", "decoder_level2"))
+    made = plan(
+        small_restormer(), include=("latent", "decoder*"), exclude=("*.ffn", "decoder_level2"), preset="published"
+    )
     assert {layer for level in made.levels for layer in level.layers} == {
         "attn.qkv",
         "attn.qkv_dwconv",
@@ -241,8 +249,8 @@ def test_include_and_exclude_match_layers_and_what_holds_them() -> None:
 
 
 def test_box_sizes() -> None:
-    assert {level.box_size for level in plan(small_restormer(), box_size=6).levels} == {6}
-    sizes = levels(plan(small_restormer(), box_size={"latent": 9, "decoder*": 4}))
+    assert {level.box_size for level in plan(small_restormer(), box_size=6, preset="published").levels} == {6}
+    sizes = levels(plan(small_restormer(), box_size={"latent": 9, "decoder*": 4}, preset="published"))
     assert [n for _, n, _ in sizes.values()] == [9, 4, 4, 3]
 
 
@@ -361,7 +369,7 @@ def test_a_plan_with_further_options_is_refused() -> None:
 
 
 def test_the_printed_plan_can_be_read() -> None:
-    text = str(plan(small_restormer()))
+    text = str(plan(small_restormer(), preset="published"))
     assert text.splitlines()[0] == "split    down3_4 -> F_g 64×8×12 (map) on inputs (1, 3, 64, 96)"
     for row in (
         "level           blocks M  box size N  layers       P  rank  in the box",

@@ -10,9 +10,9 @@ import pytest
 import safetensors
 import safetensors.torch
 import torch
-from networks import NETWORKS, UNet, small_restormer
+from networks import NETWORKS, DnCNN, UNet, small_restormer
 from torch import Tensor, nn
-from util import assert_differs, assert_unchanged, perturb, snapshot
+from util import assert_close, assert_differs, assert_unchanged, perturb, snapshot
 
 from hairify import hairify, load, planning, save
 from hairify.errors import CheckpointError, PlanMismatchError
@@ -120,7 +120,7 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 )
 def test_a_damaged_or_foreign_file_is_named(damage: str, tmp_path: Path) -> None:
     path = tmp_path / "hair.safetensors"
-    save(hairify(UNet()), path)
+    save(hairify(UNet(), preset="published"), path)
     tensors, about = read(path)
     plan = json.loads(about["plan"])
     text: str
@@ -227,3 +227,27 @@ def test_metadata_that_makes_no_sense_is_named(change: dict[str, Any], tmp_path:
     write(path, tensors, {k: v for k, v in (about | change).items() if v is not None})
     with pytest.raises(CheckpointError, match="damaged"):
         load(path, UNet())
+
+
+@pytest.mark.parametrize("box", ["full", "low_rank"])
+def test_files_of_version_1_compute_what_they_computed(box: str, tmp_path: Path) -> None:
+    """Written by hairify as of abec7f7, before GIVs were standardised; its outputs lie beside them."""
+    data = Path(__file__).parent / "data"
+    expected = safetensors.torch.load_file(data / "version_1_expected.safetensors")
+    x, y, giv = (expected[f"{box}.{part}"] for part in ("input", "output", "giv"))
+    hair = load(data / f"version_1_{box}.safetensors", DnCNN(8, 4).double().eval())
+    assert (hair.plan.dac_name, hair.plan.hsn_widths) == ("published", (4, 4, 4))
+    assert not hair.is_calibrated
+    level = hair.plan.levels[0]
+    assert len(level.blocks) == 3
+    assert level.shared == (box == "low_rank")
+    assert ("full" if box == "full" else "2") in str(hair.plan).splitlines()[-5]
+    with torch.no_grad():
+        assert_close(hair.giv(x), giv, 1e-12)
+        assert_close(hair(x), y, 1e-12)
+        with hair.conditioned_on(giv[[1, 0]]):
+            assert_differs(hair(x), y, 1e-5)  # the GIV matters, or half of the model would be untested
+        save(hair, tmp_path / "hair.safetensors")
+        again = load(tmp_path / "hair.safetensors", DnCNN(8, 4).double().eval())
+        assert again.plan == hair.plan
+        assert torch.equal(again(x), hair(x))

@@ -7,11 +7,14 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from benchmarks.evidence.runs import ARMS, DEGRADATIONS
 
-Results = Mapping[tuple[str, str], Mapping[str, Mapping[int, Mapping[str, Any]]]]
+Difference: TypeAlias = tuple[float, float | None, int]
+"""Mean and standard deviation over seeds (None of a single one), and the number of seeds."""
+
+Results: TypeAlias = Mapping[tuple[str, str], Mapping[str, Mapping[int, Mapping[str, Any]]]]
 """{(regime, network): {arm: {seed: result}}}."""
 
 
@@ -26,8 +29,8 @@ def read(output: Path) -> Results:
 
 def differences(
     converted: Mapping[int, Mapping[str, float]], other: Mapping[int, Mapping[str, float]]
-) -> dict[str, tuple[float, float, int]]:
-    """By degradation and on average: mean and standard deviation over seeds of paired differences, and their number.
+) -> dict[str, Difference]:
+    """By degradation and on average, the paired differences over seeds.
 
     Args:
         converted: {seed: {degradation: PSNR}}.
@@ -37,9 +40,33 @@ def differences(
     rows = {name: [converted[s][name] - other[s][name] for s in seeds] for name in DEGRADATIONS}
     rows["average"] = [statistics.mean(rows[name][i] for name in DEGRADATIONS) for i in range(len(seeds))]
     return {
-        name: (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0, len(values))
+        name: (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
         for name, values in rows.items()
         if values
+    }
+
+
+def all_differences(arms: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, dict[str, Difference]]:
+    """Those of the converted arm to each other one, as far as both have seeds in common."""
+    if "converted" not in arms:
+        return {}
+    others = [arm for arm in ARMS if arm in arms and arm != "converted"]
+    found = {arm: differences(final(arms["converted"]), final(arms[arm])) for arm in others}
+    return {arm: one for arm, one in found.items() if one}
+
+
+def as_json(results: Results) -> dict[str, Any]:
+    """Everything, by regime and network."""
+    names = ("mean", "deviation", "seeds")
+    return {
+        "/".join(key): {
+            "runs": {arm: dict(by_seed) for arm, by_seed in arms.items()},
+            "converted minus": {
+                arm: {name: dict(zip(names, one, strict=True)) for name, one in found.items()}
+                for arm, found in all_differences(arms).items()
+            },
+        }
+        for key, arms in results.items()
     }
 
 
@@ -76,11 +103,12 @@ def _scores(arms: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
 def _paired(arms: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[str]:
     head = ("converted minus", "seeds", *DEGRADATIONS, "average")
     lines = [f"| {' | '.join(head)} |", f"|---|{'---:|' * (len(head) - 1)}"]
-    for arm in ARMS:
-        found = differences(final(arms["converted"]), final(arms[arm])) if arm in arms and arm != "converted" else {}
-        if found:
-            cells = [f"{mean:+.2f} ± {deviation:.2f}" for mean, deviation, _ in found.values()]
-            lines.append(f"| {arm} | {found['average'][2]} | {' | '.join(cells)} |")
+    for arm, found in all_differences(arms).items():
+        cells = [
+            f"{mean:+.2f}" if deviation is None else f"{mean:+.2f} ± {deviation:.2f}"
+            for mean, deviation, _ in found.values()
+        ]
+        lines.append(f"| {arm} | {found['average'][2]} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 
@@ -121,6 +149,7 @@ def draw(results: Results, folder: Path) -> list[Path]:
 
 
 def _curve(results: Sequence[Mapping[str, Any]]) -> tuple[list[int], list[float]]:
-    points = list(zip(*(result["curve"] for result in results), strict=True))
-    steps = [point[0]["step"] for point in points]
-    return steps, [statistics.mean(statistics.mean(one["psnr"].values()) for one in point) for point in points]
+    """Steps at which all were evaluated, and the mean PSNR over degradations and seeds at each."""
+    curves = [{point["step"]: statistics.mean(point["psnr"].values()) for point in r["curve"]} for r in results]
+    steps = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return steps, [statistics.mean(curve[step] for curve in curves) for step in steps]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -13,9 +15,10 @@ from torch import Tensor, nn
 
 from benchmarks.evidence.networks import build, count, widened
 from hairify import HairModel, hairify
-from hairify.conditioning import measure_conditioning
+from hairify.conditioning import Conditioning, measure_conditioning
 from hairify.data.datasets import Task, load_pair
 from hairify.data.samples import TrainingSamples, collate
+from hairify.files import replacing, write_text
 from hairify.training import TrainingSettings, train
 
 Regime: TypeAlias = Literal["trained", "scratch"]
@@ -38,8 +41,8 @@ class Recipe:
         steps: after them, of each arm; in regime "scratch" all of them.
         patch: side of the patches.
         per_degradation: patches of each degradation in a step.
-        rate: learning rate before, and from scratch.
-        rate_after: after it. The last tenth of all steps is at a tenth of the rate.
+        rate: learning rate before the conversion, and from scratch.
+        rate_after: after the conversion. The last tenth of all steps is at a tenth of the rate.
         crop: side of the middle of each held-out photograph on which networks are evaluated.
         evaluations: how often, on the way.
     """
@@ -101,16 +104,31 @@ class Runner:
     def __init__(self, output: Path, recipe: Recipe, learnt: Sequence[Path], tested: Sequence[Path]) -> None:
         self.output, self.recipe = output, recipe
         self._learnt = [Task(name, name, tuple(learnt), None) for name in DEGRADATIONS]
-        self._test = _crops([Task(name, name, tuple(tested), None) for name in DEGRADATIONS], recipe.crop)
+        self._tested = [Task(name, name, tuple(tested), None) for name in DEGRADATIONS]
+        self._test = _crops(self._tested, recipe.crop)
 
     def carry_out(self, run: Run) -> dict[str, Any]:
         """What a run came to, from its file where it is finished."""
         folder = self.output / run.name
         file = folder / "result.json"
-        if not file.exists():
-            result = self._train(run, folder)
-            file.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        self._check_alike(run)
+        with _alone(folder):
+            if not file.exists():
+                write_text(file, json.dumps(self._train(run, folder), indent=2) + "\n")
         return dict(json.loads(file.read_text(encoding="utf-8")))
+
+    def _check_alike(self, run: Run) -> None:
+        """Make sure that runs which are compared follow one recipe and see the same photographs."""
+        folder = self.output / run.regime / run.network
+        file = folder / "recipe.json"
+        names = {"learnt": _names(self._learnt), "tested": _names(self._tested)}
+        mine = {**asdict(self.recipe), **names}
+        with _alone(folder):
+            if not file.exists():
+                write_text(file, json.dumps(mine, indent=2) + "\n")
+        theirs = json.loads(file.read_text(encoding="utf-8"))
+        if others := [name for name in mine if theirs.get(name) != mine[name]]:
+            raise SystemExit(f"The runs in {folder} were begun with another {', '.join(others)}; give another --output")
 
     def _train(self, run: Run, folder: Path) -> dict[str, Any]:
         network = self._start(run)
@@ -119,12 +137,12 @@ class Runner:
         settings = self._settings(self.recipe.steps, run.seed, rate, rate / 10)
         # Other patches than before, the same for all arms.
         network = self._trained(network, folder, settings, self._samples(_LATER + run.seed))
-        result = {"parameters": count(network), "curve": [first, *_validations(folder / "log.jsonl")]}
+        curve = [first, *_evaluations(folder / "log.jsonl")]
+        if curve[-1]["step"] != self.recipe.steps:  # no multiple of the interval, or the run was cut off just there
+            curve.append({"step": self.recipe.steps, "psnr": self._psnr(network)})
+        result = {"parameters": count(network), "curve": curve}
         if isinstance(network, HairModel):
-            device = next(network.parameters()).device
-            degraded, clean, names = self._test
-            found = measure_conditioning(network, degraded.to(device), clean, names, batch_size=_AT_ONCE)
-            result["conditioning"] = found.plain()
+            result["conditioning"] = self._conditioning(network).plain()
         return result
 
     def _start(self, run: Run) -> nn.Module:
@@ -150,19 +168,29 @@ class Runner:
     def _before(self, network: nn.Module, folder: Path, seed: int) -> nn.Module:
         """The network that has been trained unconverted; trained by whichever run needs it first."""
         weights = folder / "weights.pt"
-        if not weights.exists():
-            rate = self.recipe.rate
-            settings = self._settings(self.recipe.before, seed, rate, rate)
-            network = self._trained(network, folder, settings, self._samples(seed))
-            torch.save(network.state_dict(), weights)
-        network.load_state_dict(torch.load(weights, weights_only=True))
+        with _alone(folder):
+            if not weights.exists():
+                rate = self.recipe.rate
+                settings = self._settings(self.recipe.before, seed, rate, rate)
+                network = self._trained(network, folder, settings, self._samples(seed))
+                with replacing(weights) as file:
+                    torch.save(network.state_dict(), file)
+        network.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
         return network
 
     def _trained(
         self, network: nn.Module, folder: Path, settings: TrainingSettings, samples: TrainingSamples
     ) -> nn.Module:
         resume = any((folder / "checkpoints").glob("*.safetensors"))
-        done = train(network, samples, settings, output=folder, validate=self._validate, resume=resume)
+        done = train(
+            network,
+            samples,
+            settings,
+            output=folder,
+            validate=self._validate,
+            measure=self._conditioning,
+            resume=resume,
+        )
         if done.interrupted:
             raise KeyboardInterrupt
         return done.model
@@ -177,6 +205,7 @@ class Runner:
             final_learning_rate=final,
             epochs=9,
             final_epochs=1,  # the last tenth of the steps
+            weight_decay=0.0,  # some of a HairModel's parameters get none in any case: the arms would not be equal
             clip_norm=1.0,
             ema_decay=0.0,
             batch_size=self.recipe.per_degradation * len(DEGRADATIONS),
@@ -191,6 +220,11 @@ class Runner:
     def _samples(self, seed: int) -> TrainingSamples:
         return TrainingSamples(self._learnt, self.recipe.patch, seed, _CACHE)
 
+    def _conditioning(self, hair: HairModel) -> Conditioning:
+        device = next(hair.parameters()).device
+        degraded, clean, names = self._test
+        return measure_conditioning(hair, degraded.to(device), clean, names, batch_size=_AT_ONCE)
+
     @torch.no_grad()
     def _psnr(self, network: nn.Module) -> dict[str, float]:
         """By degradation, the mean over held-out photographs."""
@@ -204,14 +238,32 @@ class Runner:
         return {name: sum(found) / len(found) for name, found in values.items()}
 
 
-def _validations(log: Path) -> list[dict[str, Any]]:
-    """What a run's log says of its validations: the step, and PSNR by degradation."""
-    lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return [
-        {"step": line["step"], "psnr": {name: scores["psnr"] for name, scores in line["validation"].items()}}
-        for line in lines
-        if "validation" in line
-    ]
+def _evaluations(log: Path) -> list[dict[str, Any]]:
+    """What a run's log says of its evaluations: step, PSNR by degradation, and the use of the GIV where there is one."""
+    found: dict[int, dict[str, Any]] = {}
+    for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
+        if "validation" in line:
+            psnr = {name: scores["psnr"] for name, scores in line["validation"].items()}
+            found[line["step"]] = {"step": line["step"], "psnr": psnr}
+        elif "conditioning" in line and line["step"] in found:
+            found[line["step"]]["conditioning"] = line["conditioning"]
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Where several processes want what is made in a folder, one makes it, and the others wait.
+
+    One that is killed lets go.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _names(tasks: Sequence[Task]) -> list[str]:
+    return sorted({path.stem for task in tasks for path in task.clean})
 
 
 def _crops(tasks: Sequence[Task], side: int) -> tuple[Tensor, Tensor, list[str]]:
@@ -220,6 +272,8 @@ def _crops(tasks: Sequence[Task], side: int) -> tuple[Tensor, Tensor, list[str]]
     for task in tasks:
         for index in range(len(task.clean)):
             degraded, clean = load_pair(task, index)
+            if min(clean.shape[1:]) < side:
+                raise SystemExit(f"{task.clean[index]} is smaller than the {side} pixels that are evaluated")
             top, left = ((length - side) // 2 for length in clean.shape[1:])
             pairs.append([image[:, top : top + side, left : left + side] for image in (degraded, clean)])
             names.append(task.name)

@@ -147,7 +147,7 @@ class Learner:
                 "There is nothing to train: the loss reaches no parameter of the network that requires gradients."
             )
         classes = max(degradations) + 1
-        self._parts = Objective(self._network, loss, settings.classify, classes).to(accelerator.device).train()
+        self._parts = Objective(self._network, loss, settings.classify, classes).to(accelerator.device)
         self._degradations = torch.tensor(degradations)
         self._objective, self._optimizer = accelerator.prepare(
             self._parts, adamw(self._network, settings, [p for _, p in self._classifier_named()])

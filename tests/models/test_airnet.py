@@ -20,7 +20,7 @@ from hairify.models import AirNet, airnet
 from hairify.models.airnet import MoCo
 
 SMALL = {"dim": 8, "blocks": 3, "batch_size": 1}
-OPTIONS = {"split_at": "R.body.2", "include": ("R.body.3", "R.body.4")}
+OPTIONS = {"preset": "published", "split_at": "R.body.2", "include": ("R.body.3", "R.body.4")}
 
 
 def pairs(batch: int, size: tuple[int, int] = (16, 24)) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ SMALL = {
     "prompt_dims": (4, 8, 8),
     "prompt_sizes": (8, 4, 2),
 }
-OPTIONS = {"exclude": ("up4_3", "up3_2")}
+OPTIONS = {"preset": "published", "exclude": ("up4_3", "up3_2")}
 
 
 def test_it_computes_what_the_published_network_computes() -> None:

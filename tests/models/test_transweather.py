@@ -14,7 +14,7 @@ from hairify.models import transweather
 from hairify.models.transweather import DropPath
 
 SMALL = {"dims": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}
-OPTIONS = {"split_at": "Tenc", "exclude": ("convtail", "clean")}
+OPTIONS = {"preset": "published", "split_at": "Tenc", "exclude": ("convtail", "clean")}
 
 
 def test_it_computes_what_the_published_network_computes() -> None:

@@ -225,8 +225,11 @@ def test_log_of_a_run_that_was_killed_and_resumed(tmp_path: Path) -> None:
         '{"step": 1, "losses": {"rain": 0.5}}\n{"step": 2, "losses": {"rain": 0.4}}\n{"step": 3, "los\n'
         '{"step": 2, "losses": {"rain": 0.25, "haze": NaN}}\n'
         '{"step": 2, "validation": {"t": {"psnr": 20.0, "ssim": 1}}}\n'
+        '{"step": 2, "conditioning": {"gain": 0.5, "cost_of_wrong": null}}\n'
     )
-    assert read_log(log) == Curves({"rain": ((1, 0.5), (2, 0.25))}, {"t": ((2, 20.0),)}, 1)
+    assert read_log(log) == Curves(
+        {"rain": ((1, 0.5), (2, 0.25))}, {"t": ((2, 20.0),)}, {"the mean GIV": ((2, 0.5),)}, 1
+    )
     with pytest.raises(DataError, match="cannot be read"):
         read_log(tmp_path)
 

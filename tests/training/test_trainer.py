@@ -127,7 +127,7 @@ def test_frozen_base(tmp_path: Path) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     moved = moved_by(run(model, tmp_path / "frozen", freeze_base=True, ema_decay=0.0), before)
     assert {"dac.0.running_mean", "dac.0.weight"} <= moved
-    assert {name.partition(".")[0] for name in moved} <= {"dac", "hsn", "boxes"}
+    assert {name.partition(".")[0] for name in moved} <= {"dac", "standardization", "hsn", "boxes"}
     assert all(parameter.requires_grad for parameter in model.parameters())
     model.load_state_dict(before)
     moved = moved_by(run(model, tmp_path / "free", ema_decay=0.0), before)
