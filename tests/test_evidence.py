@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ from benchmarks.evidence import photographs, report, runs
 from benchmarks.evidence.networks import NETWORKS, build, count, widened
 from benchmarks.evidence.runs import ARMS, DEGRADATIONS, AtTheMean, Recipe, Run, Runner
 from hairify import HairModel, hairify
+from hairify.training import train
+from hairify.training.logs import StepReport
+
+
+class Cut(Exception):
+    pass
+
 
 RECIPE = Recipe(before=2, steps=3, patch=32, per_degradation=1, crop=32, evaluations=2)
 
@@ -173,36 +181,30 @@ def test_what_was_cut_off_goes_on_to_the_same_end(
 ) -> None:
     run = Run("scratch", "tiny", 0, "converted")
     unbroken = runner(tmp_path / "unbroken", folder).carry_out(run)
-    train = runs.train
-    settings = runner(tmp_path, folder)._settings
-
-    class Cut(Exception):
-        pass
+    cut = runner(tmp_path / "cut", folder)
+    settings = cut._settings
 
     def cut_off(*args: Any, **kwargs: Any) -> Any:
-        def stop(report: Any) -> None:
-            if report.step == 3:
-                raise Cut
-
         return train(*args, **kwargs, on_step=stop)
 
-    def saving_each(self: Runner, *args: Any) -> Any:
-        return runs.replace_settings(settings(*args))
+    def stop(seen: StepReport) -> None:
+        if seen.step == 3:
+            raise Cut
 
-    monkeypatch.setattr(runs, "replace_settings", lambda s: __import__("dataclasses").replace(s, save_every=1), False)
-    monkeypatch.setattr(Runner, "_settings", saving_each)
+    monkeypatch.setattr(cut, "_settings", lambda *args: dataclasses.replace(settings(*args), save_every=1))
     monkeypatch.setattr(runs, "train", cut_off)
     with pytest.raises(Cut):
-        runner(tmp_path / "cut", folder).carry_out(run)
+        cut.carry_out(run)
     assert not (tmp_path / "cut" / run.name / "result.json").exists()
-    monkeypatch.setattr(runs, "train", train)
+    monkeypatch.undo()
+    monkeypatch.setattr(runs, "_CALIBRATION", 10)
     assert runner(tmp_path / "cut", folder).carry_out(run) == unbroken
 
 
 def test_another_recipe_is_refused(tmp_path: Path, folder: Path) -> None:
     run = Run("scratch", "tiny", 0, "static")
     runner(tmp_path, folder).carry_out(run)
-    other = Recipe(**{**RECIPE.__dict__, "rate": 5e-4})
+    other = dataclasses.replace(RECIPE, rate=5e-4)
     with pytest.raises(SystemExit, match="another rate;"):
         runner(tmp_path, folder, other).carry_out(run)
 

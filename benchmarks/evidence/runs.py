@@ -239,7 +239,7 @@ class Runner:
 
 
 def _evaluations(log: Path) -> list[dict[str, Any]]:
-    """What a run's log says of its evaluations: step, PSNR by degradation, and the use of the GIV where there is one."""
+    """What a run's log says of its evaluations: step, PSNR by degradation, and of a HairModel the use of its GIV."""
     found: dict[int, dict[str, Any]] = {}
     for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
         if "validation" in line:
