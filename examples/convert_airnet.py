@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"split {SPLIT}: half-way through the five groups of the restorer")
     print(f"include {', '.join(GROUPS)}: the groups after it\n")
     image = torch.rand(1, 3, 32, 48)  # two inputs; small ones make planning quick
-    p = plan(network, split_at=SPLIT, include=GROUPS, example_inputs=(image, image))
+    p = plan(network, preset="published", split_at=SPLIT, include=GROUPS, example_inputs=(image, image))
     print(p)
     hair = hairify(network, plan=p, generator=torch.Generator().manual_seed(options.seed))
 

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     print("split: automatic, after the last downsampling, as in the paper's Restormer")
     print(f"exclude {', '.join(NO_LEVEL)}: alike by chance, no repeated blocks\n")
-    p = plan(network, exclude=NO_LEVEL)
+    p = plan(network, preset="published", exclude=NO_LEVEL)
     print(p)
     hair = hairify(network, plan=p, generator=torch.Generator().manual_seed(options.seed))
 

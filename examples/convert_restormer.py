@@ -25,10 +25,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.manual_seed(options.seed)
     network = common.prepare(restormer(**SMALL if options.small else {}), options.checkpoint)
 
-    # Nothing has to be said: the automatic split is the feature at the lowest resolution, and the levels are the
-    # paper's: latent, decoder and refinement.
+    # In the paper's form nothing else has to be said: the automatic split is the feature at the lowest resolution, and
+    # the levels are the paper's: latent, decoder and refinement.
     print("split: automatic, after the last downsampling, as in the paper\n")
-    p = plan(network)
+    p = plan(network, preset="published")
     print(p)
     hair = hairify(network, plan=p, generator=torch.Generator().manual_seed(options.seed))
 

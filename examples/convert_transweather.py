@@ -32,7 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     print(f"split {SPLIT}: after the encoder")
     print(f"exclude {', '.join(NO_LEVEL)}: only the decoder's blocks are repeated (hence the plan's warning)\n")
-    p = plan(network, split_at=SPLIT, exclude=NO_LEVEL)
+    p = plan(network, preset="published", split_at=SPLIT, exclude=NO_LEVEL)
     print(p)
     hair = hairify(network, plan=p, generator=torch.Generator().manual_seed(options.seed))
 

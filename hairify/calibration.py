@@ -34,11 +34,10 @@ def calibrate(hyper: Hyper, features: Iterable[Tensor]) -> None:
     dac, standardization = hyper.dac, hyper.standardization
     assert isinstance(standardization, GIVStandardization)
     read = dac.moments if isinstance(dac, MomentsDAC) else dac
-    found = torch.cat([read(feature) for feature in features])
-    if len(found) < LEAST_IMAGES:
-        raise CalibrationError(
-            f"Calibration takes {LEAST_IMAGES} images at least, better 64 or more; got {len(found)}."
-        )
+    parts = [read(feature) for feature in features]
+    if (count := sum(map(len, parts))) < LEAST_IMAGES:
+        raise CalibrationError(f"Calibration takes {LEAST_IMAGES} images at least, better 64 or more; got {count}.")
+    found = torch.cat(parts)
     if not found.isfinite().all():
         raise CalibrationError("F_g of these images leads to GIVs that are not finite. Are the images finite?")
     if isinstance(dac, MomentsDAC):

@@ -125,6 +125,7 @@ def test_what_cannot_be_calibrated_stays_as_it_is() -> None:
     for hair, x, message in (
         (trained, images(), "has been trained"),
         (fresh, images(1), "2 images at least"),
+        (fresh, images(0), "2 images at least"),
         (fresh, images(4) * float("nan"), "not finite"),
     ):
         before = {k: v.clone() for k, v in hair.state_dict().items()}

@@ -33,6 +33,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::hairify.errors.HairWarning"),
 ]
 
+PUBLISHED = {"preset": "published"}
+"""The page is of the published form, in which what is left alone and how levels are found shows best."""
+
 BEHIND = "docs/zoo.md is behind: make zoo-page"
 PAGE = Path(__file__).parents[1] / "docs" / "zoo.md"
 RESULTS = os.environ.get("HAIRIFY_ZOO_RESULTS")
@@ -52,8 +55,8 @@ def build(name: str) -> nn.Module:
 
 @functools.cache
 def planned(name: str) -> Plan:
-    """As users do it: in float32, without an argument, and with nothing held still."""
-    return plan(build(name))
+    """As users do it: in float32, without another argument, and with nothing held still."""
+    return plan(build(name), **PUBLISHED)
 
 
 def keep(name: str, made: Plan | None, errors: dict[str, float], **more: Any) -> None:
@@ -80,10 +83,11 @@ def test_a_network_obeys_every_law(name: str) -> None:
         keep(name, None, {}, refused=str(refused.value).partition("\n")[0], **told)
         return
     with network.held():
-        findings = examine(network.specimen)
+        specimen = dataclasses.replace(network.specimen, options=PUBLISHED)
+        findings = examine(specimen)
     assert findings.plan == planned(name), "float64 gives another plan than float32"
     if (size := network.only_float32) is not None:
-        examine(dataclasses.replace(network.specimen, sizes=(size, size), dtype=torch.float32))
+        examine(dataclasses.replace(specimen, sizes=(size, size), dtype=torch.float32))
     keep(name, findings.plan, findings.errors, **told)
 
 
@@ -94,12 +98,12 @@ def test_a_trap_has_its_row(name: str) -> None:
     if trap.refused is not None:
         keep(name, None, {}, kind="trap", refused=trap.refused)
     elif RESULTS:
-        findings = examine(trap.specimen)
+        findings = examine(dataclasses.replace(trap.specimen, options=PUBLISHED | trap.specimen.options))
         keep(name, findings.plan, findings.errors, kind="trap")
     else:
         model = trap.specimen.build().double().eval()
         spread(model)
-        keep(name, plan(model, **trap.specimen.options), {}, kind="trap")
+        keep(name, plan(model, **PUBLISHED | trap.specimen.options), {}, kind="trap")
 
 
 @pytest.mark.parametrize("name", CONVERTED)

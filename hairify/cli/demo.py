@@ -15,8 +15,8 @@ def run(
     output: Annotated[
         Path, typer.Option(help="folder for the results; what is there of the same names is replaced")
     ] = (Path("demo-output")),
-    before: Annotated[int, typer.Option(min=0, help="training steps before the conversion")] = 3000,
-    steps: Annotated[int, typer.Option(min=0, help="training steps of each network after it")] = 1500,
+    before: Annotated[int, typer.Option(min=0, help="training steps before the conversion")] = 2000,
+    steps: Annotated[int, typer.Option(min=0, help="training steps of each network after it")] = 1000,
     seed: Annotated[int, typer.Option(min=0, help="of weights, patches and degradations; one seed is one sample")] = 0,
     patches: Annotated[int, typer.Option(min=1, help="training patches of each degradation in a step")] = 2,
     photographs: Annotated[int, typer.Option(min=1, max=len(HELD_OUT), help="held-out photographs")] = len(HELD_OUT),
