@@ -19,7 +19,7 @@ INTRODUCTION = """\
 # The zoo
 
 Every architecture of image restoration that the package [spandrel](https://github.com/chaiNNer-org/spandrel) ships, in
-a small configuration and with random weights, converted with no argument but the network: `hairify(network)`. The
+a small configuration and with random weights, converted as published: `hairify(network, preset="published")`. The
 tests check each for these laws, in float64, at two image sizes of different areas and aspects where it takes two:
 
 - the converted network computes what the original computes, in evaluation mode and, draw for draw, in training mode
@@ -38,7 +38,7 @@ float32 only, and is examined at it in float32, where 1e-5 is allowed.
 value, relative to the largest value; it differs a little between machines, and at most 1e-10 is allowed. `layers`
 become hyper layers, `left` stay as they are, and `share` is the part of the parameters after the split that is
 converted: where it is small a network obeys the laws with little of it converted, and hairify warns. Much of what is
-added to networks as small as these is the built-in DAC, about 0.4M parameters whatever the network.
+added to networks as small as these is the published DAC, about 0.4M parameters whatever the network.
 """
 NOT_CONVERTED = """
 ## Not converted
