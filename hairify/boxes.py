@@ -17,7 +17,8 @@ from hairify.operations import Operation, Prepare
 from hairify.precision import full_precision
 from hairify.recomputation import is_possible, pays, recomputed
 
-_FACTORS = ("left", "right", "bias_change")
+FACTORS = ("left", "right", "bias_change")
+"""Names of the parameters by which rows of a low-rank box differ."""
 
 
 class WeightBox(nn.Module):
@@ -153,7 +154,7 @@ class LowRankBox(WeightBox):
 
     def factors(self) -> Iterator[nn.Parameter]:
         """The parameters by which the rows differ."""
-        return (p for name, p in self.named_parameters() if name.rpartition(".")[2] in _FACTORS)
+        return (p for name, p in self.named_parameters() if name.rpartition(".")[2] in FACTORS)
 
     def rows_agree(self) -> bool:
         """Whether all rows are the same: the left factors and changes of biases are zero."""

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from hairify.boxes import GIVStandardization, HyperSelectingNet, WeightBox
 from hairify.dac import MomentsDAC
 from hairify.errors import CalibrationError
-from hairify.scope import Hyper
+from hairify.features import tensors
+from hairify.modes import evaluation_mode
+from hairify.scope import Hyper, Scope
 from hairify.warmstart import SPREAD
 
-LEAST_IMAGES = 2
+_LEAST_IMAGES = 2
+_AT_ONCE = 8  # images that run together
 
 
 @torch.no_grad()
-def calibrate(hyper: Hyper, features: Iterable[Tensor]) -> None:
+def calibrate(base: nn.Module, hyper: Hyper, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Whiten the DAC's moments, standardise GIVs, and bring each unit of the HSNs to mean 0 and variance 1.
 
-    Nothing is changed unless everything can be.
+    The network and the DAC run in evaluation mode. Nothing is changed unless everything can be.
 
     Args:
-        hyper: the parts of a HairModel.
-        features: F_g of degraded images, (B, C, H, W) each.
+        base: the network, with the scope's hook at its split.
+        hyper: the parts that are calibrated.
+        scope: of the model.
+        args: the network's inputs, for a batch of degraded images.
+        kwargs: further inputs.
 
     Raises:
         CalibrationError: there are fewer than two images, F_g is not finite, or the parts are sharded.
@@ -34,9 +42,10 @@ def calibrate(hyper: Hyper, features: Iterable[Tensor]) -> None:
     dac, standardization = hyper.dac, hyper.standardization
     assert isinstance(standardization, GIVStandardization)
     read = dac.moments if isinstance(dac, MomentsDAC) else dac
-    parts = [read(feature) for feature in features]
-    if (count := sum(map(len, parts))) < LEAST_IMAGES:
-        raise CalibrationError(f"Calibration takes {LEAST_IMAGES} images at least, better 64 or more; got {count}.")
+    with evaluation_mode(base), evaluation_mode(dac):
+        parts = [read(scope.at_split("feature", hyper, base, *part)) for part in _parts(args, kwargs)]
+    if (count := sum(map(len, parts))) < _LEAST_IMAGES:
+        raise CalibrationError(f"Calibration takes {_LEAST_IMAGES} images at least, better 64 or more; got {count}.")
     found = torch.cat(parts)
     if not found.isfinite().all():
         raise CalibrationError("F_g of these images leads to GIVs that are not finite. Are the images finite?")
@@ -48,6 +57,18 @@ def calibrate(hyper: Hyper, features: Iterable[Tensor]) -> None:
     for hsn in hyper.hsn:
         if isinstance(hsn, HyperSelectingNet):  # another may stand there in an ablation
             hsn.calibrate(giv, SPREAD)
+
+
+def _parts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """A batch's inputs, a few images at a time, where all tensors have the batch as their first dimension."""
+    batches = {len(t) if t.ndim else None for t in tensors((args, kwargs))}
+    batch = batches.pop() if len(batches) == 1 else None
+    if batch is None:
+        yield args, kwargs
+        return
+    for start in range(0, batch, _AT_ONCE):
+        cut = slice(start, start + _AT_ONCE)
+        yield pytree.tree_map(lambda x, cut=cut: x[cut] if isinstance(x, Tensor) else x, (args, kwargs))
 
 
 def check_untrained(hyper: Hyper) -> None:

@@ -199,11 +199,18 @@ def _recognised(givs: Tensor, labels: Tensor) -> float:
     return float((nearest == labels).float().mean())
 
 
+def psnr(restored: Tensor, clean: Tensor) -> Tensor:
+    """In dB, of each image (B,): of outputs (B, 3, H, W), clipped as an image file clips them, against [0, 1]."""
+    return -10 * _difference(restored, clean).square().mean(dim=(1, 2, 3)).log10()
+
+
+def _difference(restored: Tensor, clean: Tensor) -> Tensor:
+    return restored.double().clamp(0, 1) - clean.double()
+
+
 def _fidelity(restored: Tensor, clean: Tensor) -> Fidelity:
-    """The mean over images, of outputs clipped as an image file clips them."""
-    difference = restored.double().clamp(0, 1) - clean.double()
-    psnr = -10 * difference.square().mean(dim=(1, 2, 3)).log10()
-    return Fidelity(l1=float(difference.abs().mean()), psnr=float(psnr.mean()))
+    """The mean over images."""
+    return Fidelity(l1=float(_difference(restored, clean).abs().mean()), psnr=float(psnr(restored, clean).mean()))
 
 
 def _mean(fidelities: Mapping[str, Fidelity]) -> float:

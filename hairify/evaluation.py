@@ -225,7 +225,7 @@ def conditioning_on(
             except ImageError:
                 continue  # it is counted where all images are evaluated
             if min(pair[0].shape[1:]) >= side:
-                pairs.append((_middle(pair[0], side), _middle(pair[1], side)))
+                pairs.append((middle(pair[0], side), middle(pair[1], side)))
                 names.append(task.degradation)
     if len(set(names)) < 2:
         return None
@@ -234,10 +234,11 @@ def conditioning_on(
     return measure_conditioning(network, degraded.to(like.dtype), clean, names)
 
 
-def _middle(image: Tensor, side: int) -> Tensor:
-    """The middle of an image (3, H, W), `side` pixels square."""
-    top, left = ((length - side) // 2 for length in image.shape[1:])
-    return image[:, top : top + side, left : left + side]
+def middle(image: Tensor, limit: int) -> Tensor:
+    """The middle of an image (3, H, W), both sides at most `limit`."""
+    height, width = (min(side, limit) for side in image.shape[1:])
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]
 
 
 def _in_words(conditioning: Mapping[str, Any]) -> str:

@@ -44,6 +44,11 @@ class Feature:
         return self.shape[1] * self.shape[2]
 
     @property
+    def is_single(self) -> bool:
+        """Whether it has a single position, whatever the image."""
+        return self.layout == "vector"
+
+    @property
     def channels(self) -> int:
         """Number of channels, the DAC's `in_channels`."""
         return self.shape[0]

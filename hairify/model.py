@@ -9,23 +9,18 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 import torch.fx
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from hairify.baking import bake
 from hairify.boxes import GIVStandardization, LowRankBox, WeightBox
 from hairify.calibration import calibrate, check_untrained
 from hairify.checkpointing import checkpoint_blocks, is_checkpointed, stop_checkpointing
 from hairify.errors import BakeError, GIVError, RecomputationError
-from hairify.features import image_size, tensors
+from hairify.features import image_size
 from hairify.graphing import graph
-from hairify.modes import evaluation_mode
-from hairify.scope import Hyper, Scope, SplitReached, Until
+from hairify.scope import Hyper, Scope
 
 if TYPE_CHECKING:
     from hairify.plan import Plan
-
-
-_AT_ONCE = 8  # images that `calibrate` runs together
 
 
 class HairModel(nn.Module):
@@ -77,16 +72,7 @@ class HairModel(nn.Module):
         Raises:
             GIVError: the split never ran.
         """
-        return self._at_split("giv", args, kwargs)
-
-    def _at_split(self, until: Until, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        """F_g or the GIV; the network runs up to the split only."""
-        image = image_size(args, kwargs)
-        with self._scope.forward(self._hyper, image, until=until) as forward, contextlib.suppress(SplitReached):
-            self.base(*args, **kwargs)
-        if forward.found is None:
-            raise GIVError(f"The split {self.plan.split!r} never ran on these inputs, so there is no GIV.")
-        return forward.found
+        return self._scope.at_split("giv", self._hyper, self.base, args, kwargs)
 
     def calibrate(self, *args: Any, **kwargs: Any) -> HairModel:
         """Set DAC and HSNs to what degraded images look like to this network, before it is trained.
@@ -115,8 +101,7 @@ class HairModel(nn.Module):
                 since its conversion. The model is as it was.
         """
         self.check_calibration()
-        with evaluation_mode(self), torch.no_grad():
-            calibrate(self._hyper, (self._at_split("feature", *part) for part in _parts(args, kwargs)))
+        calibrate(self.base, self._hyper, self._scope, args, kwargs)
         return self
 
     def check_calibration(self) -> None:
@@ -305,18 +290,6 @@ class HairModel(nn.Module):
                 f"A GIV of this model has shape (B, {self.plan.giv_dim}); got {got}. `hair.giv(x)` makes one."
             )
         return giv
-
-
-def _parts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
-    """A batch's inputs, a few images at a time, where all tensors have the batch as their first dimension."""
-    batches = {len(t) if t.ndim else None for t in tensors((args, kwargs))}
-    batch = batches.pop() if len(batches) == 1 else None
-    if batch is None:
-        yield args, kwargs
-        return
-    for start in range(0, batch, _AT_ONCE):
-        cut = slice(start, start + _AT_ONCE)
-        yield pytree.tree_map(lambda x, cut=cut: x[cut] if isinstance(x, Tensor) else x, (args, kwargs))
 
 
 def within_hair_models(model: nn.Module) -> set[str]:

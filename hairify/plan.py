@@ -105,7 +105,7 @@ class Plan:
             raise PlanMismatchError(f"The plan was made with a DAC of your own ({self.dac}); give it again: `dac=...`.")
         if self.dac_source is None and self.dac_width is not None:
             return DegradationAwareClassifier(self.feature.channels, self.giv_dim, self.dac_width)
-        dac = make_dac(source, self.feature.shape, self.giv_dim, single=self.feature.layout == "vector")
+        dac = make_dac(source, self.feature.shape, self.giv_dim, single=self.feature.is_single)
         return copy_model(dac) if dac is self.dac_source else dac
 
     def with_dac(self, dac: DACSource) -> Plan:

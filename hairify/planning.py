@@ -180,7 +180,7 @@ def _check_options(
 def _make_dac(source: DACSource, feature: Feature, giv_dim: int) -> nn.Module:
     """A DAC to measure; the one that is trained is made anew by `hairify`."""
     with seeded(torch.Generator()):
-        dac = make_dac(source, feature.shape, giv_dim, single=feature.layout == "vector")
+        dac = make_dac(source, feature.shape, giv_dim, single=feature.is_single)
         measured = measure_dac(dac, feature.shape)
     if measured != giv_dim:
         raise DACError(f"The DAC factory was asked for giv_dim={giv_dim}, but its product returns {measured} numbers.")

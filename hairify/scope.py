@@ -14,7 +14,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from hairify.errors import GIVError, OutsideForwardError
-from hairify.features import Feature, Size, read_feature, tensors, version
+from hairify.features import Feature, Size, image_size, read_feature, tensors, version
 from hairify.kernels import per_image
 from hairify.operations import Prepare
 
@@ -184,6 +184,21 @@ class Scope:
             yield self._local.forward
         finally:
             self._local.forward = before
+
+    def at_split(
+        self, until: Until, hyper: Hyper, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Tensor:
+        """F_g or the GIV; the network runs up to the split only.
+
+        Raises:
+            GIVError: the split never ran.
+        """
+        image = image_size(args, kwargs)
+        with self.forward(hyper, image, until=until) as forward, contextlib.suppress(SplitReached):
+            base(*args, **kwargs)
+        if forward.found is None:
+            raise GIVError(f"The split {self.split!r} never ran on these inputs, so there is no GIV.")
+        return forward.found
 
     def running(self) -> _Forward | None:
         """The forward that runs in this thread."""

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from hairify.boxes import FACTORS
 from hairify.conversion import assemble
 from hairify.dac import DACSource
 from hairify.errors import CheckpointError
@@ -95,9 +96,7 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
     hair = assemble(base, plan, cpu_generator(None), inplace=False, blank=True)
     if about["version"] < 2:
         state = {key: t.unsqueeze(0) if _is_shared(hair, key) else t for key, t in state.items()}
-        state |= {
-            f"standardization.{key}": t for key, t in hair.standardization.state_dict().items()
-        }  # GIVs as they are
+        state |= hair.standardization.state_dict(prefix="standardization.")  # fresh: GIVs pass as they are
     expected = set(hair.state_dict())
     if about["added_only"]:
         expected -= _of_the_base(hair)
@@ -154,7 +153,7 @@ def _is_shared(hair: HairModel, key: str) -> bool:
     """Whether a key is that of factors, or changes of a bias, that all blocks of a low-rank box share."""
     part, _, rest = key.partition(".")
     level = hair.plan.levels[int(rest.partition(".")[0])] if part == "boxes" else None
-    return level is not None and level.shared and key.rpartition(".")[2] in ("left", "right", "bias_change")
+    return level is not None and level.shared and key.rpartition(".")[2] in FACTORS
 
 
 def _of_the_base(hair: HairModel) -> set[str]:

@@ -221,7 +221,7 @@ def test_runs_are_chosen_by_name(tmp_path: Path, folder: Path, capsys: pytest.Ca
 
 def test_no_photograph_is_on_both_sides() -> None:
     known = [name for names in photographs.PHOTOGRAPHS.values() for name in names]
-    known += [Path(name).stem for names in photographs.WHEELS.values() for name in names]
+    known += [Path(name).stem for name in photographs.WHEELS]
     assert len(known) == len(set(known))
     assert set(photographs.HELD_OUT) < set(known)
     learnt, tested = photographs.divided(None)

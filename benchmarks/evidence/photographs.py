@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from importlib.resources import files
 from pathlib import Path
 
 from PIL import Image
+
+from hairify.demo import photographs
 
 _LONGEST = 1000  # pixels; the packages' photographs have up to 6000
 
@@ -41,10 +42,7 @@ PHOTOGRAPHS = {
 }
 """The photographs among the pictures of each folder; the others are drawings, portraits or much alike."""
 
-WHEELS = {
-    "skimage/data": ("astronaut.png", "motorcycle_left.png", "coffee.png", "chelsea.png", "rocket.jpg"),
-    "sklearn/datasets/images": ("flower.jpg", "china.jpg"),
-}
+WHEELS = ("astronaut.png", "motorcycle_left.png", "coffee.png", "chelsea.png", "rocket.jpg", "flower.jpg", "china.jpg")
 """Those of Python packages."""
 
 HELD_OUT = (
@@ -81,21 +79,12 @@ def sources() -> dict[str, Path | None]:
             within = f"{name}/contents/images/*" if folder == "wallpapers" else f"{name}.jpg"
             candidates = [p for p in (_SYSTEM / folder).glob(within) if not p.is_symlink() and p.stat().st_size > 1000]
             found[name] = max(candidates, key=lambda path: path.stat().st_size, default=None)
-    return found | {path.stem: path for path in in_wheels()}
-
-
-def in_wheels() -> list[Path]:
-    """The photographs that come with scikit-image and scikit-learn."""
-    return [
-        Path(str(files(folder.partition("/")[0]))) / folder.partition("/")[2] / name
-        for folder, names in WHEELS.items()
-        for name in names
-    ]
+    return found | {path.stem: path for path in photographs(WHEELS)}
 
 
 def divided(folder: Path | None) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """Photographs to learn from and held-out ones; of a folder, or without one those in Python packages."""
-    paths = sorted(folder.glob("*.png")) if folder else in_wheels()
+    paths = sorted(folder.glob("*.png")) if folder else photographs(WHEELS)
     learnt = tuple(path for path in paths if path.stem not in HELD_OUT)
     tested = tuple(path for path in paths if path.stem in HELD_OUT)
     if not learnt or not tested:

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 
 from benchmarks.evidence.networks import build, count, widened
 from hairify import HairModel, hairify
-from hairify.conditioning import Conditioning, measure_conditioning
+from hairify.conditioning import Conditioning, measure_conditioning, psnr
 from hairify.data.datasets import Task, load_pair
 from hairify.data.samples import TrainingSamples, collate
+from hairify.evaluation import middle
 from hairify.files import replacing, write_text
 from hairify.training import TrainingSettings, train
 
@@ -196,7 +197,7 @@ class Runner:
         return done.model
 
     def _validate(self, network: nn.Module) -> dict[str, dict[str, float]]:
-        return {name: {"psnr": psnr} for name, psnr in self._psnr(network).items()}
+        return {name: {"psnr": value} for name, value in self._psnr(network).items()}
 
     def _settings(self, steps: int, seed: int, rate: float, final: float) -> TrainingSettings:
         return TrainingSettings(
@@ -232,9 +233,8 @@ class Runner:
         device = next(network.parameters()).device
         network.eval()
         restored = torch.cat([network(part.to(device)).cpu() for part in degraded.split(_AT_ONCE)])
-        errors = (restored.double().clamp(0, 1) - clean.double()).square().mean(dim=(1, 2, 3))
-        psnr = (-10 * errors.log10()).tolist()
-        values = {name: [p for p, of in zip(psnr, names, strict=True) if of == name] for name in DEGRADATIONS}
+        each = psnr(restored, clean).tolist()
+        values = {name: [p for p, of in zip(each, names, strict=True) if of == name] for name in DEGRADATIONS}
         return {name: sum(found) / len(found) for name, found in values.items()}
 
 
@@ -243,8 +243,8 @@ def _evaluations(log: Path) -> list[dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
     for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
         if "validation" in line:
-            psnr = {name: scores["psnr"] for name, scores in line["validation"].items()}
-            found[line["step"]] = {"step": line["step"], "psnr": psnr}
+            values = {name: scores["psnr"] for name, scores in line["validation"].items()}
+            found[line["step"]] = {"step": line["step"], "psnr": values}
         elif "conditioning" in line and line["step"] in found:
             found[line["step"]]["conditioning"] = line["conditioning"]
     return list(found.values())
@@ -274,7 +274,6 @@ def _crops(tasks: Sequence[Task], side: int) -> tuple[Tensor, Tensor, list[str]]
             degraded, clean = load_pair(task, index)
             if min(clean.shape[1:]) < side:
                 raise SystemExit(f"{task.clean[index]} is smaller than the {side} pixels that are evaluated")
-            top, left = ((length - side) // 2 for length in clean.shape[1:])
-            pairs.append([image[:, top : top + side, left : left + side] for image in (degraded, clean)])
+            pairs.append([middle(image, side) for image in (degraded, clean)])
             names.append(task.name)
     return torch.stack([a for a, _ in pairs]), torch.stack([b for _, b in pairs]), names

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, cast, get_args
@@ -20,12 +19,11 @@ from hairify.features import find_feature, image_size
 from hairify.kernels import rows_per_image
 from hairify.layers import is_layer
 from hairify.model import HairModel
-from hairify.modes import evaluation_mode
 from hairify.plan import Plan
 from hairify.probing import Probe
 from hairify.randomness import cpu_generator, seeded
 from hairify.recording import Call
-from hairify.scope import Hyper, Scope, SplitReached
+from hairify.scope import Hyper, Scope
 
 Variant: TypeAlias = Literal["static", "dac", "hsn", "both"]
 VARIANTS: tuple[str, ...] = get_args(Variant)
@@ -101,15 +99,9 @@ class ConditionalEmbedding(nn.Module):
         with self._scope.forward(self._hyper, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 
-    def calibrate(self, images: Tensor, *args: Tensor) -> ConditionalEmbedding:
-        """As `HairModel.calibrate`, for the DAC and the GIVs: what the network computes stays the same.
-
-        Args:
-            images: degraded ones, (B, 3, H, W).
-            args: further inputs, of the same batch.
-        """
-        with evaluation_mode(self), torch.no_grad():
-            calibrate(self._hyper, [self._feature(images, *args)])
+    def calibrate(self, *args: Any, **kwargs: Any) -> ConditionalEmbedding:
+        """As `HairModel.calibrate`, for the DAC and the GIVs: what the network computes stays the same."""
+        calibrate(self.base, self._hyper, self._scope, args, kwargs)
         return self
 
     @property
@@ -125,13 +117,6 @@ class ConditionalEmbedding(nn.Module):
         """
         if any(bool(p.any()) for p in self.projections.parameters()):
             raise CalibrationError("The network has been trained: its blocks are shifted already. Calibrate it before.")
-
-    def _feature(self, *args: Tensor) -> Tensor:
-        size = image_size(args, {})
-        with self._scope.forward(self._hyper, size, until="feature") as forward, contextlib.suppress(SplitReached):
-            self.base(*args)
-        assert forward.found is not None
-        return forward.found
 
     @property
     def _hyper(self) -> Hyper:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -52,6 +53,7 @@ def run(
         output.mkdir(parents=True, exist_ok=True)
         write_text(output / CONFIG, to_toml(network, data, training))
 
+    multiple_of = functools.cache(smallest_multiple)  # of the one network: finding it out takes some runs
     samples = TrainingSamples(tasks, data.patch_size, training.seed, int(data.image_cache * 2**30))
     done = train(
         model,
@@ -59,8 +61,8 @@ def run(
         training,
         output=output,
         loss=loss_for(model),
-        validate=_validation(tests) if tests else None,
-        measure=_measurement(tests) if tests else None,
+        validate=_validation(tests, multiple_of) if tests else None,
+        measure=_measurement(tests, multiple_of) if tests else None,
         resume=resume,
         on_start=write_config,
         console=console if state.is_main_process else None,
@@ -73,7 +75,7 @@ def run(
         return INTERRUPTED
     if state.is_main_process:
         about = facts(tasks, training, done.steps)
-        restorer = Restorer(done.model, network.named(), smallest_multiple(done.model), network.own_dac, about)
+        restorer = Restorer(done.model, network.named(), multiple_of(done.model), network.own_dac, about)
         save_pretrained(restorer, output / "model")
         say("The restorer is in ", (str(output / "model"), "bold"), f"; next: hairify evaluate {output}")
     return 0
@@ -121,21 +123,20 @@ def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -
             say((f"{title:8}", "bold"), f" {listed}")
 
 
-def _measurement(tests: Sequence[Task]) -> Callable[[HairModel], Conditioning | None]:
-    def measure(model: HairModel) -> Conditioning | None:
-        return conditioning_on(model, tests, multiple=smallest_multiple(model))
+def _measurement(
+    tests: Sequence[Task], multiple_of: Callable[[nn.Module], int]
+) -> Callable[[HairModel], Conditioning | None]:
+    return lambda model: conditioning_on(model, tests, multiple=multiple_of(model))
 
-    return measure
 
-
-def _validation(tests: Sequence[Task]) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
-    multiple: int | None = None
+def _validation(
+    tests: Sequence[Task], multiple_of: Callable[[nn.Module], int]
+) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
     unreadable: dict[str, str] = {}
 
     def validate(model: nn.Module) -> dict[str, dict[str, float]]:
-        nonlocal multiple, unreadable
-        multiple = multiple or smallest_multiple(model)
-        results = evaluate(model, tests, multiple=multiple)
+        nonlocal unreadable
+        results = evaluate(model, tests, multiple=multiple_of(model))
         if results.unreadable != unreadable:  # not at every validation anew
             unreadable = dict(results.unreadable)
             say_unreadable(unreadable)

@@ -92,8 +92,7 @@ def load_published(source: str | os.PathLike[str] | Mapping[str, Any]) -> HairMo
         config = _configuration(state)
         converted = _converted_state(state)
         hair = res_hair(**config, init="random").to(state["output.weight"].dtype)
-        as_they_are = {f"standardization.{key}": value for key, value in hair.standardization.state_dict().items()}
-        hair.load_state_dict(converted | as_they_are)
+        hair.load_state_dict(converted | hair.standardization.state_dict(prefix="standardization."))
     except (KeyError, IndexError, RuntimeError, ValueError) as error:
         raise CheckpointError(
             f"The checkpoint is not one of the published Res-HAIR: {type(error).__name__}: {error}"

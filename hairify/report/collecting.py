@@ -13,7 +13,7 @@ from hairify.data.datasets import Task, load_pair
 from hairify.data.degradations import degradation
 from hairify.data.images import read_rgb
 from hairify.errors import DataError, ImageError
-from hairify.evaluation import Results, conditioning_on, score
+from hairify.evaluation import Results, conditioning_on, middle, score
 from hairify.model import HairModel
 from hairify.modes import evaluation_mode
 from hairify.report.findings import Conditioning, Curves, Example, Findings
@@ -188,7 +188,7 @@ def _examples(
                 break
             on_part(f"restoring {task.name}")
             try:
-                degraded, clean = (_middle(image, settings.example_side) for image in load_pair(task, index))
+                degraded, clean = (middle(image, settings.example_side) for image in load_pair(task, index))
                 before = score(degraded, clean)
             except ImageError as error:
                 unreadable[str(_file(task, index))] = str(error)
@@ -197,13 +197,6 @@ def _examples(
             after = score(restored, clean)
             found.append(Example(task.name, _file(task, index).name, clean, degraded, restored, before, after))
     return tuple(found)
-
-
-def _middle(image: Tensor, limit: int) -> Tensor:
-    """The middle of an image (3, H, W), both sides at most `limit`."""
-    height, width = (min(side, limit) for side in image.shape[1:])
-    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-    return image[:, top : top + height, left : left + width]
 
 
 def _like(model: nn.Module, image: Tensor) -> Tensor:

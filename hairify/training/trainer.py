@@ -11,25 +11,24 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import gather_object  # type: ignore[import-untyped]
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
-from hairify.ablation.variants import ConditionalEmbedding
 from hairify.conditioning import Conditioning
 from hairify.data.samples import Batch, TrainingSamples, collate
-from hairify.errors import CalibrationError, DataError, TrainingError
+from hairify.errors import DataError, TrainingError
 from hairify.model import HairModel
 from hairify.training.checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
 from hairify.training.interruption import Interruption, outlive_signals
 from hairify.training.learner import Gradients, Learner
-from hairify.training.loading import Reporting, collate_or_error
+from hairify.training.loading import Reporting, calibration_images, collate_or_error
 from hairify.training.logs import RunLog, Scores, StepReport
 from hairify.training.losses import Loss, l1_loss
 from hairify.training.progress import ProgressBar
@@ -44,6 +43,9 @@ _ADJUSTABLE = (
     *("weight_decay", "clip_norm", "mixed_precision"),
 )
 _NEW = ("calibration", "classify", "warm_up", "hair_rate")  # runs begun by hairify 0.1 say nothing of these
+Validate: TypeAlias = Callable[[nn.Module], Scores]
+Measure: TypeAlias = Callable[[HairModel], Conditioning | None]
+
 _MOST_SKIPPED = 30  # updates in a row: fp16's scale, 65536 at first, has been halved as often
 
 
@@ -75,8 +77,8 @@ def train(
     *,
     output: Path,
     loss: Loss = l1_loss,
-    validate: Callable[[nn.Module], Scores] | None = None,
-    measure: Callable[[HairModel], Conditioning | None] | None = None,
+    validate: Validate | None = None,
+    measure: Measure | None = None,
     resume: bool = False,
     on_start: Callable[[], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
@@ -142,7 +144,11 @@ class _Run:
         self.losses: list[float] = start.tensors["losses"].tolist() if start else []
         self._seed(0)
         example = collate([samples[0], samples[1]])
-        weights, images = (start.part("model"), None) if start else (None, self._calibration_images(notes))
+        weights, images = (
+            (start.part("model"), None)
+            if start
+            else (None, calibration_images(model, samples, settings.calibration, notes))
+        )
         self.learner = Learner(model, loss, settings, accelerator, example, self._degradations(), weights, images)
         if start:
             self.learner.go_on(
@@ -162,29 +168,10 @@ class _Run:
         names = [task.degradation for task in self.samples.tasks]
         return [list(dict.fromkeys(names)).index(name) for name in names]
 
-    def _calibration_images(self, notes: list[str]) -> Tensor | None:
-        """Degraded patches, the same in all processes, where the network is to be calibrated and can be."""
-        model = self.model
-        if (
-            not isinstance(model, (HairModel, ConditionalEmbedding))
-            or model.is_calibrated
-            or not self.settings.calibration
-        ):
-            return None
-        try:
-            model.check_calibration()
-        except CalibrationError as error:
-            notes.append(f"The network is trained as it is, without calibration. {error}")
-            return None
-        return collate([self.samples[i] for i in range(self.settings.calibration)])["degraded"]
-
     # The loop
 
     def to_its_end(
-        self,
-        validate: Callable[[nn.Module], Scores] | None,
-        measure: Callable[[HairModel], Conditioning | None] | None,
-        on_step: Callable[[StepReport], None] | None,
+        self, validate: Validate | None, measure: Measure | None, on_step: Callable[[StepReport], None] | None
     ) -> TrainedRun:
         """Take the steps that are left, unless a signal comes."""
         stop = False
@@ -200,13 +187,8 @@ class _Run:
                     self._tell(report, log, on_step)
                 if stop or self.step == self.steps or _due(self.step, self.settings.save_every):
                     self._save(log)
-                if stop:
-                    continue
-                due, last = _due(self.step, self.settings.validate_every), self.step == self.steps
-                if validate is not None and due:
-                    self._validate(validate, log)
-                if measure is not None and (due or last) and isinstance(self.model, HairModel):
-                    self._measure(measure, log, last)
+                if not stop:
+                    self._look(validate, measure, log)
         self.learner.give_to(self.model)
         unreadable = dict(gather_object([*self.unreadable.items()]))
         interrupted = self.step < self.steps
@@ -331,28 +313,40 @@ class _Run:
         with self._writing(self.checkpoints.path(self.step)):
             self.checkpoints.save(Checkpoint(about, tensors))
 
-    def _validate(self, validate: Callable[[nn.Module], Scores], log: RunLog | None) -> None:
+    def _look(self, validate: Validate | None, measure: Measure | None, log: RunLog | None) -> None:
+        """Validate, and see whether the GIV is used, where either is due. All processes call it; the main one looks."""
+        if not (due := _due(self.step, self.settings.validate_every)):
+            validate = None
+        if not isinstance(self.model, HairModel) or not (due or self.step == self.steps):
+            measure = None
+        if validate is None and measure is None:
+            return
         self.learner.give_to(self.model)
-        if log is not None:
-            with torch.no_grad():
-                scores = validate(self.model)
-            with self._writing(log.path):
-                log.validation(self.step, scores)
-            self.bar.validation(self.step, scores)
+        if log is not None and validate is not None:
+            self._validate(validate, log)
+        if log is not None and measure is not None:
+            self._measure(measure, log)
         self.accelerator.wait_for_everyone()
 
-    def _measure(self, measure: Callable[[HairModel], Conditioning | None], log: RunLog | None, last: bool) -> None:
+    def _validate(self, validate: Validate, log: RunLog) -> None:
+        with torch.no_grad():
+            scores = validate(self.model)
+        with self._writing(log.path):
+            log.validation(self.step, scores)
+        self.bar.validation(self.step, scores)
+
+    def _measure(self, measure: Measure, log: RunLog) -> None:
         """Say whether the network uses its GIV, and at the end, where it does not, what to try."""
         assert isinstance(self.model, HairModel)
-        self.learner.give_to(self.model)
-        found = measure(self.model) if log is not None else None
-        if log is not None and found is not None:
-            with self._writing(log.path):
-                log.conditioning(self.step, found)
-            self.bar.note(f"step {self.step}: {found}")
-            if last and (advice := found.advice(calibrated=self.model.is_calibrated)):
-                self.bar.note(advice)
-        self.accelerator.wait_for_everyone()
+        found = measure(self.model)
+        if found is None:
+            return
+        with self._writing(log.path):
+            log.conditioning(self.step, found)
+        self.bar.note(f"step {self.step}: {found}")
+        advice = found.advice(calibrated=self.model.is_calibrated)
+        if advice and self.step == self.steps:
+            self.bar.note(advice)
 
     def _tell(self, report: StepReport, log: RunLog, on_step: Callable[[StepReport], None] | None) -> None:
         self.bar.step(report)
