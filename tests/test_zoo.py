@@ -168,7 +168,9 @@ def shows_where_weights_come_from(graph: torch.fx.GraphModule, made: Plan) -> No
             hsn = called_module(selecting)
             assert hsn.target == box.target.replace("boxes", "hsn")
             assert selecting.args[1] == (slice(None), block)
-            dac = called_module(hsn.args[0])
+            standardization = called_module(hsn.args[0])
+            assert standardization.target == "standardization"
+            dac = called_module(standardization.args[0])
             assert dac.target == "dac"
             assert "read_feature" in names_above(dac)
     for name, operations in found.items():
