@@ -238,17 +238,15 @@ class HyperSelectingNet(nn.Module):
         """
         x = giv.unsqueeze(0)
         layers = [cast(StackedLinear, layer) for layer in self.layers]
-        last = layers[-1]
-        for i, layer in enumerate(layers):
-            x = F.gelu(x) if i else x
-            if layer is last and not self.selects():
-                return
-            made = layer(x).double()
-            deviation = made.std(dim=1)
-            scale = torch.where(deviation > 1e-6, (spread if layer is last else 1.0) / deviation, 1.0)
-            layer.weight.mul_(scale.unsqueeze(2))
-            layer.bias.copy_((layer.bias - made.mean(dim=1)) * scale)
-            x = layer(x)
+        last = layers[-1] if self.selects() else None
+        with full_precision(giv.device):
+            for i, layer in enumerate(layers if last else layers[:-1]):
+                x = F.gelu(x) if i else x
+                deviation, mean = torch.std_mean(layer(x).cpu().double(), dim=1)  # not all devices have float64
+                scale = torch.where(deviation > 1e-6, (spread if layer is last else 1.0) / deviation, 1.0)
+                layer.weight.mul_(scale.to(layer.weight).unsqueeze(2))
+                layer.bias.copy_((layer.bias.cpu().double() - mean) * scale)
+                x = layer(x)
 
 
 class StackedLinear(nn.Module):
@@ -297,6 +295,11 @@ class GIVStandardization(nn.Module):
         self.register_buffer("scale", torch.ones(giv_dim))
         self.register_buffer("images", torch.zeros((), dtype=torch.int64))
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether `calibrate` was called."""
+        return not self.images.is_meta and bool(self.images)
+
     def forward(self, giv: Tensor) -> Tensor:
         """Map a DAC's output (B, D) to GIVs (B, D)."""
         return (giv.to(self.mean.dtype) - self.mean) * self.scale
@@ -304,12 +307,13 @@ class GIVStandardization(nn.Module):
     @torch.no_grad()
     def calibrate(self, giv: Tensor) -> None:
         """Bring these GIVs (B, D) to mean 0 and variance 1; a number that does not vary gets scale 1."""
-        deviation, mean = torch.std_mean(giv.double(), dim=0)
-        varies = deviation > 1e-6 * giv.double().abs().amax(0).clamp(min=1e-12)
+        giv = giv.detach().cpu().double()  # not all devices have float64
+        deviation, mean = torch.std_mean(giv, dim=0)
+        varies = deviation > 1e-6 * giv.abs().amax(0).clamp(min=1e-12)
         self.mean.copy_(mean)
         self.scale.copy_(torch.where(varies, 1 / deviation, 1.0))
         self.images.fill_(len(giv))
 
     def extra_repr(self) -> str:
-        """D, and whether it was calibrated."""
-        return f"{len(self.mean)}, calibrated on {int(self.images)} images"
+        """D."""
+        return str(len(self.mean))

@@ -19,10 +19,16 @@ from hairify.networks import apply, number_of_inputs
 LEAST_COST = 0.1
 """In dB: a network whose images lose less by the GIV of another degradation is said not to use it."""
 
+NOT_MEASURED = "That takes images of two degradations at least, with sides of the network's multiple or more."
+"""Why there may be no measurement on a set of images."""
+
+_PERFECT = 100.0  # dB, to which PSNR is limited here: differences of means need finite ones
+_LEAST_SPREAD = 0.1  # of selecting vectors that tell degradations apart
+
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Likeness of restored images to the clean ones: mean absolute error, and PSNR in dB, of values in [0, 1]."""
+    """How near restored images are to clean ones: mean absolute error, of values in [0, 1], and PSNR, to 100 dB."""
 
     l1: float
     psnr: float
@@ -82,22 +88,29 @@ class Conditioning:
             f"{max(self.spread.values()):.2f}{recognised}"
         )
 
-    def advice(self, *, calibrated: bool) -> str | None:
+    def advice(self, hair: HairModel) -> str | None:
         """What to try where the GIV is not used; None where it is.
 
         Args:
-            calibrated: whether the network was, see `HairModel.is_calibrated`.
+            hair: the model that was measured.
         """
         if self.is_used:
             return None
-        tries = [] if calibrated else ["calibrate it before training (`hair.calibrate`, `calibration`)"]
-        if max(self.spread.values()) < 0.1:  # the HSNs do not tell degradations apart
+        if math.isnan(self.cost_of_wrong):
+            return "The network's outputs are not all finite: whether it uses its GIV cannot be said."
+        tries = []
+        if not hair.is_calibrated:
+            tries.append("converting it anew and calibrating it before training (`hair.calibrate`, `calibration`)")
+        if hair.plan.dac_name == "published":
+            tries.append("the DAC of moments (`dac='moments'`)")
+        if max(self.spread.values()) < _LEAST_SPREAD:
             tries += ["a higher `hair_rate`", "an earlier `split_at`, whose feature shows more of the degradation"]
-        else:  # they do, but the rows do not differ in a useful way
-            tries += ["more steps", "a higher `rank`, or `targets='layers'`"]
+        else:  # selecting vectors differ, but the rows do not in a useful way
+            low_rank = all(level.rank is not None for level in hair.plan.levels)
+            tries += ["more steps", "a higher `rank`" if low_rank else "rows of each block's own (`box='low_rank'`)"]
         return (
-            f"The network does not use its GIV: with that of another degradation it restores {self.cost_of_wrong:.2f} "
-            f"dB worse only. Try {'; '.join(tries)}."
+            f"The network does not use its GIV: with that of another degradation it restores only "
+            f"{self.cost_of_wrong:.2f} dB worse. Try {'; '.join(tries)}."
         )
 
 
@@ -113,7 +126,7 @@ def measure_conditioning(
         degraded: (B, 3, H, W) in [0, 1], of two degradations at least; held-out images are meant.
         clean: (B, 3, H, W), the same images without degradation.
         degradations: the name of each image's degradation.
-        batch_size: images that run together.
+        batch_size: images that run together, from 1 up.
 
     Returns:
         The measurement.
@@ -122,19 +135,15 @@ def measure_conditioning(
         ConditioningError: `hair` is no HairModel, there is a single degradation, or the arguments do not fit each
             other.
     """
-    names = _checked(hair, degraded, clean, degradations)
+    names = _checked(hair, degraded, clean, degradations, batch_size)
     labels = torch.tensor([names.index(name) for name in degradations])
     device = next(hair.parameters()).device
 
-    def restored(givs: Tensor | None) -> Tensor:
+    def restored(givs: Tensor) -> Tensor:
         made = []
-        for part in torch.arange(len(degraded)).split(batch_size):
-            images = degraded[part].to(device)
-            if givs is None:
-                made.append(apply(hair, images).cpu())
-            else:
-                with hair.conditioned_on(givs[part].to(device)):
-                    made.append(apply(hair, images).cpu())
+        for images, own in zip(degraded.split(batch_size), givs.split(batch_size), strict=True):
+            with hair.conditioned_on(own.to(device)):
+                made.append(apply(hair, images.to(device)).cpu())
         return torch.cat(made)
 
     with evaluation_mode(hair):
@@ -142,7 +151,7 @@ def measure_conditioning(
         givs = torch.cat([hair.giv(*[part.to(device)] * inputs).cpu() for part in degraded.split(batch_size)])
         means = torch.stack([givs[labels == k].mean(0) for k in range(len(names))])
         outputs = {
-            "own": restored(None),
+            "own": restored(givs),
             "mean": restored(givs.mean(0).expand_as(givs)),
             "wrong": restored(means[_others(labels, len(names))]),
         }
@@ -157,10 +166,17 @@ def measure_conditioning(
     return Conditioning(**fidelities, spread=spread, recognised=_recognised(givs, labels), images=len(degraded))
 
 
-def _checked(hair: HairModel, degraded: Tensor, clean: Tensor, degradations: Sequence[str]) -> list[str]:
+def _checked(
+    hair: HairModel, degraded: Tensor, clean: Tensor, degradations: Sequence[str], batch_size: int
+) -> list[str]:
     """The names of the degradations, in the order of their first images."""
     if not isinstance(hair, HairModel):
         raise ConditioningError(f"`hair` is a {type(hair).__name__}; only a HairModel has a GIV to use.")
+    for name, images in (("degraded", degraded), ("clean", clean)):
+        if not isinstance(images, Tensor):
+            raise ConditioningError(f"`{name}` is a {type(images).__name__}; needed is a tensor (B, 3, H, W).")
+    if batch_size < 1:
+        raise ConditioningError(f"`batch_size` is {batch_size}; accepted are 1 and more.")
     if degraded.ndim != 4 or degraded.shape != clean.shape or len(degradations) != len(degraded):
         raise ConditioningError(
             f"`degraded` has shape {tuple(degraded.shape)}, `clean` {tuple(clean.shape)}, and {len(degradations)} "
@@ -210,7 +226,8 @@ def _difference(restored: Tensor, clean: Tensor) -> Tensor:
 
 def _fidelity(restored: Tensor, clean: Tensor) -> Fidelity:
     """The mean over images."""
-    return Fidelity(l1=float(_difference(restored, clean).abs().mean()), psnr=float(psnr(restored, clean).mean()))
+    decibels = psnr(restored, clean).clamp(max=_PERFECT)
+    return Fidelity(l1=float(_difference(restored, clean).abs().mean()), psnr=float(decibels.mean()))
 
 
 def _mean(fidelities: Mapping[str, Fidelity]) -> float:

@@ -170,7 +170,8 @@ def assemble(
                 bias = target.bias is not None
                 make_hyper(target, Slot(scope, index, block, layer, bias, level.name, level.box_size))
     base.get_submodule(plan.split).register_forward_hook(scope.on_split)
-    return HairModel(base, dac, standardization, hsn, boxes, plan.with_dac(None), scope)
+    size = sum(p.numel() for p in nn.ModuleList([base, dac, hsn, boxes]).parameters())
+    return HairModel(base, dac, standardization, hsn, boxes, plan.carried_out(dac, size), scope)
 
 
 def _make_box(
@@ -180,10 +181,10 @@ def _make_box(
     preserve = init == "preserve"
     draw = None if blank else generator
     selecting = None
-    if draw is not None and (level.rank is not None or len(level.blocks) == 1 or not preserve):
-        start_apart(hsn, draw)
-    elif draw is not None:
+    if draw is not None and level.rank is None and len(level.blocks) > 1:
         selecting = start_at(hsn, peaked_logits(len(level.blocks), level.box_size))
+    elif draw is not None:
+        start_apart(hsn, draw)
     rows = {}
     for layer in level.layers:
         layers = [model.get_submodule(name) for name in level.layer_names(layer)]

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify.copying import copy_model
-from hairify.errors import DACError
+from hairify.errors import CalibrationError, DACError
+from hairify.precision import full_precision
 
 DACName: TypeAlias = Literal["moments", "published"]
 DACSource: TypeAlias = nn.Module | Callable[[int, int], nn.Module] | DACName | None
@@ -21,6 +22,10 @@ DEFAULT_WIDTH = 40
 _SHRINKAGE = 0.1  # of the moments' covariance towards a multiple of the identity, in units of its mean eigenvalue
 _USUAL_MOMENT = -3.0  # of fresh and trained networks on photographs, within 1 or so; uncalibrated it is subtracted
 _LEAST_MOMENT = 1e-8  # added to mean squares before the logarithm; a feature's are some 1e-3
+_VARIES = 1e-4  # least deviation, relative to the moment, of a channel that tells images apart: a dead one does not
+_LEAST_DEVIATION = 0.1  # of the usual one: what hardly varied in calibration may vary more when training goes on
+_FARTHEST = 6.0  # deviations from the mean that a moment is taken for at most: flat images, features of a few pixels
+_LEAST_DIRECTION = 1e-3  # of the largest singular value; less is rounding
 _STAGES = 3
 _BLOCKS_PER_STAGE = 3
 _MOST_GROUPS = 24
@@ -32,15 +37,16 @@ class MomentsDAC(nn.Module):
 
     Per channel of F_g it takes the logarithm of the root mean square difference between neighbouring positions.
     Noise, rain, haze, blur and darkness differ in how much of which detail they leave, and so in these numbers;
-    unlike channels' means and whole variances they hardly depend on an image's size and on what it shows, and still
+    unlike channels' means and whole variances they depend little on an image's size and on what it shows, and still
     mean the same after the network has been trained on (docs/conditioning.md has the measurements). A logarithm turns
     the strength of a degradation into a distance, and nothing before it takes an image's own scale away.
 
-    The moments of different channels rise and fall together. Calibrated, the DAC whitens them: it projects them on
-    their principal directions, each brought to about variance 1, and turns these into each other. Fixed numbers do
-    this (buffers), and nothing in the DAC is trained: where a linear layer was, its steps moved all GIVs faster than
-    the rows could follow. What the GIV shows is trained all the same, in F_g and in the HSNs' first layers.
-    Uncalibrated, the moments are mixed at random.
+    The moments of different channels rise and fall together. Calibrated, the DAC whitens them: standardised
+    (and limited to 6 deviations), they are projected on their principal directions, each brought to about variance 1,
+    and these are turned into each other. Channels that do not vary are left out. Fixed numbers do this (buffers),
+    and nothing in the DAC is trained: where a linear layer was, its steps moved all GIVs faster than the rows could
+    follow. What the GIV shows is trained all the same, in F_g and in the HSNs' first layers. Uncalibrated, the moments
+    are mixed at random.
 
     A feature of a single position, such as a pooled vector, has no neighbours; its channels themselves are taken.
 
@@ -51,12 +57,14 @@ class MomentsDAC(nn.Module):
     """
 
     mean: Tensor
+    scale: Tensor
     whitening: Tensor
 
     def __init__(self, in_channels: int, giv_dim: int, *, single: bool = False) -> None:
         super().__init__()
         self.in_channels, self.giv_dim, self.single = in_channels, giv_dim, single
         self.register_buffer("mean", torch.full((in_channels,), 0.0 if single else _USUAL_MOMENT))
+        self.register_buffer("scale", torch.ones(in_channels))
         self.register_buffer("whitening", _orthonormal(giv_dim, in_channels))
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -71,8 +79,10 @@ class MomentsDAC(nn.Module):
         return (_mean_square_difference(feature) + _LEAST_MOMENT).log() / 2
 
     def from_moments(self, moments: Tensor) -> Tensor:
-        """Map moments (B, C) to the GIV (B, D)."""
-        return (moments - self.mean) @ self.whitening.T.to(moments.dtype)
+        """Map moments (B, C) to the GIV (B, D), without autocast."""
+        with full_precision(moments.device):
+            standardised = ((moments - self.mean) * self.scale).clamp(-_FARTHEST, _FARTHEST)
+            return standardised @ self.whitening.T.to(standardised.dtype)
 
     @torch.no_grad()
     def calibrate(self, moments: Tensor) -> None:
@@ -80,19 +90,29 @@ class MomentsDAC(nn.Module):
 
         Args:
             moments: (B, C), of two photographs at least.
+
+        Raises:
+            CalibrationError: no channel's moment varies; the DAC is as it was.
         """
-        moments = moments.double()
-        mean, deviation = moments.mean(0), moments.std(0).clamp(min=1e-6)
-        standardised = (moments - mean) / deviation
-        _, singular, directions = torch.linalg.svd(standardised, full_matrices=False)
+        moments = moments.detach().cpu().double()  # not all devices have float64
+        deviation, mean = torch.std_mean(moments, dim=0)
+        varies = deviation > _VARIES * moments.abs().amax(0)
+        if not varies.any():
+            raise CalibrationError(
+                f"F_g is the same for all {len(moments)} images, as far as the DAC sees it, so nothing tells them "
+                "apart. Calibrate on different photographs of different degradations, or split where features differ."
+            )
+        least = _LEAST_DEVIATION * deviation[varies].median()
+        scale = torch.where(varies, 1 / deviation.clamp(min=least), 0.0)
+        _, singular, directions = torch.linalg.svd((moments - mean) * scale, full_matrices=False)
         variances = singular**2 / len(moments)
-        kept = min(self.giv_dim, len(variances))
-        scale = (variances + _SHRINKAGE * variances.mean().clamp(min=1e-12)).rsqrt()[:kept]
-        whitening = scale[:, None] * directions[:kept] / deviation
+        kept = min(self.giv_dim, int((singular > _LEAST_DIRECTION * singular[0]).sum()))
+        whitening = (variances + _SHRINKAGE * variances.mean()).rsqrt()[:kept, None] * directions[:kept]
         # Directions of little variance are kept smaller, and turned into the others, lest each gets a number of its own
         # that standardisation would enlarge to variance 1.
         turn = _orthonormal(self.giv_dim, kept, like=whitening)
         self.mean.copy_(mean)
+        self.scale.copy_(scale)
         self.whitening.copy_(turn @ whitening)
 
     def extra_repr(self) -> str:

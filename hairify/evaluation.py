@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -215,23 +216,28 @@ def conditioning_on(
     Returns:
         The measurement; None where no two degradations have images of at least `multiple` pixels that can be read.
     """
-    pairs: list[tuple[Tensor, Tensor]] = []
-    names: list[str] = []
-    side = _CROP // multiple * multiple or multiple
+    pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for task in tasks:
         for index in range(min(crops, len(task.clean))):
             try:
                 pair = load_pair(task, index, seed)
             except ImageError:
                 continue  # it is counted where all images are evaluated
-            if min(pair[0].shape[1:]) >= side:
-                pairs.append((middle(pair[0], side), middle(pair[1], side)))
-                names.append(task.degradation)
-    if len(set(names)) < 2:
+            if _side(pair) >= multiple:
+                pairs.setdefault(task.degradation, []).append(pair)
+    if len(pairs) < 2:
         return None
+    # Small images give small crops; but one that is smaller than most of its degradation is left out.
+    side = min(_CROP, *(int(median(map(_side, of_one))) for of_one in pairs.values()))
+    side = max(side // multiple * multiple, multiple)
+    kept = [(name, pair) for name, of_one in pairs.items() for pair in of_one if _side(pair) >= side]
     like = next(network.parameters())
-    degraded, clean = (torch.stack([pair[i] for pair in pairs]) for i in (0, 1))
-    return measure_conditioning(network, degraded.to(like.dtype), clean, names)
+    degraded, clean = (torch.stack([middle(pair[i], side) for _, pair in kept]) for i in (0, 1))
+    return measure_conditioning(network, degraded.to(like.dtype), clean, [name for name, _ in kept])
+
+
+def _side(pair: tuple[Tensor, Tensor]) -> int:
+    return min(pair[0].shape[1:])
 
 
 def middle(image: Tensor, limit: int) -> Tensor:

@@ -97,8 +97,8 @@ class HairModel(nn.Module):
             The model itself.
 
         Raises:
-            CalibrationError: fewer than two images, values that are not finite, or a model that has been trained
-                since its conversion. The model is as it was.
+            CalibrationError: fewer than two images, images that all look the same to the DAC, values that are not
+                finite, or a model that has been trained since its conversion. The model is as it was.
         """
         self.check_calibration()
         calibrate(self.base, self._hyper, self._scope, args, kwargs)
@@ -110,13 +110,12 @@ class HairModel(nn.Module):
         Raises:
             CalibrationError: it has been trained since its conversion.
         """
-        if self.plan.init == "preserve":
-            check_untrained(self._hyper)
+        check_untrained(self._hyper)
 
     @property
     def is_calibrated(self) -> bool:
         """Whether `calibrate` was called."""
-        return bool(self.standardization.images)
+        return self.standardization.is_calibrated
 
     def selecting_vectors(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
         """The selecting vectors of a batch: {block name: (B, N)}, each positive with sum 1."""

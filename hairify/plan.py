@@ -11,7 +11,7 @@ from typing import Any, get_args
 from torch import nn
 
 from hairify.copying import copy_model
-from hairify.dac import DACName, DACSource, DegradationAwareClassifier, make_dac
+from hairify.dac import DACName, DACSource, DegradationAwareClassifier, MomentsDAC, make_dac
 from hairify.errors import CheckpointError, PlanMismatchError
 from hairify.features import Feature, Layout
 from hairify.layers import is_layer, settings, why_not
@@ -111,6 +111,11 @@ class Plan:
     def with_dac(self, dac: DACSource) -> Plan:
         """The same plan with a DAC, or a factory of one, in place of the recorded one."""
         return dataclasses.replace(self, dac_source=dac)
+
+    def carried_out(self, dac: nn.Module, parameters: int) -> Plan:
+        """The plan as the HairModel has it that was made by it: with the DAC that it got, and its size."""
+        facts = dac_facts(dac, self.feature)
+        return dataclasses.replace(self, **facts, parameters=(self.parameters[0], parameters), dac_source=None)
 
     def check(self, model: nn.Module) -> None:
         """Make sure that the plan can be applied to `model`.
@@ -266,6 +271,17 @@ def all_names(model: nn.Module) -> dict[str, list[str]]:
     for name, module in model.named_modules(remove_duplicate=False):
         names[id(module)].append(name)
     return {each[0]: each for each in names.values()}
+
+
+def dac_facts(dac: nn.Module, feature: Feature) -> dict[str, Any]:
+    """What a plan says of a DAC: its class, and where it is one of hairify's own, what it takes to make it again."""
+    name: DACName | None = None
+    if type(dac) is MomentsDAC and dac.single == feature.is_single:
+        name = "moments"
+    elif type(dac) is DegradationAwareClassifier:
+        name = "published"
+    width = dac.width if type(dac) is DegradationAwareClassifier else None
+    return {"dac": type(dac).__name__, "dac_name": name, "dac_width": width}
 
 
 def full_name(block: str, layer: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hairify.boxes import HyperSelectingNet
-from hairify.dac import DACName, DACSource, DegradationAwareClassifier, MomentsDAC, make_dac, measure_dac
+from hairify.dac import DACSource, make_dac, measure_dac
 from hairify.errors import (
     AlreadyConvertedError,
     BoxSizeError,
@@ -27,7 +27,7 @@ from hairify.features import Feature
 from hairify.layers import HyperLayer, is_layer, why_not
 from hairify.model import HairModel, within_hair_models
 from hairify.pairs import Pairs
-from hairify.plan import Level, Plan, all_names, full_name, tied_layers
+from hairify.plan import Level, Plan, all_names, dac_facts, full_name, tied_layers
 from hairify.presets import DEFAULT_RANK, PRESETS, BoxKind, Preset, PresetName, Targets, hsn_widths
 from hairify.probing import Probe
 from hairify.randomness import ONE_AT_A_TIME, seeded
@@ -108,9 +108,7 @@ def plan(
             parameters=(size, size + _added(chosen.levels, made, giv_dim, widths)),
             share=_share(probe, chosen.split, _layers_of(chosen.levels)),
             giv_dim=giv_dim,
-            dac=type(made).__name__,
-            dac_name=_name_of(made),
-            dac_width=made.width if type(made) is DegradationAwareClassifier else None,
+            **dac_facts(made, chosen.feature),
             hsn_widths=widths,
             init=init,
             inputs=probe.inputs.describe(),
@@ -185,13 +183,6 @@ def _make_dac(source: DACSource, feature: Feature, giv_dim: int) -> nn.Module:
     if measured != giv_dim:
         raise DACError(f"The DAC factory was asked for giv_dim={giv_dim}, but its product returns {measured} numbers.")
     return dac
-
-
-def _name_of(dac: nn.Module) -> DACName | None:
-    """Which of hairify's own it is, and so can be made again from the plan alone."""
-    if type(dac) is MomentsDAC:
-        return "moments"
-    return "published" if type(dac) is DegradationAwareClassifier else None
 
 
 def _judge_layers(

@@ -60,8 +60,9 @@ def hsn_widths(
 ) -> tuple[int, tuple[int, ...]]:
     """D, and the widths of the HSNs' hidden layers.
 
-    With the default preset they are as large as the network's size allows: DAC and HSNs together have at most 5 % of
-    the parameters of a network of a million or more, and on smaller ones no more than the network itself has.
+    With the default preset they are as large as the network's size allows: all HSNs together have at most 5 % of the
+    parameters of a network of a million or more, and on smaller ones no more than the network itself has (but of the
+    smallest widths they are made in any case). The DAC of moments has no parameters; another's are not counted here.
 
     Args:
         preset: whose.
@@ -78,6 +79,6 @@ def hsn_widths(
     for dim, hidden in _DEFAULT_WIDTHS:
         dim = giv_dim or (dim if channels is None else min(dim, channels))
         nets = sum(m * ((dim + 1) * hidden + (hidden + 1) * n) for m, n in zip(blocks, box_sizes, strict=True))
-        if nets + (dim + 1) * dim <= most:
+        if nets <= most:
             break
     return dim, (hidden,)

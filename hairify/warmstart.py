@@ -24,14 +24,9 @@ SPREAD = 2.0
 
 
 def peaked_logits(blocks: int, box_size: int) -> Tensor:
-    """Logits (M, N) whose softmax gives block m the share 0.7 of row m and equal shares of the rest.
-
-    For a single block the rows share equally.
-    """
+    """Logits (M, N), M > 1, whose softmax gives block m the share 0.7 of row m and equal shares of the rest."""
     logits = torch.zeros(blocks, box_size, dtype=torch.float64)
-    if blocks > 1:
-        logits.fill_diagonal_(math.log(_PEAK * (box_size - 1) / (1 - _PEAK)))
-    return logits
+    return logits.fill_diagonal_(math.log(_PEAK * (box_size - 1) / (1 - _PEAK)))
 
 
 def start_at(hsn: HyperSelectingNet, logits: Tensor) -> Tensor:
@@ -91,13 +86,20 @@ def preserved_rows(weights: Tensor, selecting: Tensor, fan_in: int, generator: t
     return rows.reshape(box_size, *weights.shape[1:])
 
 
-def fresh_rows(shape: torch.Size, fan_in: int, box_size: int, generator: torch.Generator) -> Tensor:
-    """Rows (N, *shape), float64, whose mixture under even selecting vectors has the spread of PyTorch's own init.
+def fresh_rows(shape: torch.Size, fan_in: int, selecting: Tensor, generator: torch.Generator) -> Tensor:
+    """Rows (N, *shape), float64, whose mixtures at the start have the spread of PyTorch's own init.
 
-    An even mixture of N independent rows has a spread √N smaller than theirs; the rows make up for it.
+    A mixture of independent rows has a smaller spread than they have, by the length of the selecting vector; the rows
+    make up for it.
+
+    Args:
+        shape: of the layer's parameter.
+        fan_in: of the layer.
+        selecting: the selecting vectors S that the HSN gives at the start, shape (M, N).
+        generator: on the CPU.
     """
-    bound = math.sqrt(box_size / fan_in)
-    return torch.empty(box_size, *shape, dtype=torch.float64).uniform_(-bound, bound, generator=generator)
+    bound = 1 / math.sqrt(fan_in * float(selecting.square().sum(1).mean()))
+    return torch.empty(selecting.shape[1], *shape, dtype=torch.float64).uniform_(-bound, bound, generator=generator)
 
 
 def make_rows(
@@ -113,8 +115,7 @@ def make_rows(
         layers: that layer in each of the M blocks.
         box_size: N.
         preserve: whether to preserve the trained weights; else they are fresh.
-        selecting: S, shape (M, N), under which they are preserved; None for rows that are all equal to those of the
-            only block.
+        selecting: S, shape (M, N), that the HSN gives at the start; None where rows start equal, of the only block.
         generator: for noise or fresh weights; None leaves the rows uninitialised, to be loaded.
 
     Returns:
@@ -128,12 +129,12 @@ def make_rows(
             continue
         if generator is None:
             values = sources[0].new_empty(box_size, *sources[0].shape)
-        elif not preserve:
-            values = fresh_rows(sources[0].shape, fan_in, box_size, generator)
         elif selecting is None:
-            values = sources[0].detach().expand(box_size, *sources[0].shape)
-        else:
+            values = _own(layers, name, preserve, generator).expand(box_size, *sources[0].shape)
+        elif preserve:
             values = preserved_rows(torch.stack(list(sources)), selecting, fan_in, generator)
+        else:
+            values = fresh_rows(sources[0].shape, fan_in, selecting, generator)
         values = values.to(sources[0], copy=True)
         rows[name] = nn.Parameter(values, requires_grad=any(s.requires_grad for s in sources))
     return rows
@@ -191,7 +192,7 @@ def _own(layers: list[nn.Module], name: str, preserve: bool, generator: torch.Ge
     if preserve or generator is None:
         return torch.stack(trained)
     fan_in = _fan_in(layers[0]._parameters["weight"])  # type: ignore[arg-type]
-    return torch.cat([fresh_rows(one.shape, fan_in, 1, generator) for one in trained])
+    return torch.cat([fresh_rows(one.shape, fan_in, torch.ones(1, 1), generator) for one in trained])
 
 
 def low_rank(shape: Sequence[int], rank: int) -> int:

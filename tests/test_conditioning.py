@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from networks import UNet, small_restormer
@@ -9,7 +11,7 @@ from torch import Tensor
 from util import perturb
 
 from hairify import HairModel, hairify
-from hairify.conditioning import Conditioning, measure_conditioning
+from hairify.conditioning import Conditioning, Fidelity, measure_conditioning
 from hairify.errors import ConditioningError
 
 NAMES = ["noise", "haze", "noise", "rain", "haze", "rain", "noise", "haze"]
@@ -74,7 +76,9 @@ def test_equal_rows_use_nothing_and_get_advice() -> None:
     assert found.gain == pytest.approx(0, abs=1e-9)
     assert found.cost_of_wrong == pytest.approx(0, abs=1e-9)
     assert not found.is_used
-    assert "calibrate" in (found.advice(calibrated=False) or "")
+    assert "calibrating it" in (found.advice(hair) or "")
+    hair.calibrate(degraded)
+    assert "calibrat" not in (found.advice(hair) or "")
     assert "not used" in str(found)
     plain = found.plain()
     assert plain["used"] is False
@@ -88,14 +92,48 @@ def test_a_single_image_of_a_degradation_has_no_centroid(hair: HairModel) -> Non
     assert found.plain()["recognised"] is None
 
 
-def test_who_uses_its_giv_needs_no_advice() -> None:
-    from hairify.conditioning import Fidelity
+def found_with(own: float, wrong: float, spread: float = 0.5) -> Conditioning:
+    better, worse = {"a": Fidelity(0.1, own)}, {"a": Fidelity(0.2, wrong)}
+    return Conditioning(better, worse, worse, {"level": spread}, 1.0, 4)
 
-    better, worse = {"a": Fidelity(0.1, 25.0)}, {"a": Fidelity(0.2, 24.0)}
-    found = Conditioning(better, worse, worse, {"level": 0.5}, 1.0, 4)
+
+def test_who_uses_its_giv_needs_no_advice(hair: HairModel) -> None:
+    found = found_with(25.0, 24.0)
     assert found.gain == found.cost_of_wrong == 1.0
     assert found.is_used
-    assert found.advice(calibrated=True) is None
+    assert found.advice(hair) is None
+
+
+@pytest.mark.parametrize("preset", ["default", "published"])
+def test_what_is_advised_can_be_done(preset: str) -> None:
+    hair = hairify(small_restormer(), preset=preset).calibrate(torch.rand(4, 3, 32, 32))
+    advice = found_with(25.0, 24.95).advice(hair) or ""
+    assert ("`rank`" in advice) == (preset == "default")
+    assert ("`box='low_rank'`" in advice) == ("`dac='moments'`" in advice) == (preset == "published")
+    assert "hair_rate" in (found_with(25.0, 24.95, spread=0.01).advice(hair) or "")
+
+
+def test_no_verdict_on_what_is_not_finite(hair: HairModel) -> None:
+    advice = found_with(math.nan, math.nan).advice(hair)
+    assert advice is not None
+    assert "not all finite" in advice
+
+
+def test_a_perfect_network_is_measured_in_finite_numbers() -> None:
+    degraded, _ = pictures()
+    hair = hairify(small_restormer().double().eval())
+    with torch.no_grad():
+        target = hair(degraded).clamp(0, 1)
+    found = measure_conditioning(hair, degraded, target, NAMES)
+    assert found.own[NAMES[0]].psnr == pytest.approx(100)
+    assert found.gain == found.cost_of_wrong == 0
+
+
+def test_a_giv_given_outside_does_not_count(hair: HairModel) -> None:
+    degraded, clean = pictures()
+    expected = measure_conditioning(hair, degraded, clean, NAMES)
+    with hair.conditioned_on(hair.giv(degraded).flip(0)):
+        assert measure_conditioning(hair, degraded, clean, NAMES) == expected
 
 
 def test_what_does_not_fit_is_named(hair: HairModel) -> None:
@@ -105,6 +143,9 @@ def test_what_does_not_fit_is_named(hair: HairModel) -> None:
         ((hair, degraded, clean, ["noise"] * 8), "two degradations"),
         ((hair, degraded, clean, NAMES[:3]), "3 degradations are named"),
         ((hair, degraded, clean[:3], NAMES), "a name for each image"),
+        ((hair, degraded.numpy(), clean, NAMES), "`degraded` is a ndarray"),
     ):
         with pytest.raises(ConditioningError, match=message):
             measure_conditioning(*arguments)
+    with pytest.raises(ConditioningError, match="`batch_size` is 0; accepted"):
+        measure_conditioning(hair, degraded, clean, NAMES, batch_size=0)

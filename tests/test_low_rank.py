@@ -18,7 +18,7 @@ from hairify import HairModel, Plan, hairify, load, plan, save
 from hairify.boxes import LowRankBox
 from hairify.errors import BoxSizeError, OptionError
 from hairify.functional import hyper_conv2d, mix_low_rank
-from hairify.warmstart import low_rank, make_low_rank, peaked_logits
+from hairify.warmstart import low_rank, make_low_rank
 
 
 def images(batch: int = 3) -> Tensor:
@@ -27,7 +27,7 @@ def images(batch: int = 3) -> Tensor:
 
 def box_of(blocks: int = 2, box_size: int = 3, rank: int = 2) -> tuple[list[nn.Conv2d], LowRankBox, Tensor]:
     layers = [nn.Conv2d(4, 6, 3).double() for _ in range(blocks)]
-    selecting = peaked_logits(blocks, box_size).softmax(1)
+    selecting = torch.randn(blocks, box_size, dtype=torch.float64).softmax(1)
     made = make_low_rank(layers, box_size, rank, True, Generator().manual_seed(0))
     return layers, LowRankBox({"conv": made}), selecting
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import pytest
@@ -13,12 +12,10 @@ from torch import Generator, Tensor, nn
 
 from hairify.boxes import HyperSelectingNet
 from hairify.functional import mix
-from hairify.warmstart import SPREAD, fresh_rows, make_rows, peaked_logits, preserved_rows, start_apart, start_at
+from hairify.warmstart import SPREAD, make_rows, peaked_logits, preserved_rows, start_apart, start_at
 
-sizes = st.integers(1, 9).flatmap(lambda blocks: st.tuples(st.just(blocks), st.integers(blocks, blocks + 4)))
-some_sizes = pytest.mark.parametrize(
-    ("blocks", "box_size"), [(1, 1), (1, 2), (1, 5), (2, 2), (2, 3), (4, 5), (8, 9), (3, 8)]
-)
+sizes = st.integers(2, 9).flatmap(lambda blocks: st.tuples(st.just(blocks), st.integers(blocks, blocks + 4)))
+some_sizes = pytest.mark.parametrize(("blocks", "box_size"), [(2, 2), (2, 3), (4, 5), (8, 9), (3, 8)])
 
 
 def seeded(seed: int = 0) -> Generator:
@@ -30,9 +27,7 @@ def randn(*shape: int, seed: int = 1) -> Tensor:
 
 
 def peaked(blocks: int, box_size: int) -> Tensor:
-    """S as the design gives it: 0.7 on the peak, equal shares elsewhere; even for a single block."""
-    if blocks == 1:
-        return torch.full((1, box_size), 1 / box_size, dtype=torch.float64)
+    """S as the design gives it: 0.7 on the peak, equal shares elsewhere."""
     return torch.tensor(
         [[0.7 if i == m else 0.3 / (box_size - 1) for i in range(box_size)] for m in range(blocks)], dtype=torch.float64
     )
@@ -97,7 +92,7 @@ def test_in_low_precision_the_selecting_vectors_are_those_that_the_net_gives(
     assert (mixed - weights).abs().max() <= 2 * torch.finfo(dtype).eps * rows.abs().max()
 
 
-@pytest.mark.parametrize("blocks", [1, 2, 5])
+@pytest.mark.parametrize("blocks", [2, 5])
 @pytest.mark.parametrize("spare", [1, 3])
 @pytest.mark.parametrize("content", ["random", "identical", "zero"])
 def test_no_two_rows_start_and_train_alike(blocks: int, spare: int, content: str) -> None:
@@ -116,7 +111,7 @@ def test_no_two_rows_start_and_train_alike(blocks: int, spare: int, content: str
     for i in range(len(rows)):
         for j in range(i):
             treated_alike = torch.equal(selecting[:, i], selecting[:, j])
-            assert treated_alike == (j >= blocks or blocks == 1)
+            assert treated_alike == (j >= blocks)
             if treated_alike:  # all of their difference is free, so it is the noise itself
                 assert rms(rows[i] - rows[j]) == pytest.approx(2**0.5 * noise, rel=0.15)
             elif content == "random" or i >= blocks:
@@ -126,11 +121,11 @@ def test_no_two_rows_start_and_train_alike(blocks: int, spare: int, content: str
 @pytest.mark.parametrize("fan_in", [4, 400])  # the least noise; the noise in proportion to the weights
 @pytest.mark.parametrize("scale", [0.2, 3.0])
 def test_noise(fan_in: int, scale: float) -> None:
-    weights = scale * randn(1, 20_000)
-    rows = preserved_rows(weights, peaked(1, 2), fan_in, seeded())
+    weights = scale * randn(1, 20_000).expand(2, -1)
+    *_, spare, other = preserved_rows(weights, peaked(2, 4), fan_in, seeded())
     expected = 2**0.5 * 0.1 * max(scale, fan_in**-0.5)
-    assert (rows[1] - rows[0]).std().item() == pytest.approx(expected, rel=0.02)
-    assert abs((rows[1] - rows[0]).mean().item()) < 0.03 * expected
+    assert (other - spare).std().item() == pytest.approx(expected, rel=0.02)
+    assert abs((other - spare).mean().item()) < 0.03 * expected
 
 
 @pytest.mark.parametrize(("blocks", "box_size"), [(2, 3), (4, 5), (8, 9), (3, 6)])
@@ -174,46 +169,51 @@ LAYERS: list[Callable[[], nn.Module]] = [
 
 
 @pytest.mark.parametrize("make_layer", LAYERS)
-@pytest.mark.parametrize("box_size", [1, 2, 6])
+@pytest.mark.parametrize("box_size", [2, 6])
 def test_fresh_rows_mix_to_pytorchs_own_spread(make_layer: Callable[[], nn.Module], box_size: int) -> None:
     layers = [make_layer() for _ in range(100)]
-    boxes = [make_rows([layer], box_size, False, None, seeded(i)) for i, layer in enumerate(layers)]
+    start = peaked(2, box_size)
+    boxes = [make_rows([layer, layer], box_size, False, start, seeded(i)) for i, layer in enumerate(layers)]
     for name in ("weight", "bias"):
-        rows = torch.stack([box[name] for box in boxes])
+        rows = torch.stack([box[name] for box in boxes]).double()
         usual = torch.stack([layer.get_parameter(name) for layer in layers])
         assert rows.shape == (100, box_size, *usual.shape[1:])
-        assert rows.mean(1).std().item() == pytest.approx(usual.std().item(), rel=0.03)
-        assert rows.std().item() == pytest.approx(math.sqrt(box_size) * usual.std().item(), rel=0.03)
-        assert rows.abs().max() <= math.sqrt(box_size) * usual.abs().max() * 1.02
+        mixed = start @ rows.flatten(2)
+        assert mixed.std().item() == pytest.approx(usual.std().item(), rel=0.03)
         assert abs(rows.mean().item()) < 0.05 * rows.std().item()
+        assert abs((rows[:, 0] * rows[:, 1]).mean() / rows.var()) < 0.05  # independent
+    single = [make_rows([layer], box_size, False, None, seeded(i))["weight"] for i, layer in enumerate(layers)]
+    assert all(torch.equal(rows, rows[:1].expand_as(rows)) for rows in single)
+    usual = torch.stack([layer.weight for layer in layers])
+    assert torch.stack(single).std().item() == pytest.approx(usual.std().item(), rel=0.03)
 
 
 def test_draws_follow_the_generator_alone() -> None:
     layers, selecting = [nn.Conv2d(4, 4, 3) for _ in range(2)], peaked(2, 3)
     state = torch.random.get_rng_state()
-    for start in (selecting, None):
-        one, same, other = (make_rows(layers, 3, start is not None, start, seeded(seed)) for seed in (0, 0, 1))
+    for preserve, start, of in ((True, selecting, layers), (False, selecting, layers), (False, None, layers[:1])):
+        one, same, other = (make_rows(of, 3, preserve, start, seeded(seed)) for seed in (0, 0, 1))
         for name in ("weight", "bias"):
             assert torch.equal(one[name], same[name])
             assert not torch.equal(one[name], other[name])
     assert torch.equal(torch.random.get_rng_state(), state)
-    assert torch.equal(fresh_rows(torch.Size([3]), 4, 2, seeded()), fresh_rows(torch.Size([3]), 4, 2, seeded()))
 
 
-@pytest.mark.parametrize("start", [peaked(2, 3), None])
+@pytest.mark.parametrize("preserve", [True, False])
 @pytest.mark.parametrize("generator", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_rows_are_like_the_layers_parameters(start: Tensor | None, generator: bool, dtype: torch.dtype) -> None:
+def test_rows_are_like_the_layers_parameters(preserve: bool, generator: bool, dtype: torch.dtype) -> None:
+    start = peaked(2, 3)
     layers = [nn.Linear(4, 6, bias=bias, dtype=dtype) for bias in (True, True, False, False)]
     layers[0].weight.requires_grad_(False)
     for layer in layers[:2]:
         layer.bias.requires_grad_(False)
-    rows = make_rows(layers[:2], 3, start is not None, start, seeded() if generator else None)
+    rows = make_rows(layers[:2], 3, preserve, start, seeded() if generator else None)
     assert {name: tuple(row.shape) for name, row in rows.items()} == {"weight": (3, 6, 4), "bias": (3, 6)}
     assert all(isinstance(row, nn.Parameter) and row.dtype == dtype for row in rows.values())
     assert rows["weight"].requires_grad  # only where all sources are frozen are the rows
     assert not rows["bias"].requires_grad
-    assert [*make_rows(layers[2:], 3, start is not None, start, seeded() if generator else None)] == ["weight"]
+    assert [*make_rows(layers[2:], 3, preserve, start, seeded() if generator else None)] == ["weight"]
 
 
 def test_rows_of_a_single_block_start_equal_where_selecting_vectors_may_differ() -> None:

@@ -114,7 +114,7 @@ def test_a_copy_lives_without_the_original(template: HairModel, duplicate: Dupli
     gc.collect()
     assert not any(module() for module in alive), "the copy holds on to parts of the original"
     assert torch.equal(twin(x), expected)
-    step(twin, x, torch.optim.SGD(twin.parameters(), 0.1))
+    step(twin, x, torch.optim.SGD(twin.parameters(), 1e-3))
     assert_differs(twin(x), expected)
 
 
@@ -123,7 +123,7 @@ def test_training_one_of_two_copies_leaves_the_other(hair: HairModel, duplicate:
     twin, x = duplicate(hair), images()
     expected, state = hair(x).detach(), copy.deepcopy(hair.state_dict())
     for trained, still in ((twin, hair), (hair, duplicate(hair))):
-        step(trained, x, torch.optim.SGD(trained.parameters(), 0.1))
+        step(trained, x, torch.optim.SGD(trained.parameters(), 1e-3))
         assert torch.equal(still(x), expected)
         assert all(torch.equal(value, state[name]) for name, value in still.state_dict().items())
         assert_differs(trained(x), expected)
@@ -526,7 +526,7 @@ def test_added_parameters_train_alone(hair: HairModel) -> None:
         for parameter in hair.base_parameters():
             parameter.requires_grad_(not frozen)
         before, output = copy.deepcopy(hair.state_dict()), hair(x).detach()
-        optimizer = torch.optim.SGD(hair.hair_parameters(), 0.1)
+        optimizer = torch.optim.SGD(hair.hair_parameters(), 1e-3)
         step(hair, x, optimizer)
         state = hair.state_dict()
         assert {name.split(".")[0] for name in state if not torch.equal(state[name], before[name])} == added

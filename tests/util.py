@@ -46,9 +46,12 @@ def perturb(hair: HairModel, amount: float = 0.3) -> HairModel:
         for parameter in hair.hsn.parameters():  # by as little as keeps selecting vectors from saturating
             parameter.add_(torch.randn_like(parameter) * amount / parameter.shape[-1] ** 0.5)
         for box in hair.boxes:
-            if box.rows_agree():
-                for parameter in box.factors() if isinstance(box, LowRankBox) else box.parameters():
-                    parameter.add_(torch.randn_like(parameter) * amount / 3)
+            for layer in box.modules() if box.rows_agree() else ():
+                for name, rows in layer.named_parameters(recurse=False):
+                    # as far as weights are from 0, whatever their number of columns: signals must not explode
+                    columns = layer.right.shape[-1] if name == "left" else rows[0, 0].numel()
+                    if not (isinstance(box, LowRankBox) and name in ("weight", "bias")):
+                        rows.add_(torch.randn_like(rows) * amount / columns**0.5)
         for name, parameter in hair.base.named_parameters():
             if name.endswith(("beta", "gamma")):
                 parameter.normal_()

@@ -100,14 +100,19 @@ class ConditionalEmbedding(nn.Module):
             return self.base(*args, **kwargs)
 
     def calibrate(self, *args: Any, **kwargs: Any) -> ConditionalEmbedding:
-        """As `HairModel.calibrate`, for the DAC and the GIVs: what the network computes stays the same."""
+        """As `HairModel.calibrate`, for the DAC and the GIVs: what the network computes stays the same.
+
+        Raises:
+            CalibrationError: see `HairModel.calibrate`.
+        """
+        self.check_calibration()
         calibrate(self.base, self._hyper, self._scope, args, kwargs)
         return self
 
     @property
     def is_calibrated(self) -> bool:
         """Whether `calibrate` was called."""
-        return bool(self.standardization.images)
+        return self.standardization.is_calibrated
 
     def check_calibration(self) -> None:
         """Make sure that the network may still be calibrated: that it computes the same whatever the GIV.

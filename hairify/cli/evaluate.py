@@ -21,6 +21,7 @@ from hairify.cli.common import (
     say,
     say_unreadable,
 )
+from hairify.conditioning import NOT_MEASURED
 from hairify.data.datasets import DataSettings, Task, test_tasks
 from hairify.data.images import Image, write
 from hairify.evaluation import Score, conditioning_on, evaluate
@@ -70,9 +71,11 @@ def run(
     say_unreadable(results.unreadable)
     if isinstance(restorer.model, HairModel):
         found = conditioning_on(restorer.model, tasks, multiple=restorer.multiple, seed=evaluation_seed)
-        if found is not None:
+        if found is None:
+            say(f"Whether the network uses its GIV was not measured. {NOT_MEASURED}")
+        else:
             say(str(found))
-            if advice := found.advice(calibrated=restorer.model.is_calibrated):
+            if advice := found.advice(restorer.model):
                 say(("note", "yellow"), f" {advice}")
             results = dataclasses.replace(results, conditioning=found.plain())
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import broadcast  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from hairify.ablation.variants import ConditionalEmbedding
@@ -66,6 +67,16 @@ class Objective(nn.Module):
                 raise OptionError(
                     f"`classify` is {classify}, but this {type(network).__name__} has no GIV. Convert it, or leave "
                     "`classify` at 0."
+                )
+            if classes < 2:
+                raise OptionError(
+                    f"`classify` is {classify}, but all training images show the same degradation, so there is nothing "
+                    "to tell apart. Leave `classify` at 0."
+                )
+            if not any(p.requires_grad for part in (network.base, network.dac) for p in part.parameters()):
+                raise OptionError(
+                    f"`classify` is {classify}, but nothing that makes the GIV is trained: the base is frozen, and the "
+                    "DAC has no parameters that learn. Leave `classify` at 0, or the base free."
                 )
             self.classifier = nn.Linear(network.plan.giv_dim, classes)
             network.standardization.register_forward_hook(self._see)
@@ -137,6 +148,9 @@ class Learner:
             assert isinstance(self._network, (HairModel, ConditionalEmbedding))
             images = calibration.to(accelerator.device)
             self._network.calibrate(*[images] * number_of_inputs(self._network))
+            if accelerator.num_processes > 1:  # devices round differently; FSDP does not send around what it shards
+                for tensor in self._network.state_dict().values():
+                    tensor.copy_(broadcast(tensor))
         if settings.freeze_base and isinstance(self._network, HairModel):
             _keep_statistics(self._network.base)
         self.frozen = unreached(self._network, loss, *self._images(example))
@@ -267,6 +281,11 @@ def _keep_statistics(base: nn.Module) -> None:
 
 
 def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    if any(key.startswith("standardization.") for key in network.state_dict().keys() - weights.keys()):
+        raise TrainingError(
+            "The checkpoint is of a converted network of hairify 0.1, whose runs do not go on in this version. End the "
+            "run with that one, or begin another from its model: `load` reads what it saved."
+        )
     try:
         network.load_state_dict(weights)
     except RuntimeError as error:

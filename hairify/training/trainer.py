@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hairify.conditioning import Conditioning
+from hairify.conditioning import NOT_MEASURED, Conditioning
 from hairify.data.samples import Batch, TrainingSamples, collate
 from hairify.errors import DataError, TrainingError
 from hairify.model import HairModel
@@ -340,11 +340,13 @@ class _Run:
         assert isinstance(self.model, HairModel)
         found = measure(self.model)
         if found is None:
+            if self.step == self.steps:
+                self.bar.note(f"Whether the network uses its GIV was not measured. {NOT_MEASURED}")
             return
         with self._writing(log.path):
             log.conditioning(self.step, found)
         self.bar.note(f"step {self.step}: {found}")
-        advice = found.advice(calibrated=self.model.is_calibrated)
+        advice = found.advice(self.model)
         if advice and self.step == self.steps:
             self.bar.note(advice)
 
