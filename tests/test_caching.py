@@ -17,7 +17,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import parametrize
 from util import assert_close, assert_differs, perturb, published
 
-from hairify import HairModel, boxes
+from hairify import HairModel, boxes, hairify
 
 SIZE = (16, 24)
 
@@ -36,7 +36,8 @@ def converted(name: str = "nafnet", box: str = "full") -> HairModel:
 
 @functools.cache
 def _converted(name: str, box: str) -> HairModel:
-    return perturb(published(NETWORKS[name]().double().eval(), box=box))
+    network = NETWORKS[name]().double().eval()
+    return perturb(published(network) if box == "full" else hairify(network, giv_dim=64))
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from util import assert_close, bytes_kept, perturb, published
 
-from hairify import HairModel, plan
+from hairify import HairModel, hairify, plan
 from hairify.errors import GIVError, NothingToConvertError, OutsideForwardError, RecomputationError
 
 Grads = dict[str, Tensor]
@@ -26,8 +26,8 @@ def images(batch: int = 2) -> Tensor:
     return torch.rand(batch, 3, 32, 48, dtype=torch.float64)
 
 
-def converted(name: str = "unet", **options: object) -> HairModel:
-    return perturb(published(NETWORKS[name]().double().train(), **options))
+def converted(name: str = "unet", preset: str = "published", **options: object) -> HairModel:
+    return perturb(hairify(NETWORKS[name]().double().train(), preset=preset, **options))
 
 
 def loss(hair: nn.Module, x: Tensor) -> Tensor:
@@ -49,7 +49,7 @@ def assert_same(got: Grads, expected: Grads) -> None:
         assert (got[name] - gradient).abs().max() <= 1e-12 * scale, name
 
 
-@pytest.mark.parametrize("options", [{}, {"box": "low_rank"}], ids=["full", "low_rank"])
+@pytest.mark.parametrize("options", [{}, {"preset": "default", "dac": "published"}], ids=["full", "low_rank"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_are_the_same(name: str, options: dict[str, object]) -> None:
     hair, x = converted(name, **options), images()

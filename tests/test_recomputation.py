@@ -20,7 +20,7 @@ from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
 from util import assert_close, assert_differs, bytes_kept, perturb, published
 
-from hairify import HairModel, boxes
+from hairify import HairModel, boxes, hairify
 from hairify.boxes import WeightBox
 from hairify.operations import Convolution, Linear, Operation, convolution
 from hairify.recomputation import pays
@@ -42,7 +42,8 @@ def converted(name: str = "nafnet", box: str = "full") -> HairModel:
 
 @functools.cache
 def _converted(name: str, box: str) -> HairModel:
-    return perturb(published(NETWORKS[name]().double().eval(), box=box))
+    network = NETWORKS[name]().double().eval()
+    return perturb(published(network) if box == "full" else hairify(network, dac="published"))
 
 
 def chain(*after: Callable[[], nn.Module], bias: bool = True) -> HairModel:

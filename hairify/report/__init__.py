@@ -4,15 +4,15 @@
 """
 
 from hairify.report.collecting import collect
-from hairify.report.findings import Conditioning, Curves, Example, Findings, Projection
+from hairify.report.findings import Curves, Example, Findings, GIVFindings, Projection
 from hairify.report.settings import ReportSettings
 from hairify.report.writing import render, write_report
 
 __all__ = [
-    "Conditioning",
     "Curves",
     "Example",
     "Findings",
+    "GIVFindings",
     "Projection",
     "ReportSettings",
     "collect",

@@ -16,7 +16,7 @@ from hairify.errors import DataError, ImageError
 from hairify.evaluation import Results, conditioning_on, middle, score
 from hairify.model import HairModel
 from hairify.modes import evaluation_mode
-from hairify.report.findings import Conditioning, Curves, Example, Findings
+from hairify.report.findings import Curves, Example, Findings, GIVFindings
 from hairify.report.logs import read_log
 from hairify.report.projecting import project
 from hairify.report.settings import ReportSettings
@@ -82,7 +82,7 @@ def collect(
 
 def _conditioning(
     model: HairModel, source: _Crops, settings: ReportSettings, multiple: int, on_part: Callable[[str], None]
-) -> Conditioning:
+) -> GIVFindings:
     singles = source.degradations
     composites = tuple(
         name for name in settings.composites if name not in singles and set(name.split("+")) <= set(singles)
@@ -100,7 +100,7 @@ def _conditioning(
         vectors[name] = _mean_vectors(model, given)
     on_part("t-SNE")
     projections = project(givs, composites, settings.report_seed)
-    return Conditioning(crops, givs, vectors, composites, projections, tuple(notes))
+    return GIVFindings(crops, givs, vectors, composites, projections, tuple(notes))
 
 
 def _mean_vectors(model: HairModel, givs: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from hairify.conditioning import Conditioning as Use
+from hairify.conditioning import Conditioning
 from hairify.evaluation import Results, Score
 from hairify.plan import Plan
 
@@ -53,7 +53,7 @@ class Projection:
 
 
 @dataclass(frozen=True)
-class Conditioning:
+class GIVFindings:
     """How a converted network tells images apart.
 
     Attributes:
@@ -118,9 +118,9 @@ class Findings:
     facts: Mapping[str, str]
     tasks: Mapping[str, str]
     plan: Plan | None
-    conditioning: Conditioning | None
+    conditioning: GIVFindings | None
     examples: tuple[Example, ...]
     results: Results | None
     curves: Curves
     unreadable: Mapping[str, str] = field(default_factory=dict)
-    use: Use | None = None
+    use: Conditioning | None = None

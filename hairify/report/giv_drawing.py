@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 
 from hairify.report.axes import Scale, around
-from hairify.report.findings import Conditioning, Projection
+from hairify.report.findings import GIVFindings, Projection
 from hairify.report.markup import Markup, number, tag
 from hairify.report.palette import Style, marker
 
 _WIDTH, _HEIGHT, _PAD = 540.0, 430.0, 34.0
 
 
-def draw_givs(projection: Projection, conditioning: Conditioning, styles: Mapping[str, Style]) -> Markup:
+def draw_givs(projection: Projection, conditioning: GIVFindings, styles: Mapping[str, Style]) -> Markup:
     """A scatter plot: one mark for each crop, which names it when pointed at."""
     points = torch.cat(list(projection.points.values()))
     x, y = _scales(points, equal=projection.shares is not None)

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from hairify.conditioning import Conditioning as Use
+from hairify.conditioning import Conditioning
 from hairify.evaluation import Score, mean
 from hairify.plan import Plan
 from hairify.report.curve_drawing import draw_curves
-from hairify.report.findings import Conditioning, Curves, Example, Findings
+from hairify.report.findings import Curves, Example, Findings, GIVFindings
 from hairify.report.giv_drawing import draw_givs
 from hairify.report.markup import Markup, decibels, join, millions, tag
 from hairify.report.palette import Style, key, styles, task_styles
@@ -99,7 +99,7 @@ def _section(name: str, *parts: str | Markup | None) -> Markup:
     )
 
 
-def _use(use: Use, curves: Curves) -> Markup:
+def _use(use: Conditioning, curves: Curves) -> Markup:
     """The answer first; then what it rests on."""
     answer = (
         f"{'Yes' if use.is_used else 'No'}: with the GIV of another degradation, images are restored "
@@ -172,7 +172,7 @@ def _left_alone(skipped: Mapping[str, str]) -> Markup:
     return join([tag("h3", f"Left alone: {_count(len(skipped), 'layer')}"), folded])
 
 
-def _givs(conditioning: Conditioning, of: Mapping[str, Style]) -> Markup:
+def _givs(conditioning: GIVFindings, of: Mapping[str, Style]) -> Markup:
     text = (
         "Each mark is one crop of a test photograph, placed by its GIV. The network is told nothing about the "
         "degradation: groups are what it has learnt to tell apart. t-SNE shows who is whose neighbour, PCA keeps "
@@ -201,7 +201,7 @@ def _givs(conditioning: Conditioning, of: Mapping[str, Style]) -> Markup:
     )
 
 
-def _vectors(conditioning: Conditioning, plan: Plan, of: Mapping[str, Style]) -> Markup:
+def _vectors(conditioning: GIVFindings, plan: Plan, of: Mapping[str, Style]) -> Markup:
     text = (
         "How much each block (row) takes of each parameter set of its level's Weight Box (column), on average over the "
         "crops of a degradation. Departures from the mean over degradations show what changes with the degradation. "
