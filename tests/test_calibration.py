@@ -1,159 +1,248 @@
-"""Calibration, and the DAC of moments that it serves."""
+"""Calibration: DAC and HSNs are set to degraded images; what the network computes stays the same."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from networks import NETWORKS, Pooled
+from networks import NETWORKS, DnCNN, Pooled, UNet
 from torch import Tensor, nn
-from util import assert_close, perturb
+from util import assert_close, assert_unchanged, perturb, snapshot, train
 
-from hairify import hairify, load, plan, save
-from hairify.dac import MomentsDAC
-from hairify.errors import CalibrationError
-from hairify.models import restormer
-from hairify.planning import plan as make_plan
+from hairify import HairModel, hairify, load, plan, save
+from hairify.errors import CalibrationError, HairError
+from hairify.warmstart import SPREAD
 
-
-def images(batch: int = 6, scale: float = 1.0) -> Tensor:
-    """Of different detail each, as degradations leave it."""
-    strength = torch.linspace(0.1, 1, batch, dtype=torch.float64)[:, None, None, None]
-    return scale * strength * torch.rand(batch, 3, 64, 96, dtype=torch.float64)
-
-
-def by_hand(feature: Tensor) -> Tensor:
-    """The moments of one image, from all pairs of neighbours."""
-    channels, height, width = feature.shape
-    found = []
-    for c in range(channels):
-        pairs = [(i, j, i + 1, j) for i in range(height - 1) for j in range(width)]
-        pairs += [(i, j, i, j + 1) for i in range(height) for j in range(width - 1)]
-        squares = [float(feature[c, i, j] - feature[c, k, m]) ** 2 for i, j, k, m in pairs]
-        found.append(sum(squares) / max(len(squares), 1))
-    return (torch.tensor(found, dtype=torch.float64) + 1e-8).log() / 2
+FORMS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "published": {"preset": "published"},
+    "user's DAC": {"dac": Pooled, "giv_dim": 12},
+}
+forms = pytest.mark.parametrize("form", FORMS)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5), (4, 1), (3, 4)])
-def test_moments_are_those_of_neighbours(size: tuple[int, int]) -> None:
-    feature = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
-    dac = MomentsDAC(5, 7).double()
-    moments = dac.moments(feature)
-    assert_close(moments, torch.stack([by_hand(one) for one in feature]), 1e-12)
-    dac(feature).sum().backward()
-    assert feature.grad is not None
-    assert feature.grad.isfinite().all()
-    assert not [*dac.parameters()]
+def images(batch: int = 12, dtype: torch.dtype = torch.float64) -> Tensor:
+    """Noisy and blurred ones, dark and bright ones, of any strength."""
+    x = torch.rand(batch, 3, 6, 8, dtype=dtype)
+    x = nn.functional.interpolate(x, size=(32, 48), mode="bilinear") * torch.rand(batch, 1, 1, 1, dtype=dtype)
+    return x + torch.rand(batch, 1, 1, 1, dtype=dtype) * 0.2 * torch.randn_like(x)
 
 
-def test_an_images_own_scale_shifts_its_moments() -> None:
-    feature = torch.randn(2, 5, 6, 7, dtype=torch.float64)
-    dac = MomentsDAC(5, 7).double()
-    shift = dac.moments(2 * feature) - dac.moments(feature)
-    assert_close(shift, torch.full_like(shift, 2.0).log(), 1e-6)
+def state(hair: HairModel) -> dict[str, Tensor]:
+    return {key: value.clone() for key, value in hair.state_dict().items()}
 
 
-@pytest.mark.parametrize(("channels", "giv_dim"), [(4, 9), (12, 5), (8, 8)])
-@pytest.mark.parametrize("single", [False, True])
-def test_whitened_moments_are_centred_and_uncorrelated(channels: int, giv_dim: int, single: bool) -> None:
-    dac = MomentsDAC(channels, giv_dim, single=single).double()
-    mixing = torch.randn(channels, channels, dtype=torch.float64)
-    moments = 3 + torch.randn(500, channels, dtype=torch.float64) @ mixing
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+@forms
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_function_stays_the_originals(name: str, form: str) -> None:
+    model, x = NETWORKS[name]().double().eval(), images()
+    hair = hairify(model, **FORMS[form])
+    before = state(hair)
+    assert not hair.is_calibrated
+    assert hair.calibrate(x) is hair
+    assert hair.is_calibrated
+    moved = {key.partition(".")[0] for key, value in state(hair).items() if not torch.equal(value, before[key])}
+    assert moved == {"standardization", "hsn"} | ({"dac"} if form == "default" else set())
+    with torch.no_grad():
+        for some in (x[:3], images(2)):
+            assert_close(hair(some), model(some), 1e-10)
+
+
+@forms
+def test_givs_and_units_have_mean_0_and_variance_1(form: str) -> None:
+    """More images than run at once; each unit of each block's net, and each number of the GIV."""
+    torch.manual_seed(0)
+    hair, x = hairify(train(DnCNN()).double().eval(), **FORMS[form]), images(20)
+    hair.calibrate(x)
+    givs = hair.giv(x)
+    assert givs.shape == (20, hair.plan.giv_dim)
+    assert givs.mean(0).abs().max() < 1e-8
+    assert (givs.std(0) - 1).abs().max() < 1e-8
+    for hsn in hair.hsn:
+        outputs: list[Tensor] = []
+        hooks = [m.register_forward_hook(lambda _, i, o, to=outputs: to.append(o)) for m in hsn.layers]
+        hsn(givs)
+        assert len(hooks) == len(outputs) == len(hair.plan.hsn_widths) + 1
+        for output, deviation in zip(outputs, [1.0] * len(hair.plan.hsn_widths) + [SPREAD], strict=True):
+            if output is outputs[-1] and not hsn.selects():
+                continue
+            assert output.mean(1).abs().max() < 1e-8
+            assert (output.std(1) - deviation).abs().max() < 1e-8
+
+
+def test_the_default_tells_images_apart_at_once_and_in_every_block() -> None:
+    hair, x = hairify(NETWORKS["nafnet"]().double().eval()), images()
+    hair.calibrate(x)
+    for vectors in hair.selecting_vectors(x).values():
+        assert (vectors.amax(0) - vectors.amin(0)).max() > 0.3
+
+
+@pytest.mark.parametrize("training", [False, True])
+@forms
+def test_all_else_is_as_it_was(form: str, training: bool) -> None:
+    hair = hairify(UNet().double(), **FORMS[form]).train(training)
+    hair.base.up1.train(not training)
+    modes, base, boxes = {n: m.training for n, m in hair.named_modules()}, snapshot(hair.base), snapshot(hair.boxes)
+    x = images()
+    given = x.clone()
     state = torch.get_rng_state()
-    dac.calibrate(moments)
+    hair.calibrate(x)
     assert torch.equal(torch.get_rng_state(), state)
-    giv = dac.from_moments(moments)
-    kept = min(channels, giv_dim)
-    values = torch.linalg.eigvalsh(giv.T @ giv / len(giv))[-kept:]
-    assert giv.mean(0).abs().max() < 1e-9
-    assert values.max() <= 1.01
-    assert values.max() / values.min() < 20  # directions of little variance stay smaller, but not by much
-    again = MomentsDAC(channels, giv_dim, single=single).double()
-    again.calibrate(moments)
-    assert torch.equal(again.whitening, dac.whitening)
+    assert {n: m.training for n, m in hair.named_modules()} == modes
+    assert_unchanged(hair.base, base, random=False)
+    assert_unchanged(hair.boxes, boxes, random=False)
+    assert torch.equal(x, given)
+    assert all(p.grad is None and p.requires_grad for p in hair.parameters())
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("preset", ["default", "published"])
-def test_what_is_computed_stays_the_same(name: str, preset: str) -> None:
-    model = NETWORKS[name]().double().train()
-    hair = hairify(model, preset=preset)
-    buffers = {k: v.clone() for k, v in hair.base.named_buffers()}
-    x = images()
-    hair.calibrate(x)
-    assert all(module.training for module in hair.modules())
-    assert all(torch.equal(v, buffers[k]) for k, v in hair.base.named_buffers())
+@forms
+def test_copies_files_and_baked_networks_keep_it(form: str, tmp_path: Path) -> None:
+    x = images(4)
+    hair = perturb(hairify(DnCNN().double().eval(), **FORMS[form]).calibrate(images()))
+    options = {"dac": Pooled} if FORMS[form].get("dac") else {}
+    for added_only in (False, True):
+        save(hair, tmp_path / "hair.safetensors", added_only=added_only)
+        base = copy.deepcopy(DnCNN()).double().eval()
+        if added_only:
+            base.load_state_dict(hair.bake(x[:1]).state_dict())  # kept layers are those of the model
+            assert len([*hair.base_parameters()]) < len([*base.parameters()])
+        again = load(tmp_path / "hair.safetensors", base, **options)
+        assert again.is_calibrated
+        assert equal(state(again), state(hair))
+    twin = copy.deepcopy(hair)
+    assert twin.is_calibrated
     with torch.no_grad():
-        assert_close(hair.eval()(x), model.eval()(x), 1e-10)
-        giv = hair.giv(x)
-    assert giv.mean(0).abs().max() < 1e-4
-    varies = hair.standardization.scale != 1
-    assert varies.any()
-    assert_close(giv.std(0)[varies], torch.ones_like(giv.std(0)[varies]), 1e-4)
+        assert torch.equal(twin(x), hair(x))
+        assert torch.equal(again(x), hair(x))
+        assert_close(hair.bake(x[:1])(x[:1]), hair(x[:1]), 1e-12)
+        assert_close(hair.bake(giv=hair.giv(x[1:2]))(x[1:2]), hair(x[1:2]), 1e-12)
 
 
-def test_a_dac_of_ones_own_profits() -> None:
-    hair = hairify(NETWORKS["unet"]().double().eval(), dac=Pooled, giv_dim=6)
-    x = images()
+@forms
+def test_the_same_images_give_the_same_state_in_every_process(form: str) -> None:
+    hair, x = hairify(DnCNN().double().eval(), **FORMS[form]), images()
+    twin = copy.deepcopy(hair)
+    torch.manual_seed(1)
     hair.calibrate(x)
-    giv = hair.giv(x)
-    assert_close(giv.std(0), torch.ones(6, dtype=torch.float64), 1e-6)
-    hidden = hair.hsn[0].layers[0](giv.unsqueeze(0))
-    assert hidden.mean(1).abs().max() < 1e-6
-    assert_close(hidden.std(1), torch.ones_like(hidden.std(1)), 1e-6)
+    torch.manual_seed(2)
+    twin.calibrate(x)
+    assert equal(state(hair), state(twin))
 
 
-def test_copies_files_and_baked_networks_follow(tmp_path: Path) -> None:
-    model, x = NETWORKS["unet"]().double().eval(), images()
+@forms
+def test_calibrating_again_before_training_forgets_the_first(form: str) -> None:
+    """The same images leave all as it is; of others GIVs get mean 0 and variance 1 as if there had been none before."""
+    hair, x, y = hairify(DnCNN().double().eval(), **FORMS[form]), images(), images()
+    once = copy.deepcopy(hair).calibrate(y)
+    hair.calibrate(x)
+    first = state(hair)
+    hair.calibrate(x)
+    for key, value in state(hair).items():
+        assert torch.allclose(value, first[key], rtol=1e-8, atol=1e-8), key
+    hair.calibrate(y)
+    assert_close(hair.giv(y), once.giv(y), 1e-8)
+
+
+def steps(hair: HairModel, count: int) -> None:
+    optimizer = torch.optim.SGD(hair.parameters(), 0.1)
+    for _ in range(count):
+        optimizer.zero_grad()
+        hair(images(2)).square().mean().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("init", ["preserve", "random"])
+@pytest.mark.parametrize("form", ["default", "published"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_trained_network_is_refused_and_left_alone(form: str, count: int, init: Any) -> None:
+    hair = hairify(UNet().double().train(), **FORMS[form], init=init)
+    hair.check_calibration()
+    steps(hair, count)
+    before, modes = state(hair), [m.training for m in hair.modules()]
+    with pytest.raises(CalibrationError, match="has been trained since its conversion"):
+        hair.calibrate(images())
+    with pytest.raises(CalibrationError, match="before the first step"):
+        hair.check_calibration()
+    assert equal(state(hair), before)
+    assert [m.training for m in hair.modules()] == modes
+    assert not hair.is_calibrated
+
+
+BAD: dict[str, tuple[Callable[[], Tensor], str]] = {
+    "none": (lambda: images()[:0], "2 images at least.*got 0"),
+    "one": (lambda: images(1), "2 images at least.*got 1"),
+    "nan": (lambda: images().index_fill(0, torch.tensor([3]), float("nan")), "not finite"),
+    "infinite": (lambda: images().index_fill(0, torch.tensor([11]), float("inf")), "not finite"),
+}
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("wrong", BAD)
+@forms
+def test_bad_images_are_named_and_change_nothing(form: str, wrong: str, training: bool) -> None:
+    make, message = BAD[wrong]
+    hair = hairify(UNet().double().train(training), **FORMS[form])
+    before = state(hair)
+    with pytest.raises(CalibrationError, match=message) as error:
+        hair.calibrate(make())
+    assert isinstance(error.value, HairError)
+    assert equal(state(hair), before)
+    assert {m.training for m in hair.modules()} == {training}
+    assert not hair.is_calibrated
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float32, 1e-4), (torch.bfloat16, 0.05)])
+def test_in_low_precision(dtype: torch.dtype, rounding: float) -> None:
+    torch.manual_seed(0)
+    x = images(16, dtype=torch.float32).to(dtype)
+    model = DnCNN().eval().to(dtype)
     hair = hairify(model).calibrate(x)
+    givs = hair.giv(x).double()
+    assert givs.mean(0).abs().max() < rounding
+    assert (givs.std(0) - 1).abs().max() < rounding
     with torch.no_grad():
-        for box in hair.boxes:
-            for factor in box.factors():
-                factor.normal_(std=0.1)
-        save(hair, tmp_path / "hair")
-        assert torch.equal(load(tmp_path / "hair", model)(x), hair(x))
-        assert load(tmp_path / "hair", model).is_calibrated
-        assert torch.equal(copy.deepcopy(hair)(x), hair(x))
-        assert_close(hair.bake(x[:1])(x[:1]), hair(x[:1]), 1e-10)
+        assert_close(hair(x), model(x), 8 * torch.finfo(dtype).eps)
 
 
-def test_what_cannot_be_calibrated_stays_as_it_is() -> None:
-    trained = perturb(hairify(NETWORKS["unet"]().double().eval()))
-    fresh = hairify(NETWORKS["unet"]().double().eval())
-    for hair, x, message in (
-        (trained, images(), "has been trained"),
-        (fresh, images(1), "2 images at least"),
-        (fresh, images(0), "2 images at least"),
-        (fresh, images(4) * float("nan"), "not finite"),
-    ):
-        before = {k: v.clone() for k, v in hair.state_dict().items()}
-        with pytest.raises(CalibrationError, match=message):
-            hair.calibrate(x)
-        assert all(torch.equal(v, before[k]) for k, v in hair.state_dict().items())
+def test_images_that_are_all_alike() -> None:
+    """The DAC of moments would have nothing to whiten, and is left alone; one with weights of its own may still see."""
+    alike = images(2)[:1].expand(4, -1, -1, -1)
+    hair = hairify(UNet().double().eval())
+    before = state(hair)
+    with pytest.raises(CalibrationError, match=r"same for all 4 images.*different photographs"):
+        hair.calibrate(alike)
+    assert equal(state(hair), before)
+    hair = hairify(UNet().double().eval(), preset="published").calibrate(alike)
+    assert all(value.isfinite().all() for value in state(hair).values())
+    assert hair.giv(images(2)).isfinite().all()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-def test_dac_and_hsns_are_in_proportion(name: str) -> None:
-    model = NETWORKS[name]()
-    hair = hairify(model)
-    added = sum(p.numel() for part in (hair.dac, hair.hsn) for p in part.parameters())
-    assert added <= sum(p.numel() for p in model.parameters())
+def test_a_model_without_storage_can_be_printed() -> None:
+    hair = hairify(UNet()).to("meta")
+    assert not hair.is_calibrated
+    assert "GIVStandardization" in str(hair)
 
 
-def test_in_large_networks_they_are_a_twentieth_at_most() -> None:
-    model = restormer(dim=16, num_blocks=(2, 2, 2, 4))
-    made = make_plan(model)
-    before = made.parameters[0]
-    assert before > 1_000_000
-    nets = sum(
-        len(level.blocks) * ((made.giv_dim + 1) * made.hsn_widths[0] + (made.hsn_widths[0] + 1) * level.box_size)
-        for level in made.levels
-    )
-    assert nets <= before / 20
-    held = sum(level.size - len(level.blocks) * level.row_size for level in made.levels)
-    assert made.parameters[1] == before + nets + held
+def test_inputs_by_keyword() -> None:
+    x, hair = images(), hairify(DnCNN().double().eval())
+    other = copy.deepcopy(hair).calibrate(x=x)
+    assert equal(state(hair.calibrate(x)), state(other))
+
+
+def test_within_a_given_giv_calibration_still_reads_the_images() -> None:
+    x, hair = images(), hairify(DnCNN().double().eval())
+    other = copy.deepcopy(hair).calibrate(x)
+    with hair.conditioned_on(torch.zeros(1, hair.plan.giv_dim).double()):
+        hair.calibrate(x)
+    assert equal(state(hair), state(other))
 
 
 def test_a_pooled_vector_is_read_as_it_is() -> None:
