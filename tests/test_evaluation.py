@@ -10,14 +10,18 @@ import layouts
 import numpy as np
 import pytest
 import torch
+from networks import UNet
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
+from util import perturb
 
+from hairify import hairify
+from hairify.conditioning import measure_conditioning
 from hairify.data.datasets import DataSettings, Task, load_pair
 from hairify.data.datasets import test_tasks as tasks_to_test
 from hairify.data.images import Image, read_rgb, write
 from hairify.errors import DataError, ImageError
-from hairify.evaluation import Results, Score, evaluate, read_results, score
+from hairify.evaluation import Results, Score, conditioning_on, evaluate, middle, read_results, score
 
 
 class Halfway(nn.Module):
@@ -140,3 +144,24 @@ def test_results_go_through_json_and_into_tables(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text('{"tasks": 3}')
     with pytest.raises(DataError, match="holds no results"):
         read_results(tmp_path / "results.json")
+
+
+def test_the_use_of_the_giv_is_measured_on_images_of_any_size(photographs: list[Task], tmp_path: Path) -> None:
+    """On crops as large as they allow, of the network's multiple, and not at all where nothing can be compared."""
+    layouts.write(tmp_path / "holiday" / "panorama.png", layouts.pixels("panorama", 16, 90))
+    tasks = tasks_to_test(DataSettings(test_data=(tmp_path / "holiday",), degradations=("noise25", "haze")))
+    assert [len(task.clean) for task in tasks] == [4, 4]
+    hair = perturb(hairify(UNet().eval()))
+    pairs = [load_pair(task, index, 5) for task in tasks for index in range(3)]
+    crops = [torch.stack([middle(pair[i], 40) for pair in pairs]) for i in (0, 1)]
+    expected = measure_conditioning(hair, *crops, ["noise25"] * 3 + ["haze"] * 3)
+    found = conditioning_on(hair, tasks, multiple=8, seed=5)
+    assert found is not None
+    assert found.gain == pytest.approx(expected.gain, abs=1e-6)
+    assert found.cost_of_wrong == pytest.approx(expected.cost_of_wrong, abs=1e-6)
+    assert {name: one.psnr for name, one in found.own.items()} == pytest.approx(
+        {name: one.psnr for name, one in expected.own.items()}
+    )
+    assert found.images == 6  # the narrow one is left out
+    assert conditioning_on(hair, tasks[:1], multiple=8) is None
+    assert conditioning_on(hair, tasks, multiple=128) is None

@@ -14,8 +14,9 @@ from networks import NETWORKS, DnCNN, UNet, small_restormer
 from torch import Tensor, nn
 from util import assert_close, assert_differs, assert_unchanged, perturb, snapshot
 
-from hairify import hairify, load, planning, save
-from hairify.errors import CheckpointError, PlanMismatchError
+from hairify import hairify, load, plan, planning, save
+from hairify.dac import MomentsDAC
+from hairify.errors import CheckpointError, HairError, PlanMismatchError
 
 X = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 
@@ -251,3 +252,25 @@ def test_files_of_version_1_compute_what_they_computed(box: str, tmp_path: Path)
         again = load(tmp_path / "hair.safetensors", DnCNN(8, 4).double().eval())
         assert again.plan == hair.plan
         assert torch.equal(again(x), hair(x))
+
+
+@pytest.mark.parametrize("how", ["a module", "over a plan", "a name over a plan"])
+def test_a_dac_given_otherwise_than_the_plan_has_it_is_recorded(how: str, tmp_path: Path) -> None:
+    """Of hairify's own classes too, where they read another thing than the plan would have them read."""
+    network, x = UNet().double().eval(), torch.rand(2, 3, 32, 48, dtype=torch.float64)
+    made = plan(network)
+    own = MomentsDAC(made.feature.channels, made.giv_dim, single=True)
+    hair = {
+        "a module": lambda: hairify(network, dac=own),
+        "over a plan": lambda: hairify(network, plan=made, dac=own),
+        "a name over a plan": lambda: hairify(network, plan=made, dac="published"),
+    }[how]()
+    perturb(hair)
+    assert hair.plan.parameters[1] == sum(p.numel() for p in hair.parameters())
+    save(hair, tmp_path / "hair.safetensors")
+    given = {} if how == "a name over a plan" else {"dac": own}
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "hair.safetensors", UNet().double().eval(), **given)(x), hair(x))
+    if given:
+        with pytest.raises(HairError, match="give it again"):
+            load(tmp_path / "hair.safetensors", UNet().double().eval())
