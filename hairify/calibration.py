@@ -45,7 +45,7 @@ def calibrate(base: nn.Module, hyper: Hyper, scope: Scope, args: tuple[Any, ...]
     with evaluation_mode(base), evaluation_mode(dac):
         parts = [read(scope.at_split("feature", hyper, base, *part)) for part in _parts(args, kwargs)]
     if (count := sum(map(len, parts))) < _LEAST_IMAGES:
-        raise CalibrationError(f"Calibration takes {_LEAST_IMAGES} images at least, better 64 or more; got {count}.")
+        raise CalibrationError(f"Calibration takes {_LEAST_IMAGES} images at least, better 256 or so; got {count}.")
     found = torch.cat(parts)
     if not found.isfinite().all():
         raise CalibrationError("F_g of these images leads to GIVs that are not finite. Are the images finite?")

@@ -20,12 +20,14 @@ hairify's own, or None for the preset's."""
 
 DEFAULT_WIDTH = 40
 _SHRINKAGE = 0.1  # of the moments' covariance towards a multiple of the identity, in units of its mean eigenvalue
-_USUAL_MOMENT = -3.0  # of fresh and trained networks on photographs, within 1 or so; uncalibrated it is subtracted
+_USUAL_DETAIL, _USUAL_STRENGTH = -3.0, -2.0  # of networks on photographs, within 1 or so; until calibration finds them
 _LEAST_MOMENT = 1e-8  # added to mean squares before the logarithm; a feature's are some 1e-3
 _VARIES = 1e-4  # least deviation, relative to the moment, of a channel that tells images apart: a dead one does not
 _LEAST_DEVIATION = 0.1  # of the usual one: what hardly varied in calibration may vary more when training goes on
 _FARTHEST = 6.0  # deviations from the mean that a moment is taken for at most: flat images, features of a few pixels
 _LEAST_DIRECTION = 1e-3  # of the largest singular value; less is rounding
+_STRENGTHS = 4  # numbers that strengths are given at most, of four of detail each ...
+_WEIGHT_OF_STRENGTHS = 0.5  # ... and how large they are beside those: scenes differ in brightness, too
 _STAGES = 3
 _BLOCKS_PER_STAGE = 3
 _MOST_GROUPS = 24
@@ -35,18 +37,19 @@ _LEAST_SIDE = 2  # of what a downsampling returns
 class MomentsDAC(nn.Module):
     """A DAC that reads F_g's second moments, and what `HairModel.calibrate` finds of them on degraded photographs.
 
-    Per channel of F_g it takes the logarithm of the root mean square difference between neighbouring positions.
-    Noise, rain, haze, blur and darkness differ in how much of which detail they leave, and so in these numbers;
-    unlike channels' means and whole variances they depend little on an image's size and on what it shows, and still
-    mean the same after the network has been trained on (docs/conditioning.md has the measurements). A logarithm turns
-    the strength of a degradation into a distance, and nothing before it takes an image's own scale away.
+    Per channel of F_g it takes two logarithms: of the root mean square difference between neighbouring positions, its
+    *detail*, and of the root mean square itself, its *strength*. Noise, rain, haze, blur and darkness differ in how
+    much of which detail they leave; haze and darkness, of which both take detail away, also in strength. Detail depends
+    less than channels' means and variances on what an image shows, and still means the same after the network has been
+    trained on (docs/conditioning.md has the measurements). A logarithm turns how severe a degradation is into a
+    distance, and nothing before it takes an image's own scale away.
 
-    The moments of different channels rise and fall together. Calibrated, the DAC whitens them: standardised
-    (and limited to 6 deviations), they are projected on their principal directions, each brought to about variance 1,
-    and these are turned into each other. Channels that do not vary are left out. Fixed numbers do this (buffers),
-    and nothing in the DAC is trained: where a linear layer was, its steps moved all GIVs faster than the rows could
-    follow. What the GIV shows is trained all the same, in F_g and in the HSNs' first layers. Uncalibrated, the moments
-    are mixed at random.
+    The moments of different channels rise and fall together. Calibrated, the DAC whitens them: standardised (and
+    limited to 6 deviations), details are projected on their principal directions, each brought to about variance 1,
+    strengths on the first four of theirs, half as large, and all these numbers are turned into each other. Channels
+    that do not vary are left out. Fixed numbers do this (buffers), and nothing in the DAC is trained: where a linear
+    layer was, its steps moved all GIVs faster than the rows could follow. What the GIV shows is trained all the same,
+    in F_g and in the HSNs' first layers. Uncalibrated, the moments are mixed at random.
 
     A feature of a single position, such as a pooled vector, has no neighbours; its channels themselves are taken.
 
@@ -63,23 +66,29 @@ class MomentsDAC(nn.Module):
     def __init__(self, in_channels: int, giv_dim: int, *, single: bool = False) -> None:
         super().__init__()
         self.in_channels, self.giv_dim, self.single = in_channels, giv_dim, single
-        self.register_buffer("mean", torch.full((in_channels,), 0.0 if single else _USUAL_MOMENT))
-        self.register_buffer("scale", torch.ones(in_channels))
-        self.register_buffer("whitening", _orthonormal(giv_dim, in_channels))
+        usual = [0.0] if single else [_USUAL_DETAIL, _USUAL_STRENGTH]
+        self.register_buffer("mean", torch.tensor(usual).repeat_interleave(in_channels))
+        self.register_buffer("scale", torch.ones(len(self.mean)))
+        self.register_buffer("whitening", _orthonormal(giv_dim, len(self.mean)))
 
     def forward(self, feature: Tensor) -> Tensor:
         """Map F_g of shape (B, C, H, W), H and W from 1 up, to the GIV of shape (B, D), of any real values."""
         return self.from_moments(self.moments(feature))
 
     def moments(self, feature: Tensor) -> Tensor:
-        """The moments (B, C) of F_g (B, C, H, W), in float32 or float64."""
+        """The moments of F_g (B, C, H, W), in float32 or float64.
+
+        Returns:
+            Shape (B, 2·C): details, then strengths; of single positions (B, C), the channels.
+        """
         feature = feature.to(torch.promote_types(feature.dtype, torch.float32))
         if self.single:
             return feature.mean(dim=(2, 3))
-        return (_mean_square_difference(feature) + _LEAST_MOMENT).log() / 2
+        squares = torch.cat([_mean_square_difference(feature), feature.square().mean(dim=(2, 3))], dim=1)
+        return (squares + _LEAST_MOMENT).log() / 2
 
     def from_moments(self, moments: Tensor) -> Tensor:
-        """Map moments (B, C) to the GIV (B, D), without autocast."""
+        """Map what `moments` returns to the GIV (B, D), without autocast."""
         with full_precision(moments.device):
             standardised = ((moments - self.mean) * self.scale).clamp(-_FARTHEST, _FARTHEST)
             return standardised @ self.whitening.T.to(standardised.dtype)
@@ -89,10 +98,10 @@ class MomentsDAC(nn.Module):
         """Whiten moments of degraded photographs.
 
         Args:
-            moments: (B, C), of two photographs at least.
+            moments: what `moments` returns, of two photographs at least.
 
         Raises:
-            CalibrationError: no channel's moment varies; the DAC is as it was.
+            CalibrationError: no moment varies; the DAC is as it was.
         """
         moments = moments.detach().cpu().double()  # not all devices have float64
         deviation, mean = torch.std_mean(moments, dim=0)
@@ -104,13 +113,16 @@ class MomentsDAC(nn.Module):
             )
         least = _LEAST_DEVIATION * deviation[varies].median()
         scale = torch.where(varies, 1 / deviation.clamp(min=least), 0.0)
-        _, singular, directions = torch.linalg.svd((moments - mean) * scale, full_matrices=False)
-        variances = singular**2 / len(moments)
-        kept = min(self.giv_dim, int((singular > _LEAST_DIRECTION * singular[0]).sum()))
-        whitening = (variances + _SHRINKAGE * variances.mean()).rsqrt()[:kept, None] * directions[:kept]
+        standardised = (moments - mean) * scale
+        strengths = 0 if self.single else min(_STRENGTHS, self.giv_dim // 4)
+        detail, strength = standardised[:, : self.in_channels], standardised[:, self.in_channels :]
+        parts = [_whitening(detail, self.giv_dim - strengths)]
+        if not self.single:
+            parts.append(_WEIGHT_OF_STRENGTHS * _whitening(strength, strengths))
+        whitening = torch.block_diag(*parts)
         # Directions of little variance are kept smaller, and turned into the others, lest each gets a number of its own
         # that standardisation would enlarge to variance 1.
-        turn = _orthonormal(self.giv_dim, kept, like=whitening)
+        turn = _orthonormal(self.giv_dim, len(whitening), like=whitening)
         self.mean.copy_(mean)
         self.scale.copy_(scale)
         self.whitening.copy_(turn @ whitening)
@@ -118,6 +130,22 @@ class MomentsDAC(nn.Module):
     def extra_repr(self) -> str:
         """The constructor's arguments."""
         return f"{self.in_channels}, {self.giv_dim}" + (", single=True" if self.single else "")
+
+
+def _whitening(standardised: Tensor, most: int) -> Tensor:
+    """What projects on principal directions, at most so many, each brought to about variance 1.
+
+    Args:
+        standardised: (B, C), of mean 0.
+        most: how many directions.
+
+    Returns:
+        Shape (K, C).
+    """
+    _, singular, directions = torch.linalg.svd(standardised, full_matrices=False)
+    variances = singular**2 / len(standardised)
+    kept = min(most, int((singular > _LEAST_DIRECTION * singular[0]).sum()))
+    return (variances + _SHRINKAGE * variances.mean()).rsqrt()[:kept, None] * directions[:kept]
 
 
 def _mean_square_difference(feature: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class HairModel(nn.Module):
         For example:
 
             hair = hairify(network)
-            hair.calibrate(degraded)  # (64, 3, 128, 128), say: patches as in training, of all degradations
+            hair.calibrate(degraded)  # (256, 3, 128, 128), say: patches as in training, of all degradations
 
         The DAC's moments are whitened, GIVs get mean 0 and variance 1, and so do the outputs of each hidden layer of
         the HSNs (see docs/conditioning.md). What the network computes stays the same; it learns to use its GIV much
@@ -89,7 +89,7 @@ class HairModel(nn.Module):
         itself.
 
         Args:
-            args: the network's inputs, for a batch of degraded images; 64 or more are good. They are run a few at a
+            args: the network's inputs, for a batch of degraded images; 256 or so are good. They are run a few at a
                 time, as far as the split, in evaluation mode.
             kwargs: further inputs.
 

@@ -27,7 +27,7 @@ Arm: TypeAlias = Literal["static", "widened", "converted", "mean"]
 
 ARMS: tuple[Arm, ...] = ("static", "widened", "converted", "mean")
 DEGRADATIONS = ("noise25", "rain", "haze", "defocus", "low_light")
-_CALIBRATION = 64
+_CALIBRATION = 256
 _CACHE = 2**30
 _AT_ONCE = 12
 _LATER = 1000  # added to the seed of the samples after the conversion

@@ -41,7 +41,7 @@ class TrainingSettings:
     ] = 0.999
     calibration: Annotated[
         int, Doc("training patches on which a converted network is calibrated before its first step; 0: it is not")
-    ] = 64
+    ] = 256
     classify: Annotated[
         float, Doc("weight of a second loss: the cross-entropy of telling the degradation from the GIV; 0: none")
     ] = 0.0
