@@ -17,6 +17,7 @@ from benchmarks.evidence import photographs, report, runs
 from benchmarks.evidence.networks import NETWORKS, build, count, widened
 from benchmarks.evidence.runs import ARMS, DEGRADATIONS, AtTheMean, Recipe, Run, Runner
 from hairify import HairModel, hairify
+from hairify.models import unet
 from hairify.training import train
 from hairify.training.logs import StepReport
 
@@ -144,7 +145,7 @@ def test_arms_start_from_one_function(tmp_path: Path, folder: Path, regime: Any)
 
 
 def test_all_arms_are_trained_and_reported(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "replace", lambda *_, **__: RECIPE)  # a quick run takes fewer steps still
+    monkeypatch.setattr(command, "QUICK", RECIPE)  # fewer steps still
     arguments = ["--quick", "--photographs", str(folder), "--output", str(tmp_path), "--regimes", "trained"]
     assert command.main(arguments) == 0
     found = json.loads((tmp_path / "evidence.json").read_text())["trained/tiny"]
@@ -238,3 +239,21 @@ def test_conversion_of_an_arm_is_the_default_one(tmp_path: Path, folder: Path) -
     hair = runner(tmp_path, folder)._start(Run("scratch", "tiny", 0, "converted"))
     assert isinstance(hair, HairModel)
     assert hair.plan == hairify(build("tiny")).plan
+
+
+def test_a_quick_run_does_not_pass_over_what_was_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["--quick", "--output", str(tmp_path), "--steps", "5", "--networks", "unet"]) == 2
+    assert "--steps, --networks" in capsys.readouterr().err
+
+
+def test_options_of_the_recipe(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What trains on a GPU within minutes is a matter of options; here in few steps, in bf16, of a small network."""
+    monkeypatch.setitem(NETWORKS, "restormer24", (lambda width: unet(width=width), 4, 4))
+    arguments = f"--photographs {folder} --output {tmp_path} --seeds 1 --regimes trained --networks restormer24"
+    recipe = "--before 2 --steps 3 --patch 32 --crop 32 --per-degradation 1 --precision bf16"
+    assert command.main([*arguments.split(), *recipe.split(), "--only", "*/converted"]) == 0
+    written = json.loads((tmp_path / "trained/restormer24/recipe.json").read_text())
+    assert (written["precision"], written["patch"], written["per_degradation"]) == ("bf16", 32, 1)
+    assert (tmp_path / "trained/restormer24/0/converted/result.json").exists()

@@ -7,7 +7,7 @@ import fnmatch
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -17,22 +17,38 @@ from benchmarks.evidence.photographs import divided
 from benchmarks.evidence.report import as_json, as_markdown, draw, read
 from benchmarks.evidence.runs import ARMS, Recipe, Run, Runner
 
+USUAL = ("unet", "nafnet", "restormer")
+"""Networks that a CPU can train."""
+
+QUICK = Recipe(before=20, steps=20, patch=32, crop=64, evaluations=2)
+
+_OF_THE_RECIPE: dict[str, tuple[type, str]] = {
+    "before": (int, "steps before the conversion"),
+    "steps": (int, "steps of each arm"),
+    "rate": (float, "learning rate before the conversion, and from scratch"),
+    "rate_after": (float, "learning rate after it"),
+    "patch": (int, "side of the patches, in pixels"),
+    "per_degradation": (int, "patches of each degradation in a step"),
+    "crop": (int, "side of the middle of the held-out photographs, in pixels"),
+    "precision": (str, "number type of the networks' computations, no or bf16"),
+}
+assert set(_OF_THE_RECIPE) <= {field.name for field in fields(Recipe)}
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Carry out the chosen runs; returns the exit status."""
     options = _parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
-    recipe = Recipe(
-        before=options.before,
-        steps=options.steps,
-        rate=options.rate,
-        rate_after=options.rate_after,
-        crop=options.crop,
-    )
-    networks, seeds = options.networks, options.seeds
+    decided = [name for name in (*_OF_THE_RECIPE, "networks", "seeds") if getattr(options, name) is not None]
+    if options.quick and decided:
+        given = ", ".join("--" + name.replace("_", "-") for name in decided)
+        print(f"--quick decides by itself what {given} says; leave out one or the other.", file=sys.stderr)
+        return 2
+    recipe = Recipe(**{name: value for name in _OF_THE_RECIPE if (value := getattr(options, name)) is not None})
+    networks, seeds = options.networks or USUAL, options.seeds or 3
     if options.quick:
-        recipe = replace(recipe, before=20, steps=20, patch=32, crop=64, evaluations=2)
+        recipe = QUICK
         networks, seeds = ["tiny"], 2
     runs = [
         Run(regime, network, seed, arm)
@@ -77,20 +93,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.evidence",
         description="Converted and unconverted networks, trained alike and compared on held-out photographs.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     known = [name for name in NETWORKS if name != "tiny"]
     add = parser.add_argument
     add("--photographs", type=Path, help="folder of `python -m benchmarks.evidence.photographs`; else a few of wheels")
     add("--output", type=Path, default=Path("evidence-output"), help="finished runs in it are not done again")
-    add("--networks", nargs="+", choices=known, default=known)
-    add("--regimes", nargs="+", choices=("trained", "scratch"), default=["trained", "scratch"])
-    add("--seeds", type=int, default=3, help="how many")
-    add("--before", type=int, default=Recipe.before, help="steps before the conversion")
-    add("--steps", type=int, default=Recipe.steps, help="steps of each arm")
-    add("--rate", type=float, default=Recipe.rate, help="learning rate before the conversion, and from scratch")
-    add("--rate-after", type=float, default=Recipe.rate_after, help="learning rate after it")
-    add("--crop", type=int, default=Recipe.crop, help="side of the middle of the held-out photographs, in pixels")
+    add("--networks", nargs="+", choices=known, help=f"which; otherwise {', '.join(USUAL)}")
+    add("--regimes", nargs="+", choices=("trained", "scratch"), default=["trained", "scratch"], help="default: both")
+    add("--seeds", type=int, help="how many; otherwise 3")
+    usual = Recipe()
+    for name, (kind, text) in _OF_THE_RECIPE.items():
+        add("--" + name.replace("_", "-"), type=kind, help=f"{text}; otherwise {getattr(usual, name)}")
     add("--only", nargs="+", default=["*"], metavar="GLOB", help="runs by name, such as 'trained/unet/*/converted'")
     add("--threads", type=int, default=0, help="of PyTorch; 0: as many as it takes by itself")
     add("--report", action="store_true", help="write tables and curves of what is finished, and train nothing")

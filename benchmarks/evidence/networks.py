@@ -19,6 +19,11 @@ NETWORKS: Mapping[str, tuple[Build, int, int]] = {
         8,
         4,
     ),
+    "restormer24": (  # for a GPU
+        lambda width: restormer(dim=width, num_blocks=(1, 2, 2, 4), num_refinement_blocks=2, heads=(1, 2, 4, 8)),
+        24,
+        8,
+    ),
     "tiny": (lambda width: unet(width=width), 4, 1),  # for `--quick`
 }
 """By name: what builds it in a width, its own width, and by how much widths grow."""

@@ -46,16 +46,18 @@ class Recipe:
         rate_after: after the conversion. The last tenth of all steps is at a tenth of the rate.
         crop: side of the middle of each held-out photograph on which networks are evaluated.
         evaluations: how often, on the way.
+        precision: number type of the networks' computations in training.
     """
 
-    before: int = 3000
-    steps: int = 1500
+    before: int = 4000
+    steps: int = 2000
     patch: int = 48
     per_degradation: int = 2
     rate: float = 1e-3
     rate_after: float = 5e-4
     crop: int = 128
     evaluations: int = 5
+    precision: Literal["no", "bf16"] = "no"
 
 
 class AtTheMean(nn.Module):
@@ -213,6 +215,7 @@ class Runner:
             save_every=500,
             keep_checkpoints=1,
             validate_every=max(steps // self.recipe.evaluations, 1),
+            mixed_precision=self.recipe.precision,
             workers=0,
             seed=seed,
             tensorboard=False,
