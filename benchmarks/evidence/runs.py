@@ -210,7 +210,7 @@ class Runner:
             final_epochs=1,  # the last tenth of the steps
             weight_decay=0.0,  # some of a HairModel's parameters get none in any case: the arms would not be equal
             clip_norm=1.0,
-            ema_decay=0.0,
+            ema_decay=0.999,
             batch_size=self.recipe.per_degradation * len(DEGRADATIONS),
             save_every=500,
             keep_checkpoints=1,
