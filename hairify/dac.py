@@ -114,12 +114,13 @@ class MomentsDAC(nn.Module):
         least = _LEAST_DEVIATION * deviation[varies].median()
         scale = torch.where(varies, 1 / deviation.clamp(min=least), 0.0)
         standardised = (moments - mean) * scale
-        strengths = 0 if self.single else min(_STRENGTHS, self.giv_dim // 4)
-        detail, strength = standardised[:, : self.in_channels], standardised[:, self.in_channels :]
-        parts = [_whitening(detail, self.giv_dim - strengths)]
-        if not self.single:
-            parts.append(_WEIGHT_OF_STRENGTHS * _whitening(strength, strengths))
-        whitening = torch.block_diag(*parts)
+        if self.single:
+            whitening = _whitening(standardised, self.giv_dim)
+        else:
+            detail, strength = standardised.chunk(2, dim=1)
+            few = min(_STRENGTHS, self.giv_dim // 4) if detail.any() else self.giv_dim
+            parts = _whitening(detail, self.giv_dim - few), _WEIGHT_OF_STRENGTHS * _whitening(strength, few)
+            whitening = torch.block_diag(*parts)
         # Directions of little variance are kept smaller, and turned into the others, lest each gets a number of its own
         # that standardisation would enlarge to variance 1.
         turn = _orthonormal(self.giv_dim, len(whitening), like=whitening)

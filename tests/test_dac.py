@@ -22,10 +22,10 @@ SIZES = [(1, 1), (1, 2), (3, 1), (2, 2), (5, 7), (16, 12)]
 
 
 def moments(feature: Tensor) -> Tensor:
-    """The oracle, number by number: log of the root mean square difference of neighbours, below and beside."""
+    """The oracle, number by number: logs of the root mean square difference of neighbours, and of the values."""
     rows = []
     for image in feature.double().tolist():
-        row = []
+        details, strengths = [], []
         for channel in image:
             height, width = len(channel), len(channel[0])
             differences = [
@@ -35,8 +35,9 @@ def moments(feature: Tensor) -> Tensor:
                 for j in range(width - right)
             ]
             mean = sum(d * d for d in differences) / max(len(differences), 1)
-            row.append(math.log(mean + 1e-8) / 2)
-        rows.append(row)
+            details.append(math.log(mean + 1e-8) / 2)
+            strengths.append(math.log(sum(v * v for line in channel for v in line) / height / width + 1e-8) / 2)
+        rows.append(details + strengths)
     return torch.tensor(rows, dtype=torch.float64)
 
 
@@ -52,14 +53,14 @@ def test_moments(size: tuple[int, int]) -> None:
 def test_moments_of_any_size(size: tuple[int, int], giv_dim: int, single: bool) -> None:
     """Finite, and so are gradients; they reach F_g wherever there is something to read; images do not meet."""
     dac = MomentsDAC(5, giv_dim, single=single).double()
-    dac.calibrate(torch.randn(6, 5).double())
+    dac.calibrate(torch.randn(6, len(dac.mean)).double() - 2)
     feature = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
     giv = dac(feature)
     assert giv.shape == (3, giv_dim)
     assert giv.isfinite().all()
     giv.square().sum().backward()
     assert feature.grad.isfinite().all()
-    assert feature.grad.any() == (single or size != (1, 1))
+    assert feature.grad.any() == (single or size != (1, 1) or giv_dim > 3)  # fewer numbers hold no strength
     assert (giv - torch.cat([dac(image[None]) for image in feature])).abs().max() < 1e-12
     flat = torch.ones_like(feature).requires_grad_()  # without any detail
     dac(flat).sum().backward()
@@ -105,16 +106,16 @@ def test_whatever_the_image_shows_its_giv_is_not_far_from_the_others(size: tuple
 
 
 def test_calibration_needs_moments_that_vary() -> None:
-    dac, alike = MomentsDAC(5, 4), torch.randn(1, 5).expand(6, -1)
+    dac, alike = MomentsDAC(5, 4), torch.randn(1, 10).expand(6, -1)
     before = {name: value.clone() for name, value in dac.state_dict().items()}
     with pytest.raises(CalibrationError, match=r"same for all 6 images.*different photographs"):
-        dac.calibrate(alike + 1e-7 * torch.randn(6, 5))
+        dac.calibrate(alike + 1e-7 * torch.randn(6, 10))
     assert all(torch.equal(value, before[name]) for name, value in dac.state_dict().items())
 
 
 def test_calibration_does_not_hang_on_rounding() -> None:
     """Of as many images as numbers, one direction is rounding alone."""
-    found, new = torch.randn(16, 24).double(), torch.randn(9, 24).double()
+    found, new = torch.randn(16, 48).double(), torch.randn(9, 48).double()
     givs = []
     for rounding in (0.0, 1e-7):
         dac = MomentsDAC(24, 16).double()
@@ -149,7 +150,7 @@ def test_moments_are_taken_in_single_precision_at_least(dtype: torch.dtype) -> N
 @pytest.mark.parametrize("count", [2, 3, 40])
 def test_calibrated_projections(count: int) -> None:
     """Mean 0, whatever the scales and correlations of the moments; of enough images, all about as large."""
-    dac = MomentsDAC(6, 6).double()
+    dac = MomentsDAC(6, 6, single=True).double()
     latent = torch.randn(count, 3).double()
     found = torch.cat([latent, latent.sum(1, keepdim=True), 1e3 * latent[:, :1], torch.randn(count, 1).double()], 1) - 9
     found += 0.1 * torch.randn_like(found)
@@ -164,8 +165,28 @@ def test_calibrated_projections(count: int) -> None:
         assert torch.linalg.eigvalsh(covariance).max() < 1.2  # no direction outweighs the others
 
 
+@pytest.mark.parametrize("giv_dim", [3, 4, 8, 24])
+def test_strengths_are_a_few_numbers_half_as_large(giv_dim: int) -> None:
+    dac = MomentsDAC(12, giv_dim).double()
+    details, strengths = torch.randn(2, 400, 12, dtype=torch.float64)
+    dac.calibrate(torch.cat([details, 7 + 3 * strengths], 1))
+    level = torch.cat([torch.zeros_like(details), 7 + 3 * strengths], 1)
+    from_strengths = dac.from_moments(level) - dac.from_moments(level).mean(0)
+    sizes = torch.linalg.svdvals(from_strengths) / 20  # deviations along their principal directions
+    few = min(4, giv_dim // 4)
+    assert (sizes[:few] - 0.5 / 1.1**0.5).abs().max() < 0.1 if few else sizes.max() < 1e-9
+    assert few == giv_dim or sizes[few:].max() < 1e-9
+
+
+def test_where_no_detail_varies_strengths_are_all_there_is() -> None:
+    dac, strengths = MomentsDAC(5, 3).double(), torch.randn(40, 5, dtype=torch.float64)
+    moments = torch.cat([torch.full_like(strengths, -9.0), strengths], 1)
+    dac.calibrate(moments)
+    assert (dac.from_moments(moments).std(0) > 0.1).all()
+
+
 def test_calibration_is_always_the_same_and_draws_nothing() -> None:
-    found, feature = torch.randn(12, 5), torch.randn(2, 5, 8, 8)
+    found, feature = torch.randn(12, 10), torch.randn(2, 5, 8, 8)
     first, second = MomentsDAC(5, 9), MomentsDAC(5, 9)
     assert torch.equal(first(feature), second(feature))
     fresh = first(feature)
