@@ -16,7 +16,7 @@ from hairify.dac import DACSource, measure_dac
 from hairify.errors import AlreadyConvertedError, DACError, HairWarning, OptionError
 from hairify.layers import make_hyper
 from hairify.model import HairModel
-from hairify.plan import Level, Plan, full_name
+from hairify.plan import Level, Plan, carried_out, full_name
 from hairify.planning import BoxSize, Init, network_of
 from hairify.planning import plan as make_plan
 from hairify.presets import BoxKind, PresetName, Targets
@@ -171,7 +171,7 @@ def assemble(
                 make_hyper(target, Slot(scope, index, block, layer, bias, level.name, level.box_size))
     base.get_submodule(plan.split).register_forward_hook(scope.on_split)
     size = sum(p.numel() for p in nn.ModuleList([base, dac, hsn, boxes]).parameters())
-    return HairModel(base, dac, standardization, hsn, boxes, plan.carried_out(dac, size), scope)
+    return HairModel(base, dac, standardization, hsn, boxes, carried_out(plan, dac, size), scope)
 
 
 def _make_box(

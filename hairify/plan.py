@@ -112,11 +112,6 @@ class Plan:
         """The same plan with a DAC, or a factory of one, in place of the recorded one."""
         return dataclasses.replace(self, dac_source=dac)
 
-    def carried_out(self, dac: nn.Module, parameters: int) -> Plan:
-        """The plan as the HairModel has it that was made by it: with the DAC that it got, and its size."""
-        facts = dac_facts(dac, self.feature)
-        return dataclasses.replace(self, **facts, parameters=(self.parameters[0], parameters), dac_source=None)
-
     def check(self, model: nn.Module) -> None:
         """Make sure that the plan can be applied to `model`.
 
@@ -271,6 +266,12 @@ def all_names(model: nn.Module) -> dict[str, list[str]]:
     for name, module in model.named_modules(remove_duplicate=False):
         names[id(module)].append(name)
     return {each[0]: each for each in names.values()}
+
+
+def carried_out(plan: Plan, dac: nn.Module, parameters: int) -> Plan:
+    """The plan as the HairModel has it that was made by it: with the DAC that it got, and its number of parameters."""
+    facts = dac_facts(dac, plan.feature)
+    return dataclasses.replace(plan, **facts, parameters=(plan.parameters[0], parameters), dac_source=None)
 
 
 def dac_facts(dac: nn.Module, feature: Feature) -> dict[str, Any]:
