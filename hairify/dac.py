@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, cast, get_args
 
@@ -85,7 +86,8 @@ class MomentsDAC(nn.Module):
         if self.single:
             return feature.mean(dim=(2, 3))
         squares = torch.cat([_mean_square_difference(feature), feature.square().mean(dim=(2, 3))], dim=1)
-        return (squares + _LEAST_MOMENT).log() / 2
+        # log(squares + least), but exporters to ONNX leave out the addition of a number that near to zero.
+        return (torch.log1p(squares / _LEAST_MOMENT) + math.log(_LEAST_MOMENT)) / 2
 
     def from_moments(self, moments: Tensor) -> Tensor:
         """Map what `moments` returns to the GIV (B, D), without autocast."""

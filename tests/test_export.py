@@ -96,11 +96,11 @@ def test_onnx(name: str, box: str, tmp_path: Path) -> None:
 def test_onnx_with_the_giv_as_an_input(tmp_path: Path) -> None:
     hair, file = converted("unet", torch.float32), tmp_path / "hair.onnx"
     batch = Dim("batch", min=1)
-    x, giv = images(2, 64, 96, torch.float32), torch.randn(2, 64)
+    x, giv = images(2, 64, 96, torch.float32), torch.randn(2, hair.plan.giv_dim)
     shapes = {"image": {**ANY, 0: batch}, "giv": {0: batch}}
     torch.onnx.export(Conditioned(hair), (x, giv), file, dynamo=True, dynamic_shapes=shapes, verbose=False)
     for size in SIZES:
-        x, giv = images(*size, torch.float32), torch.randn(size[0], 64)
+        x, giv = images(*size, torch.float32), torch.randn(size[0], hair.plan.giv_dim)
         with torch.no_grad(), hair.conditioned_on(giv):
             assert_close(run(file, x, giv), hair(x), 1e-5)
 
