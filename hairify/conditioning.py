@@ -19,8 +19,11 @@ from hairify.networks import apply, number_of_inputs
 LEAST_COST = 0.1
 """In dB: a network whose images lose less by the GIV of another degradation is said not to use it."""
 
-NOT_MEASURED = "That takes images of two degradations at least, with sides of the network's multiple or more."
-"""Why there may be no measurement on a set of images."""
+NOT_MEASURED = (
+    "Whether the network uses its GIV was not measured. That takes images of two degradations at least, with sides of "
+    "the network's multiple or more."
+)
+"""What is said where there is no measurement on a set of images."""
 
 _PERFECT = 100.0  # dB, to which PSNR is limited here: differences of means need finite ones
 _LEAST_SPREAD = 0.1  # of selecting vectors that tell degradations apart

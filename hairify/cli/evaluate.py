@@ -72,7 +72,7 @@ def run(
     if isinstance(restorer.model, HairModel):
         found = conditioning_on(restorer.model, tasks, multiple=restorer.multiple, seed=evaluation_seed)
         if found is None:
-            say(f"Whether the network uses its GIV was not measured. {NOT_MEASURED}")
+            say(NOT_MEASURED)
         else:
             say(str(found))
             if advice := found.advice(restorer.model):

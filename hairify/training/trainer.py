@@ -35,6 +35,9 @@ from hairify.training.progress import ProgressBar
 from hairify.training.settings import TrainingSettings
 from hairify.training.sharding import accelerated, forked_random_state
 
+Validate: TypeAlias = Callable[[nn.Module], Scores]
+Measure: TypeAlias = Callable[[HairModel], Conditioning | None]
+
 # With another of these, a resumed run would not be the run that was begun.
 _FIXED = ("batch_size", "seed", "ema_decay", "freeze_base", "calibration", "classify")
 # These may change, as they must where a loss was not finite; the run says so, for it is no longer an unbroken one.
@@ -43,9 +46,6 @@ _ADJUSTABLE = (
     *("weight_decay", "clip_norm", "mixed_precision"),
 )
 _NEW = ("calibration", "classify", "warm_up", "hair_rate")  # runs begun by hairify 0.1 say nothing of these
-Validate: TypeAlias = Callable[[nn.Module], Scores]
-Measure: TypeAlias = Callable[[HairModel], Conditioning | None]
-
 _MOST_SKIPPED = 30  # updates in a row: fp16's scale, 65536 at first, has been halved as often
 
 
@@ -341,7 +341,7 @@ class _Run:
         found = measure(self.model)
         if found is None:
             if self.step == self.steps:
-                self.bar.note(f"Whether the network uses its GIV was not measured. {NOT_MEASURED}")
+                self.bar.note(NOT_MEASURED)
             return
         with self._writing(log.path):
             log.conditioning(self.step, found)
