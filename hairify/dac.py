@@ -62,6 +62,7 @@ class MomentsDAC(nn.Module):
 
     mean: Tensor
     scale: Tensor
+    limit: Tensor
     whitening: Tensor
 
     def __init__(self, in_channels: int, giv_dim: int, *, single: bool = False) -> None:
@@ -70,6 +71,8 @@ class MomentsDAC(nn.Module):
         usual = [0.0] if single else [_USUAL_DETAIL, _USUAL_STRENGTH]
         self.register_buffer("mean", torch.tensor(usual).repeat_interleave(in_channels))
         self.register_buffer("scale", torch.ones(len(self.mean)))
+        # Until calibration it is not known how large features are: those of images in [0, 255] are far from the usual.
+        self.register_buffer("limit", torch.tensor(math.inf))
         self.register_buffer("whitening", _orthonormal(giv_dim, len(self.mean)))
 
     def forward(self, feature: Tensor) -> Tensor:
@@ -92,7 +95,7 @@ class MomentsDAC(nn.Module):
     def from_moments(self, moments: Tensor) -> Tensor:
         """Map what `moments` returns to the GIV (B, D), without autocast."""
         with full_precision(moments.device):
-            standardised = ((moments - self.mean) * self.scale).clamp(-_FARTHEST, _FARTHEST)
+            standardised = ((moments - self.mean) * self.scale).clamp(-self.limit, self.limit)
             return standardised @ self.whitening.T.to(standardised.dtype)
 
     @torch.no_grad()
@@ -128,6 +131,7 @@ class MomentsDAC(nn.Module):
         turn = _orthonormal(self.giv_dim, len(whitening), like=whitening)
         self.mean.copy_(mean)
         self.scale.copy_(scale)
+        self.limit.fill_(_FARTHEST)
         self.whitening.copy_(turn @ whitening)
 
     def extra_repr(self) -> str:

@@ -105,6 +105,14 @@ def test_whatever_the_image_shows_its_giv_is_not_far_from_the_others(size: tuple
         assert dac(scale * torch.randn(4, 5, *size)).abs().max() < 30
 
 
+@pytest.mark.parametrize("scale", [1e-2, 1.0, 255.0, 1e6])
+@pytest.mark.parametrize("single", [False, True])
+def test_before_calibration_features_of_any_scale_are_told_apart(scale: float, single: bool) -> None:
+    """Nothing is known yet of what is far: features of images in [0, 255] were, and all had the same GIV."""
+    one, other = MomentsDAC(5, 8, single=single)(scale * torch.randn(2, 5, 1 if single else 6, 1 if single else 8))
+    assert (one - other).abs().max() > 1e-3
+
+
 def test_calibration_needs_moments_that_vary() -> None:
     dac, alike = MomentsDAC(5, 4), torch.randn(1, 10).expand(6, -1)
     before = {name: value.clone() for name, value in dac.state_dict().items()}
@@ -199,7 +207,7 @@ def test_calibration_is_always_the_same_and_draws_nothing() -> None:
     assert torch.equal(first(feature), second(feature))
     assert (first(feature) - fresh).abs().max() > 0.1
     assert not [*first.parameters()]
-    assert {*first.state_dict()} == {"mean", "scale", "whitening"}
+    assert {*first.state_dict()} == {"mean", "scale", "limit", "whitening"}
 
 
 def published(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
