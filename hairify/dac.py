@@ -72,7 +72,7 @@ class MomentsDAC(nn.Module):
         self.register_buffer("mean", torch.tensor(usual).repeat_interleave(in_channels))
         self.register_buffer("scale", torch.ones(len(self.mean)))
         # Until calibration it is not known how large features are: those of images in [0, 255] are far from the usual.
-        self.register_buffer("limit", torch.tensor(math.inf))
+        self.register_buffer("limit", torch.tensor(torch.finfo(torch.float32).max))
         self.register_buffer("whitening", _orthonormal(giv_dim, len(self.mean)))
 
     def forward(self, feature: Tensor) -> Tensor:
