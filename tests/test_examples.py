@@ -102,7 +102,7 @@ def test_a_small_configuration(name: str, importable: None, capsys: pytest.Captu
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOUR)
 def test_the_published_size(name: str) -> None:
-    command = [sys.executable, str(EXAMPLES / f"convert_{name}.py")]
+    command = [sys.executable, str(EXAMPLES / f"convert_{name}.py"), "--steps", "3"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     found = read(process.stdout)

@@ -37,7 +37,7 @@ pytestmark = [
 ]
 
 SEED = int(os.environ.get("HAIRIFY_FUZZ_SEED", "0"))
-EXAMPLES = int(os.environ.get("HAIRIFY_FUZZ_EXAMPLES", "3000"))
+EXAMPLES = int(os.environ.get("HAIRIFY_FUZZ_EXAMPLES", "2000"))
 PARTS = 4  # for as many workers
 MOST_REFUSED = 0.15
 # To explain a failure, hypothesis runs hundreds of networks more; the smallest recipe says enough.
