@@ -19,6 +19,7 @@ from hairify.boxes import HyperSelectingNet, StackedLinear
 
 _PEAK = 0.7  # share of its own row in a block's selecting vector at the start, whatever N is: far from saturation
 _NOISE = 0.1
+_RIGHT_FACTORS = 6.0  # their size: a step of Adam moves left factors by its rate, and rows by as many times as much
 SPREAD = 2.0
 """Standard deviation over images of the logits with which HSNs tell images apart at the start."""
 
@@ -177,7 +178,8 @@ def make_low_rank(
         values["bias"] = _own(layers, "bias", preserve, generator)
         values["bias_change"] = like.new_zeros(sets, box_size, *bias.shape)
     if generator is not None:
-        values["right"] = torch.randn(sets, box_size, rank, columns, generator=generator) / math.sqrt(rank)
+        values["right"] = torch.randn(sets, box_size, rank, columns, generator=generator)
+        values["right"] *= _RIGHT_FACTORS / math.sqrt(rank)
     made = {}
     for name, value in values.items():
         source = "bias" if name.startswith("bias") else "weight"
