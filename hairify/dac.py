@@ -25,7 +25,7 @@ _USUAL_DETAIL, _USUAL_STRENGTH = -3.0, -2.0  # of networks on photographs, withi
 _LEAST_MOMENT = 1e-8  # added to mean squares before the logarithm; a feature's are some 1e-3
 _VARIES = 1e-4  # least deviation, relative to the moment, of a channel that tells images apart: a dead one does not
 _LEAST_DEVIATION = 0.1  # of the usual one: what hardly varied in calibration may vary more when training goes on
-_FARTHEST = 6.0  # deviations from the mean that a moment is taken for at most: flat images, features of a few pixels
+_FARTHEST = 6.0  # deviations that a moment is taken for at most, once calibrated: flat images, features of a few pixels
 _LEAST_DIRECTION = 1e-3  # of the largest singular value; less is rounding
 _STRENGTHS = 4  # numbers that strengths are given at most, of four of detail each ...
 _WEIGHT_OF_STRENGTHS = 0.5  # ... and how large they are beside those: scenes differ in brightness, too
@@ -50,7 +50,8 @@ class MomentsDAC(nn.Module):
     strengths on the first four of theirs, half as large, and all these numbers are turned into each other. Channels
     that do not vary are left out. Fixed numbers do this (buffers), and nothing in the DAC is trained: where a linear
     layer was, its steps moved all GIVs faster than the rows could follow. What the GIV shows is trained all the same,
-    in F_g and in the HSNs' first layers. Uncalibrated, the moments are mixed at random.
+    in F_g and in the HSNs' first layers. Uncalibrated, the moments are mixed at random, and
+    not limited.
 
     A feature of a single position, such as a pooled vector, has no neighbours; its channels themselves are taken.
 

@@ -19,7 +19,7 @@ from hairify.boxes import HyperSelectingNet, StackedLinear
 
 _PEAK = 0.7  # share of its own row in a block's selecting vector at the start, whatever N is: far from saturation
 _NOISE = 0.1
-_RIGHT_FACTORS = 6.0  # their size: a step of Adam moves left factors by its rate, and rows by as many times as much
+_RIGHT_SIZE = 6.0  # of right factors, times √rank: rows move by as many times as much as Adam moves left factors
 SPREAD = 2.0
 """Standard deviation over images of the logits with which HSNs tell images apart at the start."""
 
@@ -153,7 +153,7 @@ def make_low_rank(
     """What a `LowRankBox` holds for one layer of a level.
 
     The trained weights stay as they are. Left factors and changes of biases start at zero, so that all rows are equal;
-    right factors differ, so that they part with the first steps.
+    right factors are random, of standard deviation 6/√rank, so that they part with the first steps.
 
     Args:
         layers: that layer in each of the M blocks.
@@ -179,7 +179,7 @@ def make_low_rank(
         values["bias_change"] = like.new_zeros(sets, box_size, *bias.shape)
     if generator is not None:
         values["right"] = torch.randn(sets, box_size, rank, columns, generator=generator)
-        values["right"] *= _RIGHT_FACTORS / math.sqrt(rank)
+        values["right"] *= _RIGHT_SIZE / math.sqrt(rank)
     made = {}
     for name, value in values.items():
         source = "bias" if name.startswith("bias") else "weight"

@@ -105,6 +105,14 @@ def test_rows_part_in_training(blocks: int, box_size: int) -> None:
                 assert_differs(found[i], found[j], 1e-4)
 
 
+def test_right_factors_are_large_whatever_the_rank_and_weights() -> None:
+    """So what rows differ by grows six times as fast as with 1/√rank, and a network uses its GIV sooner."""
+    for channels, rank in ((24, 2), (48, 8), (64, 32)):
+        made = make_low_rank([nn.Conv2d(channels, channels, 3)], 4, rank, True, Generator().manual_seed(0))
+        assert_close(made["right"].std() * rank**0.5, torch.tensor(6.0), 0.05)
+        assert not made["left"].any()
+
+
 def test_factors_that_blocks_share_as_in_files_of_before() -> None:
     layers = [nn.Conv2d(4, 6, 3).double() for _ in range(2)]
     made = make_low_rank(layers, 3, 2, True, Generator().manual_seed(0), shared=True)
