@@ -126,10 +126,17 @@ class ChannelNorm(nn.LayerNorm):
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
+class GroupNorm(nn.GroupNorm):
+    """Of a contiguous copy: torch 2.13 crashes in the backward pass of a channels-last input without gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.contiguous())
+
+
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "none": lambda c: nn.Identity(),
     "batch": nn.BatchNorm2d,
-    "group": lambda c: nn.GroupNorm(2, c),
+    "group": lambda c: GroupNorm(2, c),
     "layer": ChannelNorm,
 }
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {  # none of them can die, so that every gradient arrives
