@@ -50,8 +50,8 @@ class MomentsDAC(nn.Module):
     strengths on the first four of theirs, half as large, and all these numbers are turned into each other. Channels
     that do not vary are left out. Fixed numbers do this (buffers), and nothing in the DAC is trained: where a linear
     layer was, its steps moved all GIVs faster than the rows could follow. What the GIV shows is trained all the same,
-    in F_g and in the HSNs' first layers. Uncalibrated, the moments are mixed at random, and
-    not limited.
+    in F_g and in the HSNs' first layers. Uncalibrated, the moments are mixed at random
+    and not limited.
 
     A feature of a single position, such as a pooled vector, has no neighbours; its channels themselves are taken.
 

@@ -19,7 +19,7 @@ from hairify.boxes import HyperSelectingNet, StackedLinear
 
 _PEAK = 0.7  # share of its own row in a block's selecting vector at the start, whatever N is: far from saturation
 _NOISE = 0.1
-_RIGHT_SIZE = 6.0  # of right factors, times √rank: rows move by as many times as much as Adam moves left factors
+_RIGHT_SIZE = 6.0  # times 1/√rank, their standard deviation: the larger, the farther Adam's first steps set rows apart
 SPREAD = 2.0
 """Standard deviation over images of the logits with which HSNs tell images apart at the start."""
 
@@ -178,8 +178,8 @@ def make_low_rank(
         values["bias"] = _own(layers, "bias", preserve, generator)
         values["bias_change"] = like.new_zeros(sets, box_size, *bias.shape)
     if generator is not None:
-        values["right"] = torch.randn(sets, box_size, rank, columns, generator=generator)
-        values["right"] *= _RIGHT_SIZE / math.sqrt(rank)
+        deviation = _RIGHT_SIZE / math.sqrt(rank)
+        values["right"] = deviation * torch.randn(sets, box_size, rank, columns, generator=generator)
     made = {}
     for name, value in values.items():
         source = "bias" if name.startswith("bias") else "weight"

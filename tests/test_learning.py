@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from training.runs import run
 
 from hairify import HairModel, hairify
 from hairify.data.samples import TrainingSamples
 from hairify.demo import HELD_OUT, PATCH, TRAINING, tasks
 from hairify.evaluation import conditioning_on
-from hairify.training import TrainingSettings, train
 
 CHANNELS = 12
 
@@ -50,20 +50,11 @@ class TwoLevels(nn.Module):
 
 
 def trained(model: nn.Module, folder: Path, steps: int, rate: float) -> nn.Module:
-    settings = TrainingSettings(
-        steps=steps,
-        learning_rate=rate,
-        final_learning_rate=rate,
-        batch_size=10,
-        clip_norm=1.0,
-        ema_decay=0.0,
-        validate_every=0,
-        save_every=0,
-        workers=0,
-        tensorboard=False,
-        cpu=True,
-    )
-    return train(model, TrainingSamples(tasks(TRAINING), PATCH, 0, 2**28), settings, output=folder).model
+    samples = TrainingSamples(tasks(TRAINING), PATCH, 0, 2**28)
+    rates = {"learning_rate": rate, "final_learning_rate": rate}
+    return run(
+        model, folder, samples, steps=steps, batch_size=10, clip_norm=1.0, ema_decay=0.0, save_every=0, **rates
+    ).model
 
 
 @pytest.mark.slow

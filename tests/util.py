@@ -48,10 +48,10 @@ def perturb(hair: HairModel, amount: float = 0.3) -> HairModel:
         for box in hair.boxes:
             for layer in box.modules() if box.rows_agree() else ():
                 for name, rows in layer.named_parameters(recurse=False):
-                    # as far as weights are from 0, whatever their number of columns: signals must not explode
-                    columns = layer.right[0, 0].square().sum().item() if name == "left" else rows[0, 0].numel()
+                    # as far as weights are from 0, whatever their columns or right factors: signals must not explode
+                    terms = layer.right[0, 0].square().sum().item() if name == "left" else rows[0, 0].numel()
                     if not (isinstance(box, LowRankBox) and name in ("weight", "bias")):
-                        rows.add_(torch.randn_like(rows) * amount / columns**0.5)
+                        rows.add_(torch.randn_like(rows) * amount / terms**0.5)
         for name, parameter in hair.base.named_parameters():
             if name.endswith(("beta", "gamma")):
                 parameter.normal_()
