@@ -26,7 +26,7 @@ from hairify.evaluation import Score, conditioning_on, evaluate
 from hairify.files import write_text
 from hairify.model import HairModel
 from hairify.networks import NetworkSettings
-from hairify.report import ReportSettings, collect, write_report
+from hairify.report import Baseline, ReportSettings, collect, write_report
 from hairify.sharing import Restorer, from_pretrained, save_pretrained
 from hairify.training import TrainedRun, TrainingSettings, train
 
@@ -168,9 +168,11 @@ def _settings(steps: int, patches: int, seed: int, rate: float, final_rate: floa
 
 
 def write_demo_report(folder: Path, tested: Sequence[Task]) -> None:
-    """The report on the converted network, beside the other results."""
+    """The report on the converted network, compared with the unconverted one, beside the other results."""
     restorer = from_pretrained(folder / "both")
+    unconverted = from_pretrained(folder / "static").results
     assert isinstance(restorer.model, HairModel)
+    assert unconverted is not None
     findings = collect(
         restorer.model,
         tested,
@@ -179,6 +181,7 @@ def write_demo_report(folder: Path, tested: Sequence[Task]) -> None:
         title="hairify demo",
         facts=restorer.about,
         results=restorer.results,
+        baseline=Baseline("the unconverted network", unconverted),
         log=folder / "both" / "log.jsonl",
     )
     write_report(findings, folder / "report.html")

@@ -42,6 +42,10 @@ def test_writes_everything_and_replaces_what_was_there(
     # The same weights meet the same first batch.
     assert logs[0][0] == pytest.approx(logs[1][0], rel=1e-4)
     assert from_pretrained(tmp_path / "demo-output" / "both").results is not None
+    page = (tmp_path / "demo-output" / "report.html").read_text(encoding="utf-8")
+    psnr = {run["row"]: [one["psnr"] for one in run["scores"].values()] for run in table["runs"]}
+    gain = sum(psnr["both"]) / len(psnr["both"]) - sum(psnr["static"]) / len(psnr["static"])
+    assert f"{gain:+.2f} dB on average beside the unconverted network" in page
 
 
 def test_what_fails_leaves_the_output_as_it_was(

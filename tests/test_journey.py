@@ -142,9 +142,12 @@ def test_exported(run: Path) -> None:
 
 @needs_chromium
 def test_the_report_opens_without_errors(run: Path, tmp_path: Path) -> None:
-    hairify("report", "run", "--givs-per-degradation", "6", folder=run.parent)
+    hairify(
+        *("report", "run", "--givs-per-degradation", "6", "--baseline", "run/results.json"), folder=run.parent
+    )  # beside itself
     document, console = browse(run / "report.html", tmp_path / "profile")
     assert console == []
+    assert "+0.00 dB on average beside run/results.json, and behind it nowhere." in document
     assert 'data-ready="true"' in document
 
 

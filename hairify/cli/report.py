@@ -9,7 +9,8 @@ import typer
 
 from hairify.cli.common import DacOption, DeviceOption, ModelArgument, TrustOption, console, open_restorer, say
 from hairify.data.datasets import DataSettings, test_tasks
-from hairify.report import ReportSettings, collect, write_report
+from hairify.evaluation import read_results
+from hairify.report import Baseline, ReportSettings, collect, write_report
 
 
 def run(
@@ -17,6 +18,12 @@ def run(
     report: ReportSettings,
     model: ModelArgument,
     output: Annotated[Path | None, typer.Option(help="the HTML page; by default report.html in the run")] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="results.json of a network to compare with, such as the unconverted one, evaluated on the same images"
+        ),
+    ] = None,
     network: TrustOption = None,
     dac: DacOption = None,
     device: DeviceOption = "auto",
@@ -25,7 +32,8 @@ def run(
 
     The page is self-contained and opens offline.
 
-    [dim]hairify report run[/dim]
+    [dim]hairify report run
+    hairify report run --baseline static/results.json[/dim]
     """
     restorer = open_restorer(model, device, network, dac)
     folder = Path(model)
@@ -40,6 +48,7 @@ def run(
             title=restorer.network.name,
             facts=restorer.about,
             results=restorer.results,
+            baseline=Baseline(str(baseline), read_results(baseline)) if baseline else None,
             log=log if log.is_file() else None,
         )
         write_report(findings, path)

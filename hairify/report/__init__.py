@@ -4,11 +4,12 @@
 """
 
 from hairify.report.collecting import collect
-from hairify.report.findings import Curves, Example, Findings, GIVFindings, Projection
+from hairify.report.findings import Baseline, Curves, Example, Findings, GIVFindings, Projection
 from hairify.report.settings import ReportSettings
 from hairify.report.writing import render, write_report
 
 __all__ = [
+    "Baseline",
     "Curves",
     "Example",
     "Findings",

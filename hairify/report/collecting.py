@@ -16,7 +16,7 @@ from hairify.errors import DataError, ImageError
 from hairify.evaluation import Results, conditioning_on, middle, score
 from hairify.model import HairModel
 from hairify.modes import evaluation_mode
-from hairify.report.findings import Curves, Example, Findings, GIVFindings
+from hairify.report.findings import Baseline, Curves, Example, Findings, GIVFindings
 from hairify.report.logs import read_log
 from hairify.report.projecting import project
 from hairify.report.settings import ReportSettings
@@ -34,6 +34,7 @@ def collect(
     title: str,
     facts: Mapping[str, str] | None = None,
     results: Results | None = None,
+    baseline: Baseline | None = None,
     log: Path | None = None,
     on_part: Callable[[str], None] = lambda _: None,
 ) -> Findings:
@@ -49,13 +50,17 @@ def collect(
         title: the network's name.
         facts: what else is to be said of it, {what: value}.
         results: of its evaluation.
+        baseline: what they are compared with, evaluated on the same images.
         log: the run's log.jsonl; None, or a file that does not exist: there are no curves.
         on_part: is told in words what is worked on next.
 
     Raises:
-        DataError: a degradation is not known, none of its images can be read, or the log cannot be read.
+        DataError: a degradation is not known, none of its images can be read, the log cannot be read, or the baseline
+            was evaluated on other images, or the model not at all.
     """
     settings = settings or ReportSettings()
+    if baseline is not None:
+        _check_comparable(results, baseline)
     unreadable: dict[str, str] = {}
     with evaluation_mode(model), torch.no_grad():
         conditioning = use = None
@@ -77,7 +82,25 @@ def collect(
         curves=read_log(log) if log is not None and log.exists() else Curves(),
         unreadable=unreadable,
         use=use,
+        baseline=baseline,
     )
+
+
+def _check_comparable(results: Results | None, baseline: Baseline) -> None:
+    if results is None:
+        raise DataError(
+            f"There is nothing to compare with {baseline.name}: the model has no results. Evaluate it first, as "
+            "`hairify evaluate` does."
+        )
+    if dict(results.counts) != dict(baseline.results.counts):
+        raise DataError(
+            f"The model was evaluated on {_counted(results)}, {baseline.name} on {_counted(baseline.results)}. "
+            "Evaluate both on the same images."
+        )
+
+
+def _counted(results: Results) -> str:
+    return ", ".join(f"{count} of {name!r}" for name, count in results.counts.items())
 
 
 def _conditioning(

@@ -96,6 +96,19 @@ class Curves:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """What the model is compared with.
+
+    Attributes:
+        name: of the other network, in words, such as "the unconverted network".
+        results: of its evaluation on the same images.
+    """
+
+    name: str
+    results: Results
+
+
+@dataclass(frozen=True)
 class Findings:
     """All that a report shows.
 
@@ -107,6 +120,7 @@ class Findings:
         plan: what was converted; None for a static network.
         conditioning: GIVs and selecting vectors; None for a static network, or without test images.
         use: whether the GIV is used; None where `conditioning` is, or where no two degradations are tested.
+        baseline: what `results` are compared with, if anything.
         examples: images before and after.
         results: of the evaluation, if there was one.
         curves: how training went.
@@ -124,3 +138,4 @@ class Findings:
     curves: Curves
     unreadable: Mapping[str, str] = field(default_factory=dict)
     use: Conditioning | None = None
+    baseline: Baseline | None = None

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from hairify.conditioning import Conditioning
-from hairify.evaluation import Score, mean
+from hairify.evaluation import Results, Score, mean
 from hairify.plan import Plan
 from hairify.report.curve_drawing import draw_curves
-from hairify.report.findings import Curves, Example, Findings, GIVFindings
+from hairify.report.findings import Baseline, Curves, Example, Findings, GIVFindings
 from hairify.report.giv_drawing import draw_givs
 from hairify.report.markup import Markup, decibels, join, millions, tag
 from hairify.report.palette import Style, key, styles, task_styles
@@ -65,6 +65,7 @@ def sections(findings: Findings) -> dict[str, Markup]:
     of_tasks = task_styles({**findings.tasks, **unknown}, of_degradations | styles(unknown))
     found = {
         "use": _use(findings.use, findings.curves) if findings.use else None,
+        "gain": _gain(findings.results, findings.baseline) if findings.results and findings.baseline else None,
         "plan": _plan(findings.plan) if findings.plan else None,
         "givs": _givs(conditioning, of_degradations) if conditioning else None,
         "vectors": _vectors(conditioning, findings.plan, of_degradations) if conditioning and findings.plan else None,
@@ -83,6 +84,7 @@ def contents(names: Sequence[str]) -> Markup:
 
 _TITLES = {
     "use": ("Use of the GIV", "Does the network use what it sees?"),
+    "gain": ("Gain", "What is gained?"),
     "plan": ("Plan", "The network and its plan"),
     "givs": ("GIVs", "Global information vectors"),
     "vectors": ("Selecting vectors", "Selecting vectors of each block"),
@@ -121,6 +123,34 @@ def _use(use: Conditioning, curves: Curves) -> Markup:
     return _section(
         "use", tag("p", answer, class_="lead"), _scrolling(_table(heads, rows), heads[0]), tag("p", text), drawn
     )
+
+
+def _gain(results: Results, baseline: Baseline) -> Markup:
+    """The answer first; then each task's numbers."""
+    others = baseline.results.scores
+    apart = {  # equal infinite ones do not differ
+        name: 0.0 if one.psnr == others[name].psnr else one.psnr - others[name].psnr
+        for name, one in results.scores.items()
+    }
+    average = sum(apart.values()) / len(apart)
+    behind = [name for name, difference in apart.items() if difference < 0]
+    answer = f"{average:+.2f} dB on average beside {baseline.name}, " + (
+        f"behind it on {', '.join(behind)}." if behind else "and behind it nowhere."
+    )
+    rows = [
+        (name, decibels(others[name].psnr), decibels(one.psnr), f"{apart[name]:+.2f}")
+        for name, one in results.scores.items()
+    ]
+    total = (
+        "average over tasks",
+        decibels(baseline.results.average.psnr),
+        decibels(results.average.psnr),
+        f"{average:+.2f}",
+    )
+    text = "PSNR in dB on the same images."
+    heads = ("task", baseline.name, "this network", "difference")
+    table = _scrolling(_table(heads, rows, total), "Gain")
+    return _section("gain", tag("p", answer, class_="lead"), table, tag("p", text))
 
 
 def _plan(plan: Plan) -> Markup:

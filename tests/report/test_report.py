@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import io
 import json
+import math
 import re
 from pathlib import Path
 from xml.etree import ElementTree
@@ -25,7 +26,7 @@ from hairify.data.degradations import degradation
 from hairify.errors import DataError, OptionError
 from hairify.evaluation import Results, Score, score
 from hairify.plan import Level, Plan
-from hairify.report import Curves, Findings, ReportSettings, collect, render, write_report
+from hairify.report import Baseline, Curves, Findings, ReportSettings, collect, render, write_report
 from hairify.report.axes import Scale
 from hairify.report.curve_drawing import thinned
 from hairify.report.logs import read_log
@@ -319,6 +320,35 @@ def test_the_numbers_are_in_the_page_and_in_its_json(page: str, findings: Findin
     assert Plan.from_json(json.dumps(data["plan"])) == findings.plan
     for one in findings.examples:
         assert f"{one.before.psnr:.2f} → {one.after.psnr:.2f} dB" in page
+
+
+@pytest.mark.parametrize("psnr", [(26.0, 31.75), (27.123, 30.5), (math.inf, math.inf)])
+def test_the_gain_is_said_first(findings: Findings, psnr: tuple[float, float]) -> None:
+    other = dataclasses.replace(
+        RESULTS, scores={name: Score(one, 0.5) for name, one in zip(RESULTS.scores, psnr, strict=True)}
+    )
+    equal = dataclasses.replace(RESULTS, scores={name: Score(math.inf, 1.0) for name in RESULTS.scores})
+    own = equal if math.isinf(psnr[0]) else RESULTS
+    compared = render(dataclasses.replace(findings, results=own, baseline=Baseline("<the other>", other)))
+    lead, cells = {
+        26.0: ("+0.44 dB on average beside &lt;the other&gt;, behind it on Rainy.", ["26.00", "27.12", "+1.12"]),
+        27.123: ("+0.50 dB on average beside &lt;the other&gt;, and behind it nowhere.", ["27.12", "27.12", "+0.00"]),
+        math.inf: ("+0.00 dB on average beside &lt;the other&gt;, and behind it nowhere.", ["∞", "∞", "+0.00"]),
+    }[psnr[0]]
+    sections = re.findall(r"<section.*?</section>", compared, re.DOTALL)
+    assert [re.findall(r'id="(\w+)"', section)[0] for section in sections[:2]] == ["use", "gain"]
+    assert lead in sections[1]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", sections[1], re.DOTALL)]
+    assert ["plain noise25", *cells] in rows
+    assert numbers_in(compared)["baseline"] == other.plain()
+
+
+def test_only_the_same_images_are_compared(hair: HairModel, tasks: list[Task]) -> None:
+    other = Baseline("the other", dataclasses.replace(RESULTS, counts={"plain noise25": 3, "Rainy": 100}))
+    with pytest.raises(DataError, match="1200 of 'Rainy', the other on 3 of 'plain noise25', 100 of 'Rainy'"):
+        collect(hair, tasks, SETTINGS, multiple=8, title="", results=RESULTS, baseline=other)
+    with pytest.raises(DataError, match=r"nothing to compare with the other.*Evaluate it first"):
+        collect(hair, tasks, SETTINGS, multiple=8, title="", baseline=other)
 
 
 def test_pictures_are_the_examples(page: str, findings: Findings) -> None:
