@@ -19,7 +19,7 @@ from hairify.boxes import HyperSelectingNet, StackedLinear
 
 _PEAK = 0.7  # share of its own row in a block's selecting vector at the start, whatever N is: far from saturation
 _NOISE = 0.1
-_RIGHT_SIZE = 6.0  # times 1/√rank, their standard deviation: the larger, the farther Adam's first steps set rows apart
+_RIGHT_SIZE = 2.0  # times 1/√rank, their standard deviation: larger, rows part sooner, and more by noise
 SPREAD = 2.0
 """Standard deviation over images of the logits with which HSNs tell images apart at the start."""
 
@@ -153,7 +153,7 @@ def make_low_rank(
     """What a `LowRankBox` holds for one layer of a level.
 
     The trained weights stay as they are. Left factors and changes of biases start at zero, so that all rows are equal;
-    right factors are random, of standard deviation 6/√rank, so that they part with the first steps.
+    right factors are random, of standard deviation 2/√rank, so that they part with the first steps.
 
     Args:
         layers: that layer in each of the M blocks.

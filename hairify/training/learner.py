@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hairify.ablation.variants import ConditionalEmbedding
 from hairify.copying import copy_model
+from hairify.dac import MomentsDAC
 from hairify.data.samples import Batch
 from hairify.errors import OptionError, TrainingError
 from hairify.model import HairModel
@@ -25,6 +26,9 @@ from hairify.training.optimizer import RELATIVE_RATE, adamw, load_state_tensors,
 from hairify.training.reachability import unreached
 from hairify.training.settings import TrainingSettings
 from hairify.training.sharding import like, whole
+
+_CLASSIFY = 0.1
+"""Weight of telling the degradation from the GIV where no other is given (docs/conditioning.md has the measurements)."""
 
 
 @dataclass(frozen=True)
@@ -50,35 +54,30 @@ class Objective(nn.Module):
     Args:
         network: the network.
         loss: of its output.
-        classify: weight of a second loss, by which a linear classifier, trained beside a HairModel, tells the
-            degradation from its GIV.
+        classify: weight of a second loss, by which a linear classifier, trained beside a network with a GIV, tells the
+            degradation from it; None for 0.1 where the DAC is that of moments and a classifier can teach something.
         classes: number of degradations.
+
+    Raises:
+        OptionError: a weight is given where a classifier can teach nothing.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss, classify: float = 0.0, classes: int = 0) -> None:
+    def __init__(self, network: nn.Module, loss: Loss, classify: float | None = 0.0, classes: int = 0) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
+        why_not = _why_not_classify(network, classes)
+        if classify is None:
+            by_moments = isinstance(getattr(network, "dac", None), MomentsDAC)
+            classify = _CLASSIFY if by_moments and why_not is None else 0.0
+        if classify and why_not:
+            raise OptionError(f"`classify` is {classify}, but {why_not}")
         self.classify = classify
         self.classifier: nn.Linear | None = None
         self._giv: Tensor | None = None
         if classify:
-            if not isinstance(network, HairModel):
-                raise OptionError(
-                    f"`classify` is {classify}, but this {type(network).__name__} has no GIV. Convert it, or leave "
-                    "`classify` at 0."
-                )
-            if classes < 2:
-                raise OptionError(
-                    f"`classify` is {classify}, but all training images show the same degradation, so there is nothing "
-                    "to tell apart. Leave `classify` at 0."
-                )
-            if not any(p.requires_grad for part in (network.base, network.dac) for p in part.parameters()):
-                raise OptionError(
-                    f"`classify` is {classify}, but nothing that makes the GIV is trained: the base is frozen, and the "
-                    "DAC has no parameters that learn. Leave `classify` at 0, or the base free."
-                )
-            self.classifier = nn.Linear(network.plan.giv_dim, classes)
+            assert isinstance(network, (HairModel, ConditionalEmbedding))
+            self.classifier = nn.Linear(len(network.standardization.mean), classes)
             network.standardization.register_forward_hook(self._see)
 
     def _see(self, module: nn.Module, args: Any, giv: Tensor) -> None:
@@ -105,6 +104,22 @@ class Objective(nn.Module):
         logits = self.classifier(self._giv.float())
         self._giv = None
         return losses + self.classify * nn.functional.cross_entropy(logits, labels, reduction="none"), losses
+
+
+def _why_not_classify(network: nn.Module, classes: int) -> str | None:
+    """Why a classifier of its GIV can teach a network nothing, and the way out; None where it can."""
+    if not isinstance(network, (HairModel, ConditionalEmbedding)):
+        return f"this {type(network).__name__} has no GIV. Convert it, or leave `classify` at 0."
+    if classes < 2:
+        return (
+            "all training images show the same degradation, so there is nothing to tell apart. Leave `classify` at 0."
+        )
+    if not any(p.requires_grad for part in (network.base, network.dac) for p in part.parameters()):
+        return (
+            "nothing that makes the GIV is trained: the base is frozen, and the DAC has no parameters that learn. "
+            "Leave `classify` at 0, or the base free."
+        )
+    return None
 
 
 class Learner:

@@ -43,8 +43,12 @@ class TrainingSettings:
         int, Doc("training patches on which a converted network is calibrated before its first step; 0: it is not")
     ] = 256
     classify: Annotated[
-        float, Doc("weight of a second loss: the cross-entropy of telling the degradation from the GIV; 0: none")
-    ] = 0.0
+        float | None,
+        Doc(
+            "weight of a second loss: the cross-entropy of telling the degradation from the GIV; 0: none; by default "
+            "0.1 where the DAC is that of moments and there is something to tell apart"
+        ),
+    ] = None
     freeze_base: Annotated[bool, Doc("train only what conversion added: DAC, HSNs and Weight Boxes")] = False
     checkpoint_blocks: Annotated[bool, Doc("save memory: make the blocks' activations again in the backward pass")] = (
         False
@@ -81,8 +85,8 @@ class TrainingSettings:
             if value is not None and not 0 < value < math.inf:
                 raise OptionError(f"`{name}` is {value}; accepted are positive numbers.")
         for name in ("weight_decay", "classify"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise OptionError(f"`{name}` is {getattr(self, name)}; accepted are 0 and positive numbers.")
+            if (value := getattr(self, name)) is not None and not 0 <= value < math.inf:
+                raise OptionError(f"`{name}` is {value}; accepted are 0 and positive numbers.")
         if not 0 <= self.ema_decay < 1:
             raise OptionError(f"`ema_decay` is {self.ema_decay}; accepted are numbers from 0 (no average) to below 1.")
         if self.mixed_precision not in get_args(MixedPrecision):
