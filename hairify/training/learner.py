@@ -28,7 +28,7 @@ from hairify.training.settings import TrainingSettings
 from hairify.training.sharding import like, whole
 
 _CLASSIFY = 0.1
-"""Weight of telling the degradation from the GIV where no other is given (docs/conditioning.md has the measurements)."""
+"""Weight of telling the degradation from the GIV where no other is given; docs/conditioning.md has the measurements."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import nn
 from training.runs import Same, Samples, Task, broken_off, converted, recipe, run, seeded
 from util import assert_close
 
-from hairify import HairModel, hairify, load, save
+from hairify import HairModel, hairify, load, plan, save
 from hairify.ablation.variants import embed
 from hairify.errors import OptionError, TrainingError
 from hairify.models import restormer
@@ -26,6 +26,18 @@ def degraded(count: int) -> torch.Tensor:
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def small() -> nn.Module:
+    return seeded(lambda: restormer(dim=8, num_blocks=(1, 1, 1, 2), num_refinement_blocks=1))
+
+
+def embedding() -> nn.Module:
+    return embed(small(), plan(small(), split_at="down3_4"))
+
+
+def published() -> HairModel:
+    return hairify(small(), split_at="down3_4", preset="published")
 
 
 def test_a_run_begins_with_calibration(tmp_path: Path) -> None:
@@ -55,11 +67,10 @@ def test_a_trained_network_is_not_calibrated(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, init: Any, preset: Any
 ) -> None:
     """Neither from fresh weights nor from a file: it would be another network."""
-    network = seeded(lambda: restormer(dim=8, num_blocks=(1, 1, 1, 2), num_refinement_blocks=1))
-    hair = hairify(network, split_at="down3_4", preset=preset, init=init)
+    hair = hairify(small(), split_at="down3_4", preset=preset, init=init)
     run(hair, tmp_path / "first", steps=3, calibration=0, learning_rate=1e-2, ema_decay=0.0)
     save(hair, tmp_path / "hair.safetensors")
-    again = load(tmp_path / "hair.safetensors", seeded(lambda: network))
+    again = load(tmp_path / "hair.safetensors", small())
     before = state_of(again)
     with caplog.at_level(logging.WARNING):
         run(again, tmp_path / "second", steps=0)
@@ -70,7 +81,7 @@ def test_a_trained_network_is_not_calibrated(
 @pytest.mark.parametrize("init", ["preserve", "random"])
 @pytest.mark.parametrize("preset", ["default", "published"])
 def test_a_fresh_network_computes_the_same_once_calibrated(init: Any, preset: Any) -> None:
-    network = seeded(lambda: restormer(dim=8, num_blocks=(1, 1, 1, 2), num_refinement_blocks=1)).double().eval()
+    network = small().double().eval()
     hair, x = hairify(network, preset=preset, init=init), degraded(4).double()
     with torch.no_grad():
         before, hsns = hair(x), state_of(hair.hsn)
@@ -80,8 +91,7 @@ def test_a_fresh_network_computes_the_same_once_calibrated(init: Any, preset: An
 
 def test_a_shifted_network_is_not_calibrated(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     hair = converted()
-    network = seeded(lambda: restormer(dim=8, num_blocks=(1, 1, 1, 2), num_refinement_blocks=1))
-    shifted = embed(network, hair.plan)
+    shifted = embed(small(), hair.plan)
     with torch.no_grad():
         shifted.projections[0].weight.fill_(0.1)
     before = state_of(shifted)
@@ -109,6 +119,29 @@ def test_the_second_loss_teaches_givs_to_tell_degradations_apart(tmp_path: Path)
         assert bool(moved) == bool(weight)
     weights = safetensors.torch.load_file(tmp_path / "1.0/checkpoints/00000006.safetensors")
     assert weights["classifier.weight"].shape == (2, before.plan.giv_dim)
+
+
+@pytest.mark.parametrize(
+    ("make", "one_task", "options", "taught"),
+    [
+        (lambda: converted("low_rank"), False, {}, True),
+        (lambda: converted("low_rank"), False, {"classify": 0.0}, False),
+        (lambda: converted("low_rank"), True, {}, False),
+        (lambda: converted("low_rank"), False, {"freeze_base": True}, False),
+        (embedding, False, {}, True),
+        (published, False, {}, False),
+        (lambda: seeded(Same), False, {}, False),
+    ],
+)
+def test_the_second_loss_is_there_where_it_teaches(
+    tmp_path: Path, make: Any, one_task: bool, options: dict[str, Any], taught: bool
+) -> None:
+    samples = Samples()
+    if one_task:
+        samples.tasks = (Task("a", "noise25"), Task("b", "noise25"))
+    run(make(), tmp_path, samples, **options)
+    weights = safetensors.torch.load_file(tmp_path / "checkpoints/00000006.safetensors")
+    assert ("classifier.weight" in weights) == taught
 
 
 def test_a_run_with_both_is_resumed_exactly(tmp_path: Path) -> None:
