@@ -163,9 +163,7 @@ class Learner:
             assert isinstance(self._network, (HairModel, ConditionalEmbedding))
             images = calibration.to(accelerator.device)
             self._network.calibrate(*[images] * number_of_inputs(self._network))
-            if accelerator.num_processes > 1:  # devices round differently; FSDP does not send around what it shards
-                for tensor in self._network.state_dict().values():
-                    tensor.copy_(broadcast(tensor))
+            self._agree_on(self._network)  # devices round differently
         if settings.freeze_base and isinstance(self._network, HairModel):
             _keep_statistics(self._network.base)
         self.frozen = unreached(self._network, loss, *self._images(example))
@@ -177,12 +175,20 @@ class Learner:
             )
         classes = max(degradations) + 1
         self._parts = Objective(self._network, loss, settings.classify, classes).to(accelerator.device)
+        if self._parts.classifier is not None:
+            self._agree_on(self._parts.classifier)  # each process draws its own
         self._degradations = torch.tensor(degradations)
         self._objective, self._optimizer = accelerator.prepare(
             self._parts, adamw(self._network, settings, [p for _, p in self._classifier_named()])
         )
         self._average = WeightAverage(self._network, settings.ema_decay) if settings.ema_decay else None
         self.skipped = 0
+
+    def _agree_on(self, module: nn.Module) -> None:
+        """Give all processes the main one's values, which FSDP, other than DDP, does not do by itself."""
+        if self._accelerator.num_processes > 1:
+            for tensor in module.state_dict().values():
+                tensor.copy_(broadcast(tensor))
 
     def gradients(self, batches: Sequence[Batch], asked: Callable[[], bool]) -> Gradients:
         """Those of a step.
