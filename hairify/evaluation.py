@@ -84,10 +84,10 @@ class Results:
         return mean(list(self.scores.values()))
 
     def plain(self) -> dict[str, Any]:
-        """The numbers as JSON has them; an infinite PSNR is None."""
+        """The numbers as JSON has them; an infinite PSNR is None, one that is no number "nan"."""
 
-        def numbers(one: Score) -> dict[str, float | None]:
-            return {"psnr": one.psnr if math.isfinite(one.psnr) else None, "ssim": one.ssim}
+        def numbers(one: Score) -> dict[str, float | str | None]:
+            return {"psnr": None if one.psnr == math.inf else _plain(one.psnr), "ssim": _plain(one.ssim)}
 
         return {
             "tasks": {
@@ -259,6 +259,10 @@ def _in_words(conditioning: Mapping[str, Any]) -> str:
 
 def _cell(one: Score) -> str:
     return f"{one.psnr:.2f} / {one.ssim:.3f}"
+
+
+def _plain(value: float) -> float | str:
+    return "nan" if math.isnan(value) else value
 
 
 def _score(data: Mapping[str, Any]) -> Score:

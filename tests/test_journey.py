@@ -147,7 +147,7 @@ def test_the_report_opens_without_errors(run: Path, tmp_path: Path) -> None:
     )  # beside itself
     document, console = browse(run / "report.html", tmp_path / "profile")
     assert console == []
-    assert "+0.00 dB on average beside run/results.json, and behind it nowhere." in document
+    assert "0.00 dB ahead of run/results.json on average, behind it on nothing." in document
     assert 'data-ready="true"' in document
 
 

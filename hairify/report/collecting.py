@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -97,6 +98,15 @@ def _check_comparable(results: Results | None, baseline: Baseline) -> None:
             f"The model was evaluated on {_counted(results)}, {baseline.name} on {_counted(baseline.results)}. "
             "Evaluate both on the same images."
         )
+    for name, given in results.inputs.items():
+        other = baseline.results.inputs[name]
+        if not (
+            math.isclose(given.psnr, other.psnr, abs_tol=0.01) and math.isclose(given.ssim, other.ssim, abs_tol=0.001)
+        ):
+            raise DataError(
+                f"The images of {name!r} have {given.psnr:.2f} dB as they are given to the model, those of "
+                f"{baseline.name} {other.psnr:.2f} dB. Evaluate both on the same images, with the same seed."
+            )
 
 
 def _counted(results: Results) -> str:

@@ -82,6 +82,8 @@ def contents(names: Sequence[str]) -> Markup:
     return tag("nav", tag("ul", links), aria_label="Sections")
 
 
+_PERFECT = 100.0  # dB, to which PSNR is limited where it is compared: equal images have an infinite one
+
 _TITLES = {
     "use": ("Use of the GIV", "Does the network use what it sees?"),
     "gain": ("Gain", "What is gained?"),
@@ -128,14 +130,15 @@ def _use(use: Conditioning, curves: Curves) -> Markup:
 def _gain(results: Results, baseline: Baseline) -> Markup:
     """The answer first; then each task's numbers."""
     others = baseline.results.scores
-    apart = {  # equal infinite ones do not differ
-        name: 0.0 if one.psnr == others[name].psnr else one.psnr - others[name].psnr
+    apart = {
+        name: _rounded(min(one.psnr, _PERFECT) - min(others[name].psnr, _PERFECT))
         for name, one in results.scores.items()
     }
-    average = sum(apart.values()) / len(apart)
+    average = _rounded(sum(apart.values()) / len(apart))
     behind = [name for name, difference in apart.items() if difference < 0]
-    answer = f"{average:+.2f} dB on average beside {baseline.name}, " + (
-        f"behind it on {', '.join(behind)}." if behind else "and behind it nowhere."
+    answer = (
+        f"{abs(average):.2f} dB {'behind' if average < 0 else 'ahead of'} {baseline.name} on average, "
+        f"behind it on {', '.join(behind) or 'nothing'}."
     )
     rows = [
         (name, decibels(others[name].psnr), decibels(one.psnr), f"{apart[name]:+.2f}")
@@ -147,10 +150,15 @@ def _gain(results: Results, baseline: Baseline) -> Markup:
         decibels(results.average.psnr),
         f"{average:+.2f}",
     )
-    text = "PSNR in dB on the same images."
+    text = f"PSNR in dB, to {_PERFECT:.0f}, on the same images."
     heads = ("task", baseline.name, "this network", "difference")
     table = _scrolling(_table(heads, rows, total), "Gain")
     return _section("gain", tag("p", answer, class_="lead"), table, tag("p", text))
+
+
+def _rounded(difference: float) -> float:
+    """As it is shown; 0 has no sign."""
+    return round(difference, 2) + 0.0
 
 
 def _plan(plan: Plan) -> Markup:
@@ -205,8 +213,8 @@ def _left_alone(skipped: Mapping[str, str]) -> Markup:
 def _givs(conditioning: GIVFindings, of: Mapping[str, Style]) -> Markup:
     text = (
         "Each mark is one crop of a test photograph, placed by its GIV. The network is told nothing about the "
-        "degradation: groups are what it has learnt to tell apart. t-SNE shows who is whose neighbour, PCA keeps "
-        "distances along the two directions in which single degradations vary most."
+        "degradation when it restores: groups are what it has learnt to tell apart. t-SNE shows who is whose "
+        "neighbour, PCA keeps distances along the two directions in which single degradations vary most."
     )
     views = []
     for method in dict.fromkeys(one.method for one in conditioning.projections):

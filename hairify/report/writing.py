@@ -65,7 +65,9 @@ def numbers(findings: Findings) -> dict[str, Any]:
         ],
         "use": findings.use.plain() if findings.use else None,
         "results": results.plain() if results else None,
-        "baseline": findings.baseline.results.plain() if findings.baseline else None,
+        "baseline": {"name": findings.baseline.name, **findings.baseline.results.plain()}
+        if findings.baseline
+        else None,
         "losses": {name: [list(point) for point in points] for name, points in curves.losses.items()},
         "validation": {name: [list(point) for point in points] for name, points in curves.validation.items()},
     }

@@ -21,9 +21,9 @@ from hairify.errors import OptionError, TrainingError
 from hairify.model import HairModel
 from hairify.networks import number_of_inputs
 from hairify.training.averaging import WeightAverage
-from hairify.training.losses import Loss
+from hairify.training.losses import Loss, loss_for
 from hairify.training.optimizer import RELATIVE_RATE, adamw, load_state_tensors, state_tensors
-from hairify.training.reachability import unreached
+from hairify.training.reachability import teaches_giv, unreached
 from hairify.training.settings import TrainingSettings
 from hairify.training.sharding import like, whole
 
@@ -55,23 +55,14 @@ class Objective(nn.Module):
         network: the network.
         loss: of its output.
         classify: weight of a second loss, by which a linear classifier, trained beside a network with a GIV, tells the
-            degradation from it; None for 0.1 where the DAC is that of moments and a classifier can teach something.
+            degradation from the GIV of its first run on a step's images; 0: none.
         classes: number of degradations.
-
-    Raises:
-        OptionError: a weight is given where a classifier can teach nothing.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss, classify: float | None = 0.0, classes: int = 0) -> None:
+    def __init__(self, network: nn.Module, loss: Loss, classify: float, classes: int) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
-        why_not = _why_not_classify(network, classes)
-        if classify is None:
-            by_moments = isinstance(getattr(network, "dac", None), MomentsDAC)
-            classify = _CLASSIFY if by_moments and why_not is None else 0.0
-        if classify and why_not:
-            raise OptionError(f"`classify` is {classify}, but {why_not}")
         self.classify = classify
         self.classifier: nn.Linear | None = None
         self._giv: Tensor | None = None
@@ -81,7 +72,8 @@ class Objective(nn.Module):
             network.standardization.register_forward_hook(self._see)
 
     def _see(self, module: nn.Module, args: Any, giv: Tensor) -> None:
-        self._giv = giv
+        if self._giv is None:
+            self._giv = giv
 
     def forward(self, degraded: Tensor, clean: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What is brought down, and the loss alone, both (B,), of images (B, 3, H, W) in [0, 1].
@@ -91,6 +83,7 @@ class Objective(nn.Module):
             clean: what it should return.
             labels: the number of each image's degradation, for the classifier.
         """
+        self._giv = None
         losses = self.loss(self.network, degraded, clean)
         if losses.shape != degraded.shape[:1]:
             raise TrainingError(
@@ -99,14 +92,14 @@ class Objective(nn.Module):
             )
         if self.classifier is None:
             return losses, losses
-        assert self._giv is not None
+        giv, self._giv = self._giv, None
+        assert giv is not None
         assert labels is not None
-        logits = self.classifier(self._giv.float())
-        self._giv = None
+        logits = self.classifier(giv.float())
         return losses + self.classify * nn.functional.cross_entropy(logits, labels, reduction="none"), losses
 
 
-def _why_not_classify(network: nn.Module, classes: int) -> str | None:
+def _why_not_classify(network: nn.Module, loss: Loss, degraded: Tensor, clean: Tensor, classes: int) -> str | None:
     """Why a classifier of its GIV can teach a network nothing, and the way out; None where it can."""
     if not isinstance(network, (HairModel, ConditionalEmbedding)):
         return f"this {type(network).__name__} has no GIV. Convert it, or leave `classify` at 0."
@@ -114,10 +107,11 @@ def _why_not_classify(network: nn.Module, classes: int) -> str | None:
         return (
             "all training images show the same degradation, so there is nothing to tell apart. Leave `classify` at 0."
         )
-    if not any(p.requires_grad for part in (network.base, network.dac) for p in part.parameters()):
+    if not teaches_giv(network, loss, degraded, clean):
         return (
-            "nothing that makes the GIV is trained: the base is frozen, and the DAC has no parameters that learn. "
-            "Leave `classify` at 0, or the base free."
+            "nothing that makes the GIV of a step's images is trained: what runs before the split is frozen, and so is "
+            "the DAC or it has no parameters; or the loss runs the network under GIVs of its own, or on parts of the "
+            "images. Leave `classify` at 0, or train what runs before the split."
         )
     return None
 
@@ -137,6 +131,7 @@ class Learner:
 
     Attributes:
         frozen: names of the parameters that are not trained since no loss reaches them.
+        classify: weight of telling the degradation from the GIV; 0 where that is not taught.
         skipped: how many of the last updates, without a break, fp16 has left out since a gradient was not finite.
 
     Raises:
@@ -174,7 +169,8 @@ class Learner:
                 "There is nothing to train: the loss reaches no parameter of the network that requires gradients."
             )
         classes = max(degradations) + 1
-        self._parts = Objective(self._network, loss, settings.classify, classes).to(accelerator.device)
+        self.classify = self._weight_of_classifying(loss, example, classes)
+        self._parts = Objective(self._network, loss, self.classify, classes).to(accelerator.device)
         if self._parts.classifier is not None:
             self._agree_on(self._parts.classifier)  # each process draws its own
         self._degradations = torch.tensor(degradations)
@@ -183,6 +179,20 @@ class Learner:
         )
         self._average = WeightAverage(self._network, settings.ema_decay) if settings.ema_decay else None
         self.skipped = 0
+
+    def _weight_of_classifying(self, loss: Loss, example: Batch, classes: int) -> float:
+        """That of the settings; where they leave it open, 0.1 beside hairify's own losses for a DAC of moments."""
+        weight = self._settings.classify
+        if (
+            weight is None
+            and type(getattr(self._network, "dac", None)) is MomentsDAC
+            and loss is loss_for(self._network)
+        ):
+            why_not = _why_not_classify(self._network, loss, *self._images(example), classes)
+            return 0.0 if why_not else _CLASSIFY
+        if weight and (why_not := _why_not_classify(self._network, loss, *self._images(example), classes)):
+            raise OptionError(f"`classify` is {weight}, but {why_not}")
+        return weight or 0.0
 
     def _agree_on(self, module: nn.Module) -> None:
         """Give all processes the main one's values, which FSDP, other than DDP, does not do by itself."""
@@ -253,7 +263,16 @@ class Learner:
         classifier: Mapping[str, Tensor],
         scaler: Mapping[str, Any],
     ) -> None:
-        """Take over the state of optimizer, average, classifier of degradations and gradient scaler."""
+        """Take over the state of optimizer, average, classifier of degradations and gradient scaler.
+
+        Raises:
+            TrainingError: there was a classifier and is none now, or the other way round.
+        """
+        if bool(classifier) != bool(self.classify):
+            raise TrainingError(
+                f"The run was {'' if classifier else 'not '}taught to tell degradations from the GIV, and would "
+                f"{'not ' if classifier else ''}be now. Resume it with the network, data and loss it was begun with."
+            )
         load_state_tensors(self._optimizer, self._parts, optimizer)
         with torch.no_grad():
             for name, parameter in self._classifier_named():

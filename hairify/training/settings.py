@@ -46,7 +46,7 @@ class TrainingSettings:
         float | None,
         Doc(
             "weight of a second loss: the cross-entropy of telling the degradation from the GIV; 0: none; by default "
-            "0.1 where the DAC is that of moments and there is something to tell apart"
+            "0.1 beside hairify's own losses where the DAC is that of moments and there is something to tell apart"
         ),
     ] = None
     freeze_base: Annotated[bool, Doc("train only what conversion added: DAC, HSNs and Weight Boxes")] = False

@@ -158,6 +158,11 @@ class _Run:
         if frozen := self.learner.frozen:
             names = ", ".join(frozen[:3]) + (", ..." if len(frozen) > 3 else "")
             notes.append(f"{len(frozen)} parameters of layers that the network never uses are not trained: {names}")
+        if self.learner.classify:
+            notes.append(
+                f"Telling the degradation from the GIV is taught beside, with weight {self.learner.classify}; "
+                "`classify` at 0 leaves it out."
+            )
         console = console if accelerator.is_main_process else None
         self.bar = ProgressBar(console, self.steps, self.step, settings.batch_size)
         for note in notes if accelerator.is_main_process else ():

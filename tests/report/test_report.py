@@ -322,30 +322,63 @@ def test_the_numbers_are_in_the_page_and_in_its_json(page: str, findings: Findin
         assert f"{one.before.psnr:.2f} → {one.after.psnr:.2f} dB" in page
 
 
-@pytest.mark.parametrize("psnr", [(26.0, 31.75), (27.123, 30.5), (math.inf, math.inf)])
-def test_the_gain_is_said_first(findings: Findings, psnr: tuple[float, float]) -> None:
-    other = dataclasses.replace(
-        RESULTS, scores={name: Score(one, 0.5) for name, one in zip(RESULTS.scores, psnr, strict=True)}
+@pytest.mark.parametrize(
+    ("own", "other", "lead", "cells"),
+    [
+        ((27.123, 31.5), (26.0, 31.75), "0.44 dB ahead of &lt;the other&gt; on average, behind it on Rainy.", "+1.12"),
+        (
+            (27.123, 31.5),
+            (27.124, 30.5),
+            "0.50 dB ahead of &lt;the other&gt; on average, behind it on nothing.",
+            "+0.00",
+        ),
+        (
+            (27.123, 31.5),
+            (28.0, 31.5),
+            "0.44 dB behind &lt;the other&gt; on average, behind it on plain noise25.",
+            "-0.88",
+        ),
+        (
+            (math.inf, 31.5),
+            (math.inf, 31.5),
+            "0.00 dB ahead of &lt;the other&gt; on average, behind it on nothing.",
+            "+0.00",
+        ),
+        (
+            (math.inf, 31.5),
+            (60.0, 31.5),
+            "20.00 dB ahead of &lt;the other&gt; on average, behind it on nothing.",
+            "+40.00",
+        ),
+    ],
+)
+def test_the_gain_follows_the_use(
+    findings: Findings, own: tuple[float, float], other: tuple[float, float], lead: str, cells: str
+) -> None:
+    mine, others = (
+        dataclasses.replace(
+            RESULTS, scores={name: Score(one, 0.5) for name, one in zip(RESULTS.scores, psnr, strict=True)}
+        )
+        for psnr in (own, other)
     )
-    equal = dataclasses.replace(RESULTS, scores={name: Score(math.inf, 1.0) for name in RESULTS.scores})
-    own = equal if math.isinf(psnr[0]) else RESULTS
-    compared = render(dataclasses.replace(findings, results=own, baseline=Baseline("<the other>", other)))
-    lead, cells = {
-        26.0: ("+0.44 dB on average beside &lt;the other&gt;, behind it on Rainy.", ["26.00", "27.12", "+1.12"]),
-        27.123: ("+0.50 dB on average beside &lt;the other&gt;, and behind it nowhere.", ["27.12", "27.12", "+0.00"]),
-        math.inf: ("+0.00 dB on average beside &lt;the other&gt;, and behind it nowhere.", ["∞", "∞", "+0.00"]),
-    }[psnr[0]]
+    compared = render(dataclasses.replace(findings, results=mine, baseline=Baseline("<the other>", others)))
     sections = re.findall(r"<section.*?</section>", compared, re.DOTALL)
     assert [re.findall(r'id="(\w+)"', section)[0] for section in sections[:2]] == ["use", "gain"]
     assert lead in sections[1]
     rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", sections[1], re.DOTALL)]
-    assert ["plain noise25", *cells] in rows
-    assert numbers_in(compared)["baseline"] == other.plain()
+    assert [row[-1] for row in rows if row[0] == "plain noise25"] == [cells]
+    assert numbers_in(compared)["baseline"] == {"name": "<the other>", **others.plain()}
 
 
 def test_only_the_same_images_are_compared(hair: HairModel, tasks: list[Task]) -> None:
     other = Baseline("the other", dataclasses.replace(RESULTS, counts={"plain noise25": 3, "Rainy": 100}))
     with pytest.raises(DataError, match="1200 of 'Rainy', the other on 3 of 'plain noise25', 100 of 'Rainy'"):
+        collect(hair, tasks, SETTINGS, multiple=8, title="", results=RESULTS, baseline=other)
+    inputs = {**RESULTS.inputs, "Rainy": Score(24.0, 0.75)}
+    other = Baseline("the other", dataclasses.replace(RESULTS, inputs=inputs))
+    with pytest.raises(
+        DataError, match=r"'Rainy' have 25\.00 dB as they are given to the model, those of the other 24"
+    ):
         collect(hair, tasks, SETTINGS, multiple=8, title="", results=RESULTS, baseline=other)
     with pytest.raises(DataError, match=r"nothing to compare with the other.*Evaluate it first"):
         collect(hair, tasks, SETTINGS, multiple=8, title="", baseline=other)

@@ -17,6 +17,7 @@ from hairify import HairModel, hairify, load, plan, save
 from hairify.ablation.variants import embed
 from hairify.errors import OptionError, TrainingError
 from hairify.models import restormer
+from hairify.training.losses import l1_loss
 from hairify.training.optimizer import RELATIVE_RATE, adamw
 
 
@@ -34,6 +35,31 @@ def small() -> nn.Module:
 
 def embedding() -> nn.Module:
     return embed(small(), plan(small(), split_at="down3_4"))
+
+
+def own_dac() -> HairModel:
+    def dac(channels: int, dim: int) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, dim))
+
+    return hairify(small(), split_at="down3_4", dac=dac)
+
+
+def frozen() -> HairModel:
+    """All before the split is; what is left ordinary behind it is not."""
+    hair = converted("low_rank")
+    for name, parameter in hair.base.named_parameters():
+        parameter.requires_grad_(not name.startswith(("patch_embed", "encoder", "down")))
+    return hair
+
+
+def squared(network: nn.Module, degraded: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    return (network(degraded) - clean).square().mean(dim=(1, 2, 3))
+
+
+def under_the_mean(network: nn.Module, degraded: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+    assert isinstance(network, HairModel)
+    with network.conditioned_on(torch.zeros(1, network.plan.giv_dim)):
+        return l1_loss(network, degraded, clean)
 
 
 def published() -> HairModel:
@@ -130,6 +156,11 @@ def test_the_second_loss_teaches_givs_to_tell_degradations_apart(tmp_path: Path)
         (lambda: converted("low_rank"), False, {"freeze_base": True}, False),
         (embedding, False, {}, True),
         (published, False, {}, False),
+        (published, False, {"classify": 0.1}, True),
+        (own_dac, False, {}, False),
+        (frozen, False, {}, False),
+        (lambda: converted("low_rank"), False, {"loss": squared}, False),
+        (lambda: converted("low_rank"), False, {"loss": under_the_mean, "classify": 0.0}, False),
         (lambda: seeded(Same), False, {}, False),
     ],
 )
@@ -142,6 +173,26 @@ def test_the_second_loss_is_there_where_it_teaches(
     run(make(), tmp_path, samples, **options)
     weights = safetensors.torch.load_file(tmp_path / "checkpoints/00000006.safetensors")
     assert ("classifier.weight" in weights) == taught
+
+
+def test_its_weight_is_a_tenth_unless_given(tmp_path: Path) -> None:
+    by_default, given, other = (
+        run(converted("low_rank"), tmp_path / str(options), **options).losses
+        for options in ({}, {"classify": 0.1}, {"classify": 1.0})
+    )
+    assert by_default == given != other
+
+
+def test_it_reads_the_first_run_on_the_images(tmp_path: Path) -> None:
+    """Of a loss that runs the network on clean images too: their GIVs show no degradation."""
+
+    def twice(network: nn.Module, degraded: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
+        losses = l1_loss(network, degraded, clean)
+        network(clean[:1])
+        return losses
+
+    once = run(converted("low_rank"), tmp_path / "once", classify=0.1)
+    assert run(converted("low_rank"), tmp_path / "twice", loss=twice, classify=0.1).losses == once.losses
 
 
 def test_a_run_with_both_is_resumed_exactly(tmp_path: Path) -> None:
@@ -158,7 +209,9 @@ def test_a_run_with_both_is_resumed_exactly(tmp_path: Path) -> None:
     [
         (lambda: seeded(Same), False, {}, "Same has no GIV"),
         (lambda: converted("low_rank"), True, {}, "same degradation"),
-        (lambda: converted("low_rank"), False, {"freeze_base": True}, "base is frozen"),
+        (lambda: converted("low_rank"), False, {"freeze_base": True}, "before the split is frozen"),
+        (frozen, False, {}, "before the split is frozen"),
+        (lambda: converted("low_rank"), False, {"loss": under_the_mean}, "under GIVs of its own"),
     ],
 )
 def test_a_second_loss_that_teaches_nothing(
