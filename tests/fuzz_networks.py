@@ -308,6 +308,8 @@ class OldNorm(Residual):
         with torch.no_grad():  # else the weight is no leaf, and not even a plain deepcopy works
             weight_norm(self.conv1)
         spectral_norm(self.conv2, n_power_iterations=5)
+        with torch.no_grad():
+            self.conv2(torch.zeros(1, c, 3, 3))  # iterates: its first vectors are random, and may divide by next to 0
 
 
 class NewNorm(Residual):
