@@ -25,7 +25,8 @@ NOT_MEASURED = (
 )
 """What is said where there is no measurement on a set of images."""
 
-_PERFECT = 100.0  # dB, to which PSNR is limited here: differences of means need finite ones
+PERFECT = 100.0
+"""In dB: what PSNR is limited to where it is compared; equal images have an infinite one."""
 _LEAST_SPREAD = 0.1  # of selecting vectors that tell degradations apart
 
 
@@ -229,7 +230,7 @@ def _difference(restored: Tensor, clean: Tensor) -> Tensor:
 
 def _fidelity(restored: Tensor, clean: Tensor) -> Fidelity:
     """The mean over images."""
-    decibels = psnr(restored, clean).clamp(max=_PERFECT)
+    decibels = psnr(restored, clean).clamp(max=PERFECT)
     return Fidelity(l1=float(_difference(restored, clean).abs().mean()), psnr=float(decibels.mean()))
 
 

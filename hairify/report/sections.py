@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from torch import Tensor
 
-from hairify.conditioning import Conditioning
+from hairify.conditioning import PERFECT, Conditioning
 from hairify.evaluation import Results, Score, mean
 from hairify.plan import Plan
 from hairify.report.curve_drawing import draw_curves
@@ -82,8 +82,6 @@ def contents(names: Sequence[str]) -> Markup:
     return tag("nav", tag("ul", links), aria_label="Sections")
 
 
-_PERFECT = 100.0  # dB, to which PSNR is limited where it is compared: equal images have an infinite one
-
 _TITLES = {
     "use": ("Use of the GIV", "Does the network use what it sees?"),
     "gain": ("Gain", "What is gained?"),
@@ -131,8 +129,7 @@ def _gain(results: Results, baseline: Baseline) -> Markup:
     """The answer first; then each task's numbers."""
     others = baseline.results.scores
     apart = {
-        name: _rounded(min(one.psnr, _PERFECT) - min(others[name].psnr, _PERFECT))
-        for name, one in results.scores.items()
+        name: _rounded(min(one.psnr, PERFECT) - min(others[name].psnr, PERFECT)) for name, one in results.scores.items()
     }
     average = _rounded(sum(apart.values()) / len(apart))
     behind = [name for name, difference in apart.items() if difference < 0]
@@ -150,7 +147,7 @@ def _gain(results: Results, baseline: Baseline) -> Markup:
         decibels(results.average.psnr),
         f"{average:+.2f}",
     )
-    text = f"PSNR in dB, to {_PERFECT:.0f}, on the same images."
+    text = f"PSNR in dB, to {PERFECT:.0f}, on the same images."
     heads = ("task", baseline.name, "this network", "difference")
     table = _scrolling(_table(heads, rows, total), "Gain")
     return _section("gain", tag("p", answer, class_="lead"), table, tag("p", text))

@@ -183,16 +183,17 @@ class Learner:
     def _weight_of_classifying(self, loss: Loss, example: Batch, classes: int) -> float:
         """That of the settings; where they leave it open, 0.1 beside hairify's own losses for a DAC of moments."""
         weight = self._settings.classify
-        if (
-            weight is None
-            and type(getattr(self._network, "dac", None)) is MomentsDAC
-            and loss is loss_for(self._network)
-        ):
-            why_not = _why_not_classify(self._network, loss, *self._images(example), classes)
-            return 0.0 if why_not else _CLASSIFY
-        if weight and (why_not := _why_not_classify(self._network, loss, *self._images(example), classes)):
+        if weight is None:
+            by_moments = type(getattr(self._network, "dac", None)) is MomentsDAC
+            weight = _CLASSIFY if by_moments and loss is loss_for(self._network) else 0.0
+        if not weight:
+            return 0.0
+        why_not = _why_not_classify(self._network, loss, *self._images(example), classes)
+        if why_not and self._settings.classify is None:
+            return 0.0
+        if why_not:
             raise OptionError(f"`classify` is {weight}, but {why_not}")
-        return weight or 0.0
+        return weight
 
     def _agree_on(self, module: nn.Module) -> None:
         """Give all processes the main one's values, which FSDP, other than DDP, does not do by itself."""

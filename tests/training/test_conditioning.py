@@ -160,7 +160,7 @@ def test_the_second_loss_teaches_givs_to_tell_degradations_apart(tmp_path: Path)
         (own_dac, False, {}, False),
         (frozen, False, {}, False),
         (lambda: converted("low_rank"), False, {"loss": squared}, False),
-        (lambda: converted("low_rank"), False, {"loss": under_the_mean, "classify": 0.0}, False),
+        (lambda: converted("low_rank"), False, {"loss": under_the_mean}, False),
         (lambda: seeded(Same), False, {}, False),
     ],
 )
