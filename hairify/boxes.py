@@ -201,15 +201,24 @@ class HyperSelectingNet(nn.Module):
     published, D → 32 → N by default. It computes in its parameters' own precision also under autocast, as the mixing
     does.
 
+    Logits that grow without end saturate the softmax: one row is chosen for all images, passes on no gradient by which
+    another could be, and is never left again (docs/conditioning.md, "Long trainings"). So by default their mean is
+    taken off, which the softmax does not see, and their root mean square r over the rows held under the limit l, by
+    1 / √(1 + r²/l²): where they point is learned, however far they go.
+
     Args:
         giv_dim: D.
         blocks: M.
         box_size: N.
         hidden: widths of the hidden layers.
+        limit: l; None leaves logits as they are, as published.
     """
 
-    def __init__(self, giv_dim: int, blocks: int, box_size: int, hidden: Sequence[int]) -> None:
+    def __init__(
+        self, giv_dim: int, blocks: int, box_size: int, hidden: Sequence[int], limit: float | None = None
+    ) -> None:
         super().__init__()
+        self.limit = limit
         widths = [giv_dim, *hidden, box_size]
         self.layers = nn.ModuleList(StackedLinear(blocks, *sizes) for sizes in itertools.pairwise(widths))
 
@@ -219,7 +228,31 @@ class HyperSelectingNet(nn.Module):
             x = giv.unsqueeze(0)
             for i, layer in enumerate(self.layers):
                 x = layer(F.gelu(x) if i else x)
-            return x.softmax(dim=-1).transpose(0, 1)
+            return self.select(x).transpose(0, 1)
+
+    def select(self, logits: Tensor) -> Tensor:
+        """Map logits (..., N) to selecting vectors (..., N): their softmax, within the limit."""
+        if self.limit is None:
+            return logits.softmax(dim=-1)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # squares of half precision overflow
+        wide = wide - wide.mean(dim=-1, keepdim=True)
+        wide = wide * (1 + wide.square().mean(dim=-1, keepdim=True) / self.limit**2).rsqrt()
+        return wide.softmax(dim=-1).to(logits.dtype)
+
+    def logits_of(self, selecting: Tensor) -> Tensor:
+        """Logits (..., N) of mean 0 that `select` maps to these selecting vectors.
+
+        Raises:
+            ValueError: a vector is nearer to a single row than the limit allows.
+        """
+        logits = selecting.log()
+        logits = logits - logits.mean(dim=-1, keepdim=True)
+        if self.limit is None:
+            return logits
+        left = 1 - logits.square().mean(dim=-1, keepdim=True) / self.limit**2
+        if not (left > 0).all():
+            raise ValueError(f"Logits of these selecting vectors are beyond the limit {self.limit}.")
+        return logits * left.rsqrt()
 
     def selects(self) -> bool:
         """Whether selecting vectors depend on the GIV."""

@@ -22,7 +22,7 @@ from hairify.planning import plan as make_plan
 from hairify.presets import BoxKind, PresetName, Targets
 from hairify.randomness import cpu_generator, seeded
 from hairify.scope import Scope, Slot
-from hairify.warmstart import make_low_rank, make_rows, peaked_logits, start_apart, start_at
+from hairify.warmstart import make_low_rank, make_rows, peaked_vectors, start_apart, start_at
 
 
 def hairify(
@@ -152,7 +152,10 @@ def assemble(
             raise DACError(
                 f"The plan expects a DAC that returns {plan.giv_dim} numbers per image; this one returns {measured}."
             )
-        nets = [HyperSelectingNet(plan.giv_dim, len(v.blocks), v.box_size, plan.hsn_widths) for v in plan.levels]
+        nets = [
+            HyperSelectingNet(plan.giv_dim, len(v.blocks), v.box_size, plan.hsn_widths, plan.hsn_limit)
+            for v in plan.levels
+        ]
         standardization = GIVStandardization(plan.giv_dim)
     hsn = nn.ModuleList(nets)
     nn.ModuleList([dac, standardization, hsn]).to(device=like.device, dtype=like.dtype)
@@ -182,7 +185,7 @@ def _make_box(
     draw = None if blank else generator
     selecting = None
     if draw is not None and level.rank is None and len(level.blocks) > 1:
-        selecting = start_at(hsn, peaked_logits(len(level.blocks), level.box_size))
+        selecting = start_at(hsn, peaked_vectors(len(level.blocks), level.box_size))
     elif draw is not None:
         start_apart(hsn, draw)
     rows = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -17,7 +18,8 @@ from hairify.features import Feature, Layout
 from hairify.layers import is_layer, settings, why_not
 from hairify.tracing import TracerName
 
-PLAN_VERSION = 3  # 1 had no low-rank boxes; 2 no DAC but the published one, and no HSNs of other widths
+PLAN_VERSION = 4
+"""1 had no low-rank boxes; 2 no DAC but the published one, and no HSNs of other widths; 3 no limit of their logits."""
 _LEAST_SHARE = 0.5
 
 
@@ -67,6 +69,7 @@ class Plan:
         dac_name: which of hairify's own it is; None for a foreign one, which `load` must be given.
         dac_width: width of the published one.
         hsn_widths: of the hidden layers of each HSN.
+        hsn_limit: under which HSNs hold the root mean square of their logits over the rows; None: as they are.
         init: "preserve" or "random".
         inputs: shapes of the example inputs.
         dac_source: the DAC or factory given to `plan`; not saved.
@@ -84,6 +87,7 @@ class Plan:
     dac_name: DACName | None
     dac_width: int | None
     hsn_widths: tuple[int, ...]
+    hsn_limit: float | None
     init: str
     inputs: str
     dac_source: DACSource = field(default=None, compare=False, repr=False)
@@ -176,6 +180,8 @@ class Plan:
             if version < 3:
                 data["dac_name"] = None if data["dac_width"] is None else "published"
                 data["hsn_widths"] = published_widths(data["giv_dim"])
+            if version < 4:
+                data["hsn_limit"] = None
             data["hsn_widths"] = tuple(data["hsn_widths"])
             for level in levels:
                 level.setdefault("shared", version < 3 and level.get("rank") is not None)
@@ -207,6 +213,8 @@ class Plan:
         ]
         if not all(isinstance(n, int) and n >= 1 for n in (*sizes, 1 if self.dac_width is None else self.dac_width)):
             return "a size is no number from 1 up"
+        if self.hsn_limit is not None and not (isinstance(self.hsn_limit, float) and 0 < self.hsn_limit < math.inf):
+            return "the limit of logits is no number above 0"
         if not self.levels or not all(v.blocks and v.layers for v in self.levels):
             return "a level holds no layer"
         if self.dac_name not in (None, *get_args(DACName)):

@@ -110,6 +110,7 @@ def plan(
             giv_dim=giv_dim,
             **dac_facts(made, chosen.feature),
             hsn_widths=widths,
+            hsn_limit=usual.hsn_limit,
             init=init,
             inputs=probe.inputs.describe(),
             dac_source=None if isinstance(dac, str) else dac,

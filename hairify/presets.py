@@ -31,12 +31,14 @@ class Preset:
             all other levels, M + 1 for M blocks.
         targets: which layers are converted, and what shares an HSN and a box.
         dac: the DAC.
+        hsn_limit: under which HSNs hold the size of their logits.
     """
 
     box: BoxKind
     rows: int | None
     targets: Targets
     dac: DACName
+    hsn_limit: float | None
 
     def box_size(self, blocks: int, rank: int | None) -> int:
         """N of a level of M blocks."""
@@ -44,8 +46,8 @@ class Preset:
 
 
 PRESETS: Mapping[PresetName, Preset] = {
-    "default": Preset("low_rank", 4, "all", "moments"),  # docs/conditioning.md shows how it was chosen
-    "published": Preset("full", None, "auto", "published"),
+    "default": Preset("low_rank", 4, "all", "moments", 2.0),  # docs/conditioning.md shows how it was chosen
+    "published": Preset("full", None, "auto", "published", None),
 }
 assert set(PRESETS) == set(get_args(PresetName))
 

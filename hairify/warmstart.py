@@ -24,24 +24,24 @@ SPREAD = 2.0
 """Standard deviation over images of the logits with which HSNs tell images apart at the start."""
 
 
-def peaked_logits(blocks: int, box_size: int) -> Tensor:
-    """Logits (M, N), M > 1, whose softmax gives block m the share 0.7 of row m and equal shares of the rest."""
-    logits = torch.zeros(blocks, box_size, dtype=torch.float64)
-    return logits.fill_diagonal_(math.log(_PEAK * (box_size - 1) / (1 - _PEAK)))
+def peaked_vectors(blocks: int, box_size: int) -> Tensor:
+    """Selecting vectors (M, N), M > 1, in float64: block m has the share 0.7 of row m, and equal shares of the rest."""
+    vectors = torch.full((blocks, box_size), (1 - _PEAK) / (box_size - 1), dtype=torch.float64)
+    return vectors.fill_diagonal_(_PEAK)
 
 
-def start_at(hsn: HyperSelectingNet, logits: Tensor) -> Tensor:
-    """Make the HSN return softmax(`logits`) for every GIV, and return what it then gives, (M, N) in float64.
+def start_at(hsn: HyperSelectingNet, selecting: Tensor) -> Tensor:
+    """Make the HSN return the vectors `selecting` (M, N) for every GIV; returns what it then gives, in float64.
 
-    Its last layer gets weight zero, so this holds exactly; the earlier layers keep their fresh weights and
+    Its last layer gets weight zero, so it gives the same for all; the earlier layers keep their fresh weights and
     start to matter as soon as the last one moves.
     """
     last = hsn.layers[-1]
     assert isinstance(last, StackedLinear)
     with torch.no_grad():
         last.weight.zero_()
-        last.bias.copy_(logits)
-        return last.bias.softmax(-1).double().cpu()
+        last.bias.copy_(hsn.logits_of(selecting))
+        return hsn.select(last.bias).double().cpu()
 
 
 def start_apart(hsn: HyperSelectingNet, generator: torch.Generator) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import pickle
 
 import pytest
@@ -104,7 +105,16 @@ def separate(hsn: HyperSelectingNet, block: int) -> nn.Sequential:
         layer = nn.Linear(stacked.weight.shape[2], stacked.weight.shape[1], dtype=stacked.weight.dtype)
         layer.load_state_dict({"weight": stacked.weight[block], "bias": stacked.bias[block]})
         layers += [layer, nn.GELU()]
-    return nn.Sequential(*layers[:-1], nn.Softmax(dim=1))
+    return nn.Sequential(*layers[:-1])
+
+
+def selecting_vector(logits: Tensor, limit: float | None) -> Tensor:
+    """The oracle: one image's selecting vector (N,) from its logits (N,)."""
+    if limit is not None:
+        away = logits - logits.mean()
+        logits = away / math.sqrt(1 + float(away @ away) / len(away) / limit**2)
+    shares = [math.exp(v - float(logits.max())) for v in logits.tolist()]
+    return torch.tensor([share / sum(shares) for share in shares], dtype=torch.float64)
 
 
 @given(
@@ -112,21 +122,23 @@ def separate(hsn: HyperSelectingNet, block: int) -> nn.Sequential:
     blocks=st.integers(1, 5),
     box_size=st.integers(1, 7),
     hidden=st.lists(st.integers(1, 9), max_size=3),
+    limit=st.none() | st.floats(0.1, 10),
     batch=st.integers(1, 4),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_stacked_nets_equal_separate_ones(
-    giv_dim: int, blocks: int, box_size: int, hidden: list[int], batch: int, seed: int
+    giv_dim: int, blocks: int, box_size: int, hidden: list[int], limit: float | None, batch: int, seed: int
 ) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        hsn = HyperSelectingNet(giv_dim, blocks, box_size, hidden).double()
+        hsn = HyperSelectingNet(giv_dim, blocks, box_size, hidden, limit).double()
         giv = torch.randn(batch, giv_dim).double() * 3
     selecting = hsn(giv)
     assert selecting.shape == (batch, blocks, box_size)
     assert selecting.min() > 0
     assert (selecting.sum(dim=2) - 1).abs().max() < 1e-14
-    expected = torch.stack([separate(hsn, m)(giv) for m in range(blocks)], dim=1)
+    logits = torch.stack([separate(hsn, m)(giv) for m in range(blocks)], dim=1).flatten(0, 1)
+    expected = torch.stack([selecting_vector(one.detach(), limit) for one in logits]).view_as(selecting)
     assert (selecting - expected).abs().max() < 1e-13
     alone = torch.cat([hsn(one[None]) for one in giv])
     assert (selecting - alone).abs().max() < 1e-13
@@ -160,6 +172,63 @@ def test_fresh_nets_keep_the_variance() -> None:
     assert hsn.layers[0](giv.unsqueeze(0)).std().item() == pytest.approx(1, rel=0.05)
     first = hsn.layers[0].weight
     assert not any(torch.equal(first[0], other) for other in first[1:])  # the blocks' nets differ
+
+
+limits = st.floats(0.1, 10)
+
+
+@given(limit=limits, box_size=st.integers(2, 9), size=st.floats(1e-3, 1e6), seed=st.integers(0, 2**32 - 1))
+def test_logits_are_held_under_their_limit(limit: float, box_size: int, size: float, seed: int) -> None:
+    hsn = HyperSelectingNet(4, 1, box_size, (), limit)
+    logits = size * torch.randn(5, box_size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    held = hsn.select(logits).log()
+    held = held - held.mean(1, keepdim=True)
+    away = logits - logits.mean(1, keepdim=True)
+    before, after = (v.square().mean(1).sqrt() for v in (away, held))
+    assert (after <= limit * (1 + 1e-9)).all()
+    assert (after <= before * (1 + 1e-9)).all()
+    assert torch.allclose(F.cosine_similarity(away, held), torch.ones(5, dtype=torch.float64))
+    # Rows that are the more selected, the order of all, are as without a limit.
+    assert torch.equal(hsn.select(logits).argsort(1), logits.argsort(1))
+
+
+@given(limit=st.none() | limits, box_size=st.integers(1, 9), share=st.floats(0, 0.99), seed=st.integers(0, 2**32 - 1))
+def test_logits_are_found_from_selecting_vectors(limit: float | None, box_size: int, share: float, seed: int) -> None:
+    hsn = HyperSelectingNet(4, 1, box_size, (), limit)
+    drawn = torch.randn(5, box_size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    drawn = F.normalize(drawn - drawn.mean(1, keepdim=True)) * box_size**0.5 * share * (limit or 10)
+    vectors = drawn.softmax(1)
+    assert torch.allclose(hsn.select(hsn.logits_of(vectors)), vectors, rtol=1e-9, atol=0)
+
+
+def test_vectors_beyond_the_limit_have_no_logits() -> None:
+    hsn = HyperSelectingNet(4, 1, 3, (), 0.5)
+    with pytest.raises(ValueError, match=r"beyond the limit 0\.5"):
+        hsn.logits_of(torch.tensor([0.98, 0.01, 0.01]))
+
+
+def test_half_precision_does_not_lose_large_logits() -> None:
+    hsn = HyperSelectingNet(4, 1, 3, (), 2.0).half()
+    assert torch.equal(hsn.select(torch.tensor([6e4, -6e4, 0]).half()).argsort(), torch.tensor([1, 2, 0]))
+
+
+@pytest.mark.parametrize(("limit", "leaves"), [(None, False), (2.0, True)])
+def test_a_row_that_all_images_select_can_be_left(limit: float | None, leaves: bool) -> None:
+    """It cannot where logits may grow without end: the softmax is saturated and passes no gradient on."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        hsn, giv = HyperSelectingNet(8, 1, 4, (16,), limit), torch.randn(32, 8)
+    with torch.no_grad():
+        hsn.layers[-1].bias[0, 2] = 120.0
+    wanted = F.one_hot((giv[:, 0] > 0).long(), 4).float()  # row 0 or 1
+    optimizer = torch.optim.Adam(hsn.parameters(), 0.05)
+    for _ in range(500):
+        loss = F.mse_loss(hsn(giv)[:, 0], wanted)  # mixtures are linear in selecting vectors, too
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    right = hsn(giv)[:, 0].argmax(1).eq(wanted.argmax(1)).float().mean()
+    assert (right > 0.9) == leaves
 
 
 def test_full_precision_under_autocast() -> None:

@@ -114,12 +114,17 @@ def run(home: Path) -> Path:
     return home / "run"
 
 
-def test_evaluated(run: Path) -> None:
-    printed, _ = hairify("evaluate", "run", folder=run.parent)
+@pytest.fixture(scope="module")
+def evaluation(run: Path) -> str:
+    """What `hairify evaluate` printed of the run; its results lie in the run's folder."""
+    return hairify("evaluate", "run", folder=run.parent)[0]
+
+
+def test_evaluated(run: Path, evaluation: str) -> None:
     results = json.loads((run / "results.json").read_text(encoding="utf-8"))
     assert list(results["tasks"]) == ["photographs noise25", "photographs rain"]
     for name, one in results["tasks"].items():
-        assert f"{one['psnr']:.2f} / {one['ssim']:.3f}" in printed
+        assert f"{one['psnr']:.2f} / {one['ssim']:.3f}" in evaluation
         assert name in (run / "model" / "README.md").read_text(encoding="utf-8")
 
 
@@ -141,6 +146,7 @@ def test_exported(run: Path) -> None:
 
 
 @needs_chromium
+@pytest.mark.usefixtures("evaluation")
 def test_the_report_opens_without_errors(run: Path, tmp_path: Path) -> None:
     hairify(
         *("report", "run", "--givs-per-degradation", "6", "--baseline", "run/results.json"), folder=run.parent

@@ -242,6 +242,7 @@ def test_plans_from_before_low_rank_boxes_can_be_read() -> None:
     data["version"] = 1
     assert data.pop("dac_name") == "published"
     assert data.pop("hsn_widths") == [32, 16, 8]
+    assert data.pop("hsn_limit") is None
     for level in data["levels"]:
         assert level.pop("size") == level["box_size"] * level["row_size"]
         assert level.pop("rank") is None

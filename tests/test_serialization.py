@@ -274,3 +274,18 @@ def test_a_dac_given_otherwise_than_the_plan_has_it_is_recorded(how: str, tmp_pa
     if given:
         with pytest.raises(HairError, match="give it again"):
             load(tmp_path / "hair.safetensors", UNet().double().eval())
+
+
+def test_files_with_plans_of_version_3_compute_what_they_computed() -> None:
+    """Written by hairify as of 4186647, before logits of HSNs had a limit, which would change these vectors."""
+    data = Path(__file__).parent / "data"
+    expected = safetensors.torch.load_file(data / "plan_3_expected.safetensors")
+    hair = load(data / "plan_3.safetensors", DnCNN(8, 4).double().eval())
+    assert hair.plan.hsn_limit is None
+    assert hair.is_calibrated
+    with torch.no_grad():
+        assert_close(hair.giv(expected["input"]), expected["giv"], 1e-12)
+        assert_close(hair(expected["input"]), expected["output"], 1e-12)
+        for hsn in hair.hsn:
+            hsn.limit = 2.0
+        assert_differs(hair(expected["input"]), expected["output"], 1e-5)

@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from hairify.boxes import HyperSelectingNet
 from hairify.functional import mix
-from hairify.warmstart import SPREAD, make_rows, peaked_logits, preserved_rows, start_apart, start_at
+from hairify.warmstart import SPREAD, make_rows, peaked_vectors, preserved_rows, start_apart, start_at
 
 sizes = st.integers(2, 9).flatmap(lambda blocks: st.tuples(st.just(blocks), st.integers(blocks, blocks + 4)))
 some_sizes = pytest.mark.parametrize(("blocks", "box_size"), [(2, 2), (2, 3), (4, 5), (8, 9), (3, 8)])
@@ -42,11 +42,11 @@ def rms(x: Tensor) -> float:
 
 
 @some_sizes
-def test_selecting_vectors_at_the_start(blocks: int, box_size: int) -> None:
+@pytest.mark.parametrize("limit", [None, 2.0])
+def test_selecting_vectors_at_the_start(blocks: int, box_size: int, limit: float | None) -> None:
     expected = peaked(blocks, box_size)
-    assert torch.allclose(peaked_logits(blocks, box_size).softmax(1), expected, rtol=0, atol=1e-15)
-    hsn = HyperSelectingNet(16, blocks, box_size, (8, 4, 4)).double()
-    selecting = start_at(hsn, peaked_logits(blocks, box_size))
+    hsn = HyperSelectingNet(16, blocks, box_size, (8, 4, 4), limit).double()
+    selecting = start_at(hsn, peaked_vectors(blocks, box_size))
     assert torch.allclose(selecting, expected, rtol=0, atol=1e-15)
     for giv in (torch.zeros(1, 16), torch.randn(3, 16), torch.full((2, 16), 1e6)):
         assert torch.allclose(hsn(giv.double()), expected.expand(len(giv), -1, -1), rtol=0, atol=1e-15)
@@ -78,7 +78,7 @@ def test_in_low_precision_the_selecting_vectors_are_those_that_the_net_gives(
     dtype: torch.dtype, blocks: int, box_size: int
 ) -> None:
     hsn = HyperSelectingNet(16, blocks, box_size, (8, 4, 4)).to(dtype)
-    selecting = start_at(hsn, peaked_logits(blocks, box_size))
+    selecting = start_at(hsn, peaked_vectors(blocks, box_size))
     assert selecting.dtype == torch.float64
     given = hsn(torch.randn(3, 16).to(dtype))
     assert given.dtype == dtype
@@ -142,7 +142,7 @@ def test_spare_rows_are_the_levels_mean_up_to_the_noise(blocks: int, box_size: i
 
 def test_gradients_at_the_first_steps() -> None:
     hsn = HyperSelectingNet(16, 3, 4, (8, 4, 4))
-    start_at(hsn, peaked_logits(3, 4))
+    start_at(hsn, peaked_vectors(3, 4))
     giv, target = torch.randn(5, 16, requires_grad=True), torch.rand(5, 3, 4)
 
     def gradients() -> list[bool]:
