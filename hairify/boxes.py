@@ -17,6 +17,7 @@ from hairify.operations import Operation, Prepare
 from hairify.precision import full_precision
 from hairify.recomputation import is_possible, pays, recomputed
 
+_SPREAD = 2.0
 FACTORS = ("left", "right", "bias_change")
 """Names of the parameters by which rows of a low-rank box differ."""
 
@@ -222,6 +223,14 @@ class HyperSelectingNet(nn.Module):
         widths = [giv_dim, *hidden, box_size]
         self.layers = nn.ModuleList(StackedLinear(blocks, *sizes) for sizes in itertools.pairwise(widths))
 
+    @property
+    def spread(self) -> float:
+        """Standard deviation over images of the logits with which it tells them apart at the start.
+
+        It is 2 where the softmax sees them, or near it: twice the limit is held to some nine tenths of it.
+        """
+        return _SPREAD if self.limit is None else 2 * self.limit
+
     def forward(self, giv: Tensor) -> Tensor:
         """Map the GIV (B, D) to the selecting vectors (B, M, N): positive, with sum 1 over N."""
         with full_precision(giv.device):
@@ -259,7 +268,7 @@ class HyperSelectingNet(nn.Module):
         return bool(cast(StackedLinear, self.layers[-1]).weight.any())
 
     @torch.no_grad()
-    def calibrate(self, giv: Tensor, spread: float) -> None:
+    def calibrate(self, giv: Tensor) -> None:
         """Scale and shift each unit so that its outputs have mean 0 and variance 1 over these GIVs.
 
         So each layer passes on what tells images apart as strongly as it received it. Where the last layer has
@@ -267,7 +276,6 @@ class HyperSelectingNet(nn.Module):
 
         Args:
             giv: shape (B, D), of two images at least.
-            spread: of the logits of the selecting vectors.
         """
         x = giv.unsqueeze(0)
         layers = [cast(StackedLinear, layer) for layer in self.layers]
@@ -276,7 +284,7 @@ class HyperSelectingNet(nn.Module):
             for i, layer in enumerate(layers if last else layers[:-1]):
                 x = F.gelu(x) if i else x
                 deviation, mean = torch.std_mean(layer(x).cpu().double(), dim=1)  # not all devices have float64
-                scale = torch.where(deviation > 1e-6, (spread if layer is last else 1.0) / deviation, 1.0)
+                scale = torch.where(deviation > 1e-6, (self.spread if layer is last else 1.0) / deviation, 1.0)
                 layer.weight.mul_(scale.to(layer.weight).unsqueeze(2))
                 layer.bias.copy_((layer.bias.cpu().double() - mean) * scale)
                 x = layer(x)

@@ -15,7 +15,6 @@ from hairify.errors import CalibrationError
 from hairify.features import tensors
 from hairify.modes import evaluation_mode
 from hairify.scope import Hyper, Scope
-from hairify.warmstart import SPREAD
 
 _LEAST_IMAGES = 2
 _AT_ONCE = 8  # images that run together
@@ -56,7 +55,7 @@ def calibrate(base: nn.Module, hyper: Hyper, scope: Scope, args: tuple[Any, ...]
     giv = standardization(found)
     for hsn in hyper.hsn:
         if isinstance(hsn, HyperSelectingNet):  # another may stand there in an ablation
-            hsn.calibrate(giv, SPREAD)
+            hsn.calibrate(giv)
 
 
 def _parts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:

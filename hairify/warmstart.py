@@ -20,8 +20,6 @@ from hairify.boxes import HyperSelectingNet, StackedLinear
 _PEAK = 0.7  # share of its own row in a block's selecting vector at the start, whatever N is: far from saturation
 _NOISE = 0.1
 _RIGHT_SIZE = 2.0  # times 1/√rank, their standard deviation: larger, rows part sooner, and more by noise
-SPREAD = 2.0
-"""Standard deviation over images of the logits with which HSNs tell images apart at the start."""
 
 
 def peaked_vectors(blocks: int, box_size: int) -> Tensor:
@@ -49,14 +47,14 @@ def start_apart(hsn: HyperSelectingNet, generator: torch.Generator) -> None:
 
     Args:
         hsn: its last layer gets random weights and biases of zero; `HyperSelectingNet.calibrate` makes logits of
-            mean 0 and standard deviation `SPREAD` of what they return.
+            mean 0 and standard deviation `hsn.spread` of what they return.
         generator: on the CPU.
     """
     last = hsn.layers[-1]
     assert isinstance(last, StackedLinear)
     with torch.no_grad():
         drawn = torch.randn(last.weight.shape, generator=generator)
-        last.weight.copy_(drawn * SPREAD / math.sqrt(last.weight.shape[2]))
+        last.weight.copy_(drawn * hsn.spread / math.sqrt(last.weight.shape[2]))
         last.bias.zero_()
 
 

@@ -15,7 +15,6 @@ from util import assert_close, assert_unchanged, perturb, snapshot, train
 
 from hairify import HairModel, hairify, load, plan, save
 from hairify.errors import CalibrationError, HairError
-from hairify.warmstart import SPREAD
 
 FORMS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -71,7 +70,7 @@ def test_givs_and_units_have_mean_0_and_variance_1(form: str) -> None:
         hooks = [m.register_forward_hook(lambda _, i, o, to=outputs: to.append(o)) for m in hsn.layers]
         hsn(givs)
         assert len(hooks) == len(outputs) == len(hair.plan.hsn_widths) + 1
-        for output, deviation in zip(outputs, [1.0] * len(hair.plan.hsn_widths) + [SPREAD], strict=True):
+        for output, deviation in zip(outputs, [1.0] * len(hair.plan.hsn_widths) + [hsn.spread], strict=True):
             if output is outputs[-1] and not hsn.selects():
                 continue
             assert output.mean(1).abs().max() < 1e-8

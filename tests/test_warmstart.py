@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from hairify.boxes import HyperSelectingNet
 from hairify.functional import mix
-from hairify.warmstart import SPREAD, make_rows, peaked_vectors, preserved_rows, start_apart, start_at
+from hairify.warmstart import make_rows, peaked_vectors, preserved_rows, start_apart, start_at
 
 sizes = st.integers(2, 9).flatmap(lambda blocks: st.tuples(st.just(blocks), st.integers(blocks, blocks + 4)))
 some_sizes = pytest.mark.parametrize(("blocks", "box_size"), [(2, 2), (2, 3), (4, 5), (8, 9), (3, 8)])
@@ -226,16 +226,19 @@ def test_rows_of_a_single_block_start_equal_where_selecting_vectors_may_differ()
     assert layer.weight.any()  # they are copies
 
 
-def test_nets_that_start_apart_tell_images_apart_by_as_much_as_is_said() -> None:
-    hsn = HyperSelectingNet(64, 3, 4, (32,))
+@pytest.mark.parametrize("limit", [None, 2.0, 3.0])
+def test_nets_that_start_apart_tell_images_apart_by_as_much_as_is_said(limit: float | None) -> None:
+    """By logits of standard deviation 2, or of nine tenths of the limit."""
+    hsn = HyperSelectingNet(64, 3, 4, (32,), limit)
     start_apart(hsn, seeded())
     giv = torch.randn(500, 64, generator=seeded()) * 3 + 1
     assert (hsn(giv)[0] - hsn(giv)[1]).abs().max() > 0.01
-    hsn.calibrate(giv, SPREAD)
+    hsn.calibrate(giv)
     logits = hsn(giv).log()  # up to a shift that all logits of an image share
     apart = (logits[..., 0] - logits[..., 1]).std(0)
     hidden = hsn.layers[0](giv.unsqueeze(0))
     assert (hidden.std(1) - 1).abs().max() < 1e-4
     assert hidden.mean(1).abs().max() < 1e-4
-    assert (apart > 0.3 * SPREAD).all()
-    assert (apart < 2 * SPREAD).all()
+    spread = 2.0 if limit is None else 0.9 * limit
+    assert (apart > 0.3 * spread).all()
+    assert (apart < 2 * spread).all()
