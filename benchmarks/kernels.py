@@ -20,9 +20,10 @@ from benchmarks import machine
 from benchmarks.measure import ratios, rotated, timed
 from benchmarks.report import table
 from hairify import kernels
-from hairify.kernels import Kernel
-from hairify.mixing import mix, mix_outputs, mixes_outputs
-from hairify.operations import Linear, Operation, convolution, transposed_convolution
+from hairify.functional import mix
+from hairify.functional._kernels import Kernel
+from hairify.functional._mixing import mix_outputs, mixes_outputs
+from hairify.functional._operations import Linear, Operation, convolution, transposed_convolution
 
 KERNELS: tuple[Kernel, ...] = ("matmul", "grouped", "loop", "unfolded")
 MIXING = "mixing outputs"

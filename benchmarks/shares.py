@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.variants import Pair
 from hairify import HairModel
-from hairify.layers import HyperLayer
+from hairify.nn import HyperLayer
 
 
 @dataclass(frozen=True)

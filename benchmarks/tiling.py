@@ -25,7 +25,7 @@ from benchmarks.report import table
 from hairify import HairModel, hairify
 from hairify.data.degradations import degradation
 from hairify.models import restormer
-from hairify.tiling import TilingSettings, giv_of, restore_tiled, restore_whole
+from hairify.restoring import TilingSettings, giv_of, restore_tiled, restore_whole
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "restormer": lambda: restormer(dim=8, num_blocks=(1, 2, 2, 3), num_refinement_blocks=1),

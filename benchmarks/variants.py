@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from benchmarks.cases import Case, Variant
 from benchmarks.networks import build
 from hairify import HairModel, boxes, hairify, kernels, plan
-from hairify.kernels import Kernel
-from hairify.operations import Linear, Operation
+from hairify.functional._kernels import Kernel
+from hairify.functional._operations import Linear, Operation
 
 
 @dataclass

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from hairify import HairModel
+from hairify.cli._demonstration import tasks
 from hairify.data.images import read_rgb
+from hairify.data.photographs import HELD_OUT, TRAINING, photographs
 from hairify.data.samples import TrainingSamples, collate
-from hairify.demo import HELD_OUT, TRAINING, photographs, tasks
 from hairify.models import load_weights
 from hairify.training import Loss, l1_loss
 

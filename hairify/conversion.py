@@ -10,19 +10,21 @@ from typing import Any
 import torch
 from torch import nn
 
-from hairify.boxes import GIVStandardization, HyperSelectingNet, LowRankBox, WeightBox
-from hairify.copying import copy_model
-from hairify.dac import DACSource, measure_dac
+from hairify._support.copying import copy_model
+from hairify._support.module_names import full_name
+from hairify._support.randomness import cpu_generator, seeded
 from hairify.errors import AlreadyConvertedError, DACError, HairWarning, OptionError
-from hairify.layers import make_hyper
 from hairify.model import HairModel
-from hairify.plan import Level, Plan, carried_out, full_name
-from hairify.planning import BoxSize, Init, network_of
-from hairify.planning import plan as make_plan
-from hairify.presets import BoxKind, PresetName, Targets
-from hairify.randomness import cpu_generator, seeded
-from hairify.scope import Scope, Slot
-from hairify.warmstart import make_low_rank, make_rows, peaked_vectors, start_apart, start_at
+from hairify.nn._boxes import LowRankBox, WeightBox
+from hairify.nn._context import Scope, Slot
+from hairify.nn._dac import DACSource, measure_dac
+from hairify.nn._hsn import GIVStandardization, HyperSelectingNet
+from hairify.nn._layers import make_hyper
+from hairify.nn._warm_start import make_low_rank, make_rows, peaked_vectors, start_apart, start_at
+from hairify.planning._planner import BoxSize, Init, network_of
+from hairify.planning._planner import plan as make_plan
+from hairify.planning._plans import Level, Plan, carried_out
+from hairify.planning._presets import BoxKind, PresetName, Targets
 
 
 def hairify(

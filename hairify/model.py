@@ -10,17 +10,18 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 
-from hairify.baking import bake
-from hairify.boxes import GIVStandardization, LowRankBox, WeightBox
-from hairify.calibration import calibrate, check_untrained
-from hairify.checkpointing import checkpoint_blocks, is_checkpointed, stop_checkpointing
+from hairify._support.nested import image_size
 from hairify.errors import BakeError, GIVError, RecomputationError
-from hairify.features import image_size
-from hairify.graphing import graph
-from hairify.scope import Hyper, Scope
+from hairify.nn._baking import bake
+from hairify.nn._boxes import LowRankBox, WeightBox
+from hairify.nn._calibration import calibrate, check_untrained
+from hairify.nn._checkpointing import checkpoint_blocks, is_checkpointed, stop_checkpointing
+from hairify.nn._context import Hyper, Scope
+from hairify.nn._graph import graph
+from hairify.nn._hsn import GIVStandardization
 
 if TYPE_CHECKING:
-    from hairify.plan import Plan
+    from hairify.planning._plans import Plan
 
 
 class HairModel(nn.Module):

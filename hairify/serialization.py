@@ -13,15 +13,15 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hairify.boxes import FACTORS
+from hairify._support.files import replacing
+from hairify._support.randomness import cpu_generator
 from hairify.conversion import assemble
-from hairify.dac import DACSource
 from hairify.errors import CheckpointError
-from hairify.files import replacing
 from hairify.model import HairModel
-from hairify.plan import Plan
-from hairify.planning import network_of
-from hairify.randomness import cpu_generator
+from hairify.nn._boxes import FACTORS
+from hairify.nn._dac import DACSource
+from hairify.planning._planner import network_of
+from hairify.planning._plans import Plan
 
 FORMAT_VERSION = 2  # 1 had no standardisation of GIVs
 # One key for all: safetensors writes several in random order, and equal models should give equal files.

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from typer.models import ArgumentInfo, CommandInfo, OptionInfo
 
-from hairify.cli.app import app
+from hairify.cli._app import app
 from hairify.cli.options import CONFIG, settings_classes, table_name
 
 INTRODUCTION = """\

@@ -13,8 +13,8 @@ from torch.utils import _pytree as pytree
 from util import START, assert_unchanged, perturb, snapshot
 
 from hairify import HairModel, Plan, hairify
-from hairify.copying import copy_model
-from hairify.features import all_tensors
+from hairify._support.copying import copy_model
+from hairify._support.nested import all_tensors
 
 Size: TypeAlias = tuple[int, int]
 MakeInputs: TypeAlias = Callable[[int, Size], Any]

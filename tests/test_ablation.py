@@ -24,11 +24,14 @@ from torch.nn.parallel import DistributedDataParallel
 from util import START, assert_close, assert_differs, assert_unchanged, snapshot, train
 
 from hairify import HairModel, Plan, hairify, plan
+from hairify._support.counting import count
 from hairify.ablation.running import FILE, AblationSettings, ablate
 from hairify.ablation.tables import AblationTable, Row, Run, Spread
-from hairify.ablation.variants import VARIANTS, ConditionalEmbedding, LearnedGIVs, count, embed, make_variant
+from hairify.ablation.variants import VARIANTS, LearnedGIVs, make_variant
 from hairify.errors import NetworkError, OptionError, OutsideForwardError, SplitError, TrainingError
 from hairify.evaluation import Score, score
+from hairify.networks import ConditionalEmbedding
+from hairify.networks._embedding import embed
 
 OPTIONS: dict[str, Any] = {"preset": "published", "dac": Pooled, "giv_dim": 8}
 

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hairify.boxes import HyperSelectingNet, WeightBox
-from hairify.plan import published_widths
+from hairify.nn import HyperSelectingNet, WeightBox, published_widths
 
 
 def block() -> nn.Module:

@@ -13,8 +13,8 @@ from networks import NETWORKS, DnCNN, Pooled, UNet
 from torch import Tensor, nn
 from util import assert_close, assert_unchanged, perturb, snapshot, train
 
-from hairify import HairModel, hairify, load, plan, save
-from hairify.errors import CalibrationError, HairError
+from hairify import HairError, HairModel, hairify, load, plan, save
+from hairify.errors import CalibrationError
 
 FORMS: dict[str, dict[str, Any]] = {
     "default": {},

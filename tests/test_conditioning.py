@@ -20,11 +20,12 @@ from networks import NETWORKS, DnCNN
 from torch import Tensor
 from util import perturb
 
-from hairify import HairModel, hairify, plan
-from hairify.conditioning import Conditioning, Fidelity, measure_conditioning
-from hairify.errors import ConditioningError, HairError
+from hairify import HairError, HairModel, hairify, plan
+from hairify.errors import ConditioningError
+from hairify.evaluation import Conditioning, measure_conditioning
+from hairify.evaluation._conditioning import Fidelity
 from hairify.models import restormer
-from hairify.presets import hsn_widths
+from hairify.planning._presets import hsn_widths
 
 NAMES = ["noise", "blur", "noise", "dark", "blur", "noise", "noise", "dark"]
 STRENGTH = {"noise": 0.05, "blur": 0.15, "dark": 0.3}

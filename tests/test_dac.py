@@ -14,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from hairify import hairify, plan
-from hairify.dac import DegradationAwareClassifier, MomentsDAC, make_dac, measure_dac
-from hairify.errors import CalibrationError, DACError, HairError
+from hairify import HairError, hairify, plan
+from hairify.errors import CalibrationError, DACError
+from hairify.nn import DegradationAwareClassifier, MomentsDAC
+from hairify.nn._dac import make_dac, measure_dac
 
 SIZES = [(1, 1), (1, 2), (3, 1), (2, 2), (5, 7), (16, 12)]
 

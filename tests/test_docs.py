@@ -28,15 +28,15 @@ from reference import SMALL, as_published
 
 import hairify
 import hairify.errors
-import hairify.functional
+import hairify.functional._per_image
 import hairify.models
 from hairify.cli import main
-from hairify.cli.app import app
+from hairify.cli._app import app
 from hairify.cli.options import make_settings, read_tables, settings_classes, table_name, to_toml
 from hairify.data.datasets import DataSettings
 from hairify.networks import NetworkSettings
-from hairify.plan import Level
-from hairify.sharing import Restorer, save_pretrained
+from hairify.planning import Level
+from hairify.sharing._hub import Restorer, save_pretrained
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -16,12 +16,20 @@ from torch import Tensor, nn
 from util import perturb
 
 from hairify import hairify
-from hairify.conditioning import measure_conditioning
 from hairify.data.datasets import DataSettings, Task, load_pair
 from hairify.data.datasets import test_tasks as tasks_to_test
 from hairify.data.images import Image, read_rgb, write
 from hairify.errors import DataError, ImageError
-from hairify.evaluation import Results, Score, conditioning_on, evaluate, middle, read_results, score
+from hairify.evaluation import (
+    Results,
+    Score,
+    conditioning_on,
+    evaluate,
+    measure_conditioning,
+    middle,
+    read_results,
+    score,
+)
 
 
 class Halfway(nn.Module):

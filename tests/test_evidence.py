@@ -18,8 +18,7 @@ from benchmarks.evidence.networks import NETWORKS, build, count, widened
 from benchmarks.evidence.runs import ARMS, DEGRADATIONS, AtTheMean, Recipe, Run, Runner
 from hairify import HairModel, hairify
 from hairify.models import unet
-from hairify.training import train
-from hairify.training.logs import StepReport
+from hairify.training import StepReport, train
 
 
 class Cut(Exception):

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from util import assert_close, assert_differs, perturb
 
 from hairify import HairModel, hairify
-from hairify.errors import OptionError
-from hairify.exporting import ExportError, export
+from hairify.errors import ExportError, OptionError
+from hairify.sharing._exporting import export
 
 
 class TwoInputs(nn.Module):

@@ -13,7 +13,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hairify.features import Feature, Layout, Size, find_feature, image_size, read_feature, tensors, token_grid
+from hairify._support.nested import Size, image_size, tensors
+from hairify.nn import Feature
+from hairify.nn._features import Layout, find_feature, read_feature, token_grid
 
 IMAGE = (64, 96)
 CHANNELS = 97  # a side of no feature below, and far from the aspect ratio with any

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hairify.files import replacing, write_text
+from hairify._support.files import replacing, write_text
 
 
 def test_a_file_takes_the_place_of_another_at_the_end(tmp_path: Path) -> None:

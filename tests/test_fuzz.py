@@ -27,9 +27,10 @@ from laws import (
 )
 from util import assert_unchanged, perturb, snapshot
 
-from hairify import HairModel, hairify, plan
-from hairify.errors import BoxSizeError, HairError, NothingToConvertError, SplitError
-from hairify.layers import HyperLayer, is_layer
+from hairify import HairError, HairModel, hairify, plan
+from hairify.errors import BoxSizeError, NothingToConvertError, SplitError
+from hairify.nn import HyperLayer
+from hairify.nn._layers import is_layer
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::hairify.errors.HairWarning"),

@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from util import assert_close
 
 from hairify import kernels
-from hairify.boxes import WeightBox
-from hairify.kernels import choose, per_image, per_image_backward
-from hairify.mixing import mix, mix_outputs
-from hairify.operations import Convolution, Linear, Operation, convolution, linear, transposed_convolution
-from hairify.recomputation import recomputed
+from hairify.functional import mix
+from hairify.functional._kernels import choose, per_image, per_image_backward
+from hairify.functional._mixing import mix_outputs
+from hairify.functional._operations import Convolution, Linear, Operation, convolution, linear, transposed_convolution
+from hairify.functional._recomputation import recomputed
+from hairify.nn import WeightBox
 
 Needed = tuple[bool, bool, bool]
 

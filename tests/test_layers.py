@@ -15,11 +15,10 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
 from util import published
 
-from hairify.boxes import HyperSelectingNet, WeightBox
 from hairify.errors import OutsideForwardError
-from hairify.features import Feature
-from hairify.layers import HyperLayer, Slot, is_layer, make_hyper, make_ordinary, settings, why_not
-from hairify.scope import Hyper, Scope
+from hairify.nn import Feature, HyperLayer, HyperSelectingNet, WeightBox
+from hairify.nn._context import Hyper, Scope, Slot
+from hairify.nn._layers import is_layer, make_hyper, make_ordinary, settings, why_not
 
 BOX_SIZE = 3
 CONV2D: list[dict[str, Any]] = [

@@ -10,8 +10,9 @@ from torch import nn
 from training.runs import run
 
 from hairify import HairModel, hairify
+from hairify.cli._demonstration import PATCH, tasks
+from hairify.data.photographs import HELD_OUT, TRAINING
 from hairify.data.samples import TrainingSamples
-from hairify.demo import HELD_OUT, PATCH, TRAINING, tasks
 from hairify.evaluation import conditioning_on
 
 CHANNELS = 12

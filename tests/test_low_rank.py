@@ -15,10 +15,10 @@ from torch import Generator, Tensor, nn
 from util import assert_close, assert_differs, perturb
 
 from hairify import HairModel, Plan, hairify, load, plan, save
-from hairify.boxes import LowRankBox
 from hairify.errors import BoxSizeError, OptionError
 from hairify.functional import hyper_conv2d, mix_low_rank
-from hairify.warmstart import low_rank, make_low_rank
+from hairify.nn import LowRankBox
+from hairify.nn._warm_start import low_rank, make_low_rank
 
 
 def images(batch: int = 3) -> Tensor:

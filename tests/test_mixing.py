@@ -15,8 +15,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from util import assert_close, perturb, published
 
 from hairify import HairModel, boxes
-from hairify.mixing import mixes_outputs
-from hairify.operations import Convolution, Linear, Operation
+from hairify.functional._mixing import mixes_outputs
+from hairify.functional._operations import Convolution, Linear, Operation
 
 POINT = Convolution((1, 1), (0, 0), (1, 1), 1, (1, 1))
 DENSE = Convolution((1, 1), (1, 1), (1, 1), 1, (3, 3))

@@ -14,9 +14,9 @@ from torch.nn.parallel import DataParallel
 from util import assert_close
 
 from hairify import HairModel, hairify
+from hairify._support.modes import evaluation_mode
 from hairify.errors import CheckpointError, NetworkError, OptionError
 from hairify.models import restormer
-from hairify.modes import evaluation_mode
 from hairify.networks import BUILT_IN, Network, NetworkSettings, apply, smallest_multiple
 
 SMALL: dict[str, dict[str, Any]] = {

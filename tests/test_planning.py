@@ -16,7 +16,7 @@ from util import assert_unchanged, perturb, snapshot
 
 from hairify import Plan, hairify, plan, tracing
 from hairify.errors import HairWarning, OptionError
-from hairify.probing import Probe
+from hairify.planning._probe import Probe
 
 EXAMPLE = torch.rand(1, 3, 32, 48)
 

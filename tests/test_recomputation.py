@@ -21,9 +21,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from util import assert_close, assert_differs, bytes_kept, perturb, published
 
 from hairify import HairModel, boxes, hairify
-from hairify.boxes import WeightBox
-from hairify.operations import Convolution, Linear, Operation, convolution
-from hairify.recomputation import pays
+from hairify.functional._operations import Convolution, Linear, Operation, convolution
+from hairify.functional._recomputation import pays
+from hairify.nn import WeightBox
 
 Grads = dict[str, Tensor | None]
 

@@ -19,8 +19,8 @@ from util import assert_close, perturb
 from hairify import HairModel, hairify, restoring
 from hairify.data.images import Image, read, write
 from hairify.errors import ImageError, OptionError
-from hairify.restoring import Job, Outcome, RestoringSettings, planned, restore_files
-from hairify.tiling import TilingSettings, restore_tiled
+from hairify.restoring import TilingSettings, restore_tiled
+from hairify.restoring._restorer import Job, Outcome, RestoringSettings, planned, restore_files
 
 TILES = TilingSettings(tile=32, overlap=8, giv_tiles=2)
 SETTINGS = RestoringSettings()

@@ -18,7 +18,7 @@ from util import assert_close, assert_differs, perturb
 
 from hairify import HairModel, functional, hairify, plan
 from hairify.errors import ExampleInputError, GraphError, ShapeError
-from hairify.layers import HyperLayer
+from hairify.nn import HyperLayer
 
 
 def conv(cls: type[nn.Conv2d] = nn.Conv2d, **options: Any) -> nn.Conv2d:

@@ -13,7 +13,7 @@ from util import assert_close, assert_differs, perturb
 
 from hairify import HairModel, hairify
 from hairify.errors import OutsideForwardError
-from hairify.layers import generated
+from hairify.nn._layers import generated
 
 BATCHES = 6
 

@@ -14,9 +14,9 @@ from networks import NETWORKS, DnCNN, UNet, small_restormer
 from torch import Tensor, nn
 from util import assert_close, assert_differs, assert_unchanged, perturb, snapshot
 
-from hairify import hairify, load, plan, planning, save
-from hairify.dac import MomentsDAC
-from hairify.errors import CheckpointError, HairError, PlanMismatchError
+from hairify import HairError, hairify, load, plan, planning, save
+from hairify.errors import CheckpointError, PlanMismatchError
+from hairify.nn import MomentsDAC
 
 X = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 

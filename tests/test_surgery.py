@@ -13,7 +13,7 @@ from util import assert_close, assert_unchanged, perturb, snapshot
 
 from hairify import hairify
 from hairify.errors import SplitError
-from hairify.layers import HyperLayer
+from hairify.nn import HyperLayer
 
 
 class Body(nn.Module):

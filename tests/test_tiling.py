@@ -19,15 +19,8 @@ from benchmarks.tiling import measure
 from hairify import HairModel, hairify, tiling
 from hairify.errors import NetworkError, OptionError
 from hairify.models import airnet
-from hairify.tiling import (
-    TilingSettings,
-    blending_weights,
-    giv_of,
-    pad_to_multiple,
-    restore_tiled,
-    restore_whole,
-    tile_starts,
-)
+from hairify.restoring import TilingSettings, giv_of, restore_tiled, restore_whole
+from hairify.restoring._tiling import blending_weights, pad_to_multiple, tile_starts
 
 SMALL = TilingSettings(tile=32, overlap=16, giv_tiles=4)
 ROUNDING = 2e-5  # of networks in float32, relative to the largest value

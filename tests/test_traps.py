@@ -26,8 +26,8 @@ from traps import (
 )
 from util import assert_close, assert_unchanged, snapshot
 
-from hairify import hairify, plan
-from hairify.errors import HairError, SplitError
+from hairify import HairError, hairify, plan
+from hairify.errors import SplitError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::hairify.errors.HairWarning"),

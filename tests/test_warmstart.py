@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Generator, Tensor, nn
 
-from hairify.boxes import HyperSelectingNet
 from hairify.functional import mix
-from hairify.warmstart import make_rows, peaked_vectors, preserved_rows, start_apart, start_at
+from hairify.nn import HyperSelectingNet, peaked_vectors
+from hairify.nn._warm_start import make_rows, preserved_rows, start_apart, start_at
 
 sizes = st.integers(2, 9).flatmap(lambda blocks: st.tuples(st.just(blocks), st.integers(blocks, blocks + 4)))
 some_sizes = pytest.mark.parametrize(("blocks", "box_size"), [(2, 2), (2, 3), (4, 5), (8, 9), (3, 8)])

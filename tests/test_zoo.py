@@ -23,9 +23,9 @@ from torch import nn
 from traps import TRAPS
 from util import START, assert_close, assert_unchanged, perturb, snapshot
 
-from hairify import Plan, hairify, plan
-from hairify.errors import GraphError, HairError
-from hairify.plan import full_name
+from hairify import HairError, Plan, hairify, plan
+from hairify._support.module_names import full_name
+from hairify.errors import GraphError
 
 pytestmark = [
     pytest.mark.zoo,

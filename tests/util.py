@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from hairify import HairModel, hairify
-from hairify.boxes import LowRankBox
+from hairify.nn import LowRankBox
 
 # Rounding of the start, relative to the largest output (issue: 1e-5 in float32, 1e-10 in float64).
 START = {torch.float32: 1e-5, torch.float64: 1e-10}

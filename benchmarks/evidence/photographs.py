@@ -7,7 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from hairify.demo import photographs
+from hairify.data.photographs import photographs
 
 _LONGEST = 1000  # pixels; the packages' photographs have up to 6000
 

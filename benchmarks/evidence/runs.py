@@ -15,11 +15,10 @@ from torch import Tensor, nn
 
 from benchmarks.evidence.networks import build, count, widened
 from hairify import HairModel, hairify
-from hairify.conditioning import Conditioning, measure_conditioning, psnr
+from hairify._support.files import replacing, write_text
 from hairify.data.datasets import Task, load_pair
 from hairify.data.samples import TrainingSamples, collate
-from hairify.evaluation import middle
-from hairify.files import replacing, write_text
+from hairify.evaluation import Conditioning, measure_conditioning, middle, psnr
 from hairify.training import TrainingSettings, train
 
 Regime: TypeAlias = Literal["trained", "scratch"]

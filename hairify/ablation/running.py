@@ -13,14 +13,15 @@ import torch
 from torch import nn
 from typing_extensions import Doc
 
+from hairify._support.counting import count
+from hairify._support.files import write_text
 from hairify.ablation.tables import AblationTable, Row, Run, plain_run, run_from
-from hairify.ablation.variants import VARIANTS, count, make_variant
+from hairify.ablation.variants import VARIANTS, make_variant
 from hairify.errors import HairError, OptionError, TrainingError
-from hairify.evaluation import Score
-from hairify.files import write_text
-from hairify.networks import number_or_name
-from hairify.plan import Plan
-from hairify.planning import plan as make_plan
+from hairify.evaluation._scores import Score
+from hairify.networks._named import number_or_name
+from hairify.planning._planner import plan as make_plan
+from hairify.planning._plans import Plan
 
 TrainAndEvaluate: TypeAlias = Callable[[nn.Module, int, str], Mapping[str, Score]]
 

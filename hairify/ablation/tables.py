@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from rich.table import Table
 from rich.text import Text
 
-from hairify.evaluation import AVERAGE, Score, mean
+from hairify.evaluation._scores import AVERAGE, Score, mean
 
 Metric: TypeAlias = Literal["psnr", "ssim"]
 

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "" not in sys.path:
         sys.path.append("")  # networks of the user's own may lie in the current folder; they hide nothing installed
     try:
-        from hairify.cli.app import app
+        from hairify.cli._app import app
 
         app(list(sys.argv[1:] if arguments is None else arguments), prog_name="hairify")
     except SystemExit as end:

@@ -146,10 +146,10 @@ def settings_classes() -> list[type]:
     """All settings classes: one file may have tables for several commands."""
     from hairify.ablation.running import AblationSettings
     from hairify.data.datasets import DataSettings
-    from hairify.networks import NetworkSettings
+    from hairify.networks._named import NetworkSettings
     from hairify.report import ReportSettings
-    from hairify.restoring import RestoringSettings
-    from hairify.tiling import TilingSettings
+    from hairify.restoring._restorer import RestoringSettings
+    from hairify.restoring._tiling import TilingSettings
     from hairify.training import TrainingSettings
 
     return [

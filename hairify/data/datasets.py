@@ -14,9 +14,9 @@ from typing import Annotated
 from torch import Generator, Tensor
 from typing_extensions import Doc
 
+from hairify.data._layouts import Source, find
 from hairify.data.degradations import degradation
 from hairify.data.images import read_rgb
-from hairify.data.layouts import Source, find
 from hairify.errors import DataError, ImageError, OptionError
 
 

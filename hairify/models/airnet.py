@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify.errors import OptionError
-from hairify.models.deformable import modulated_deform_conv2d
-from hairify.models.options import check_counts
+from hairify.models._deformable import modulated_deform_conv2d
+from hairify.models._options import check_counts
 
 QUEUE = "E.E.queue"
 """The queue of keys in AirNet's state_dict."""

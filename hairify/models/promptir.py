@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify.errors import OptionError
-from hairify.models.options import check_counts
+from hairify.models._options import check_counts
 from hairify.models.restormer import FourLevels, NormKind, TransformerBlock
 
 _PROMPTS = 5

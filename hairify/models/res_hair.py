@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from hairify.conversion import hairify
-from hairify.dac import DegradationAwareClassifier
 from hairify.errors import CheckpointError
 from hairify.model import HairModel
-from hairify.models.checkpoints import read_state
+from hairify.models._checkpoints import read_state
 from hairify.models.restormer import NormKind, restormer
-from hairify.planning import Init
+from hairify.nn._published_dac import DegradationAwareClassifier
+from hairify.planning._planner import Init
 
 _HSN_LAYERS = ("0", "2", "4", "6")  # the published HSN is a sequence with activations in between
 

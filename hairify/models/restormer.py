@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify.errors import OptionError
-from hairify.models.options import check_counts
+from hairify.models._options import check_counts
 
 NormKind: TypeAlias = Literal["WithBias", "BiasFree"]
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify.errors import OptionError
-from hairify.models.options import check_counts
+from hairify.models._options import check_counts
 
 _EMBED_EPS = 1e-5  # of the norms in patch embeddings and in spatial reduction
 _BLOCK_EPS = 1e-6  # of the norms in and after blocks

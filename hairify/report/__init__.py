@@ -3,10 +3,10 @@
 `collect` finds out all that the page shows, `write_report` draws it.
 """
 
-from hairify.report.collecting import collect
-from hairify.report.findings import Baseline, Curves, Example, Findings, GIVFindings, Projection
-from hairify.report.settings import ReportSettings
-from hairify.report.writing import render, write_report
+from hairify.report._collecting import collect
+from hairify.report._findings import Baseline, Curves, Example, Findings, GIVFindings, Projection
+from hairify.report._settings import ReportSettings
+from hairify.report._writing import render, write_report
 
 __all__ = [
     "Baseline",

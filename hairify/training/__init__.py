@@ -1,11 +1,11 @@
 """Training: the paper's recipe for any network, on one process or many; exact to resume."""
 
-from hairify.training.checkpoints import is_begun
-from hairify.training.logs import StepReport
-from hairify.training.losses import Loss, airnet_loss, l1_loss, loss_for
-from hairify.training.settings import TrainingSettings
-from hairify.training.sharding import processes
-from hairify.training.trainer import TrainedRun, train
+from hairify.training._checkpoints import is_begun
+from hairify.training._logs import StepReport
+from hairify.training._losses import Loss, airnet_loss, l1_loss, loss_for
+from hairify.training._settings import TrainingSettings
+from hairify.training._sharding import processes
+from hairify.training._trainer import TrainedRun, train
 
 __all__ = [
     "Loss",

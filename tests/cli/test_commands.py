@@ -14,7 +14,7 @@ import torch
 from hairify.cli import main
 from hairify.data.images import Image, write
 from hairify.networks import NetworkSettings
-from hairify.sharing import Restorer, save_pretrained
+from hairify.sharing._hub import Restorer, save_pretrained
 
 SMALL = ["--option", "dim=8", "--option", "num_blocks=[1,1,1,2]", "--option", "num_refinement_blocks=1"]
 COMMANDS = ("plan", "train", "evaluate", "restore", "export", "ablate", "report", "push", "demo")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from util import assert_close, assert_differs
 
 from hairify.models import deformable
-from hairify.models.deformable import modulated_deform_conv2d
+from hairify.models._deformable import modulated_deform_conv2d
 
 SIZES = [(5, 7), (1, 6), (6, 1), (1, 1)]  # not square, and one pixel high or wide
 

@@ -25,16 +25,16 @@ from hairify.data.datasets import Task
 from hairify.data.degradations import degradation
 from hairify.errors import DataError, OptionError
 from hairify.evaluation import Results, Score, score
-from hairify.plan import Level, Plan
+from hairify.planning import Level, Plan
 from hairify.report import Baseline, Curves, Findings, ReportSettings, collect, render, write_report
-from hairify.report.axes import Scale
-from hairify.report.curve_drawing import thinned
-from hairify.report.logs import read_log
-from hairify.report.palette import styles
-from hairify.report.pictures import data_uri
-from hairify.report.plan_drawing import draw_plan
-from hairify.report.projecting import project
-from hairify.report.vector_drawing import departures
+from hairify.report._axes import Scale
+from hairify.report._curve_drawing import thinned
+from hairify.report._logs import read_log
+from hairify.report._palette import styles
+from hairify.report._pictures import data_uri
+from hairify.report._plan_drawing import draw_plan
+from hairify.report._projecting import project
+from hairify.report._vector_drawing import departures
 
 HOSTILE = "</script><b>&\"'<!-- $title \x01 \udc80 .png"
 SETTINGS = ReportSettings(givs_per_degradation=4, giv_crop=32, composites=("haze+noise25", "rain+noise25"))

@@ -14,11 +14,11 @@ from training.runs import Same, Samples, Task, broken_off, converted, recipe, ru
 from util import assert_close
 
 from hairify import HairModel, hairify, load, plan, save
-from hairify.ablation.variants import embed
 from hairify.errors import OptionError, TrainingError
 from hairify.models import restormer
-from hairify.training.losses import l1_loss
-from hairify.training.optimizer import RELATIVE_RATE, adamw
+from hairify.networks._embedding import embed
+from hairify.training import l1_loss
+from hairify.training._optimizer import RELATIVE_RATE, adamw
 
 
 def degraded(count: int) -> torch.Tensor:

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from training.runs import Plain, Same, converted, recipe, seeded
 
 from hairify.errors import TrainingError
-from hairify.training import l1_loss
-from hairify.training.averaging import WeightAverage
-from hairify.training.checkpoints import About, Checkpoint, Checkpoints
-from hairify.training.logs import RunLog, StepReport
-from hairify.training.optimizer import adamw, load_state_tensors, state_tensors
-from hairify.training.reachability import unreached
+from hairify.training import StepReport, l1_loss
+from hairify.training._averaging import WeightAverage
+from hairify.training._checkpoints import About, Checkpoint, Checkpoints
+from hairify.training._logs import RunLog
+from hairify.training._optimizer import adamw, load_state_tensors, state_tensors
+from hairify.training._reachability import unreached
 
 
 def test_l1_loss_is_of_each_image() -> None:

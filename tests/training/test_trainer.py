@@ -27,7 +27,7 @@ from util import assert_close, assert_differs
 from hairify import hairify
 from hairify.errors import DataError, OptionError, TrainingError
 from hairify.training import StepReport, TrainedRun, TrainingSettings, l1_loss, sharding
-from hairify.training.logs import RunLog
+from hairify.training._logs import RunLog
 
 
 def entries(output: Path) -> list[dict[str, Any]]:

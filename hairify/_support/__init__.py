@@ -1,0 +1,1 @@
+"""What every room may use: copies of networks, random state, files, nested values. It knows nothing of HAIR."""

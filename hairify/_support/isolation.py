@@ -1,0 +1,48 @@
+"""Running a copy of a network without a mark on the process."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import random
+import sys
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+_SEED = 0
+
+
+@contextlib.contextmanager
+def isolated(model: nn.Module) -> Iterator[None]:
+    """Own random state, no autocast and no inference mode, whatever the caller is in. For running a copy of a model."""
+    devices = {t.device for t in itertools.chain(model.parameters(), model.buffers())}
+    accelerators = [d for d in devices if d.type not in ("cpu", "meta")]
+    kinds = {d.type for d in devices} or {"cpu"}
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        for kind in kinds - {"meta"}:
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(torch.random.fork_rng(devices=[]))
+        for device in accelerators:
+            stack.enter_context(torch.random.fork_rng([device.index or 0], device_type=device.type))
+        torch.manual_seed(_SEED)
+        stack.enter_context(_python_randomness())
+        yield
+
+
+@contextlib.contextmanager
+def _python_randomness() -> Iterator[None]:
+    """Own random state also for `random`, and for numpy if it is in use."""
+    numpy = sys.modules.get("numpy")
+    states = random.getstate(), numpy.random.get_state() if numpy else None
+    random.seed(_SEED)
+    if numpy:
+        numpy.random.seed(_SEED)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        if numpy:
+            numpy.random.set_state(states[1])

@@ -1,0 +1,87 @@
+"""`hairify ablate`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch import nn
+
+from hairify._support.files import write_text
+from hairify.ablation.running import AblationSettings, ablate
+from hairify.ablation.tables import Run
+from hairify.cli._common import CONFIG, console, say, say_unreadable
+from hairify.cli.options import table_name, to_toml
+from hairify.data.datasets import DataSettings, test_tasks, training_tasks
+from hairify.data.samples import TrainingSamples
+from hairify.errors import OptionError
+from hairify.evaluation._scores import AVERAGE, Score, evaluate
+from hairify.networks._named import NetworkSettings
+from hairify.networks._running import smallest_multiple
+from hairify.training import TrainingSettings, is_begun, loss_for, train
+
+
+def run(
+    network: NetworkSettings,
+    data: DataSettings,
+    training: TrainingSettings,
+    ablation: AblationSettings,
+    output: Annotated[Path, typer.Option(help="folder for the runs and the table; a broken-off ablation goes on")],
+) -> None:
+    """Compare what HAIR's parts contribute, as the paper's Tables 5 and 6 do: equal steps, several seeds.
+
+    Variants: static, dac (the GIV as a conditional embedding), hsn (learned vectors in place of the GIV), both; and
+    with --splits the position of the split.
+
+    [dim]hairify ablate --data photographs --output ablation --steps 20000 --seeds 3
+    hairify ablate --data photographs --output splits --steps 20000 --splits 0.25,0.5,0.75[/dim]
+    """
+    if network.network == "res_hair" or not network.convert:
+        raise OptionError(
+            "An ablation starts from the network before its conversion, and converts it by itself: give another "
+            "`network` than res_hair (its own is restormer with the option hair_neck=true), and leave `convert` on."
+        )
+    if is_begun(output):
+        raise OptionError(f"{output} holds a training run; give another folder as `output`.")
+    tasks, tests = training_tasks(data), test_tasks(data)
+    base = network.build(0)
+
+    def write_config() -> None:
+        write_text(output / CONFIG, to_toml(network, data, training, ablation))
+
+    def train_and_score(model: nn.Module, seed: int, name: str) -> Mapping[str, Score]:
+        say((name, "bold"), f", seed {seed}: {sum(p.numel() for p in model.parameters()):,} parameters")
+        samples = TrainingSamples(tasks, data.patch_size, seed, int(data.image_cache * 2**30))
+        settings = dataclasses.replace(training, seed=seed)
+        folder = output / "runs" / f"{name}-{seed}".replace("/", "_")
+        resume = is_begun(folder)
+        done = train(model, samples, settings, output=folder, loss=loss_for(model), resume=resume, console=console)
+        if done.interrupted:
+            raise KeyboardInterrupt
+        results = evaluate(done.model, tests, multiple=smallest_multiple(done.model))
+        say_unreadable({**done.unreadable, **results.unreadable})
+        return results.scores
+
+    def on_run(done: Run, count: int, total: int) -> None:
+        average = done.score(AVERAGE)
+        scores = f"{average.psnr:.2f} dB / {average.ssim:.3f} on average"
+        say((f"{count} of {total}", "bold"), f" {done.row}: {scores}")
+
+    table = ablate(
+        network.build,
+        ablation,
+        train_and_score,
+        plan_options=network.plan_options(base),
+        sweep_options=network.plan_options(base, any_split=True),
+        folder=output / "scores",
+        about={table_name(type(one)): dataclasses.asdict(one) for one in (network, data, training)},
+        on_start=write_config,
+        on_run=on_run,
+    )
+    write_text(output / "ablation.json", table.to_json())
+    write_text(output / "ablation.md", table.to_markdown())
+    console.print(table.table())
+    say(f"The table is in {output / 'ablation.json'} and {output / 'ablation.md'}.")

@@ -1,0 +1,76 @@
+"""All commands in one application, and what a command's errors become."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from hairify.ablation.running import ablate
+from hairify.cli import INTERRUPTED, demo, push, report, restore
+from hairify.cli._common import config_of_run, say
+from hairify.cli.options import in_flags, with_settings
+from hairify.errors import HairError, OptionError
+from hairify.evaluation._scores import evaluate
+from hairify.planning._planner import plan
+from hairify.sharing._exporting import export
+from hairify.training._trainer import train
+
+app = typer.Typer(
+    name="hairify",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,  # a traceback of ours is for us: plain, and whole
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="""Turns any image-to-image network into an all-in-one restorer (HAIR), trains it and restores with it.
+
+    From a folder of photographs to restored pictures:
+
+    [bold]hairify train --data photographs --output run[/bold]
+
+    [bold]hairify evaluate run[/bold]
+
+    [bold]hairify report run[/bold]
+
+    [bold]hairify restore picture.jpg --model run --output restored[/bold]
+
+    Options may stand in a file, too: every run writes its own to config.toml, for [bold]--config[/bold].
+    """,
+)
+
+
+def _reporting(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command, whose errors are a message and an exit status."""
+
+    @functools.wraps(command)
+    def reporting(**given: Any) -> None:
+        try:
+            status = command(**given)
+        except HairError as error:
+            _complain(in_flags(str(error), inspect.signature(command).parameters))
+            raise typer.Exit(2 if isinstance(error, OptionError) else 1) from error
+        except OSError as error:
+            full = " The disk is full." if error.errno == errno.ENOSPC else ""
+            _complain(f"{error}.{full}")
+            raise typer.Exit(1) from error
+        except KeyboardInterrupt as interrupt:
+            _complain("Interrupted.")
+            raise typer.Exit(INTERRUPTED) from interrupt
+        raise typer.Exit(status or 0)
+
+    return reporting
+
+
+def _complain(message: str) -> None:
+    say(("error", "bold red"), f" {message}", to=Console(stderr=True))
+
+
+for _module in (plan, train, evaluate, restore, export, ablate, report, push, demo):
+    _command: Callable[..., Any] = _module.run
+    _whole = _reporting(with_settings(_command, config_of_run))
+    app.command(_module.__name__.rpartition(".")[2], help=_command.__doc__)(_whole)

@@ -1,0 +1,109 @@
+"""What commands share: the console, devices, restorers by name, progress."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import torch
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+
+from hairify.errors import OptionError
+from hairify.sharing._hub import Restorer, from_pretrained
+
+console = Console()
+
+CONFIG = "config.toml"
+"""The configuration that a run writes into its folder."""
+
+_SHOWN = 20  # unreadable files, one a line
+
+ModelArgument: TypeAlias = Annotated[
+    str, typer.Argument(help="folder of a run or of a restorer, or owner/name on the Hugging Face Hub", metavar="MODEL")
+]
+DeviceOption: TypeAlias = Annotated[
+    str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one")
+]
+TrustOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option("--network", help="package.module:factory, where the restorer is of a network of your own"),
+]
+DacOption: TypeAlias = Annotated[
+    str | None, typer.Option("--dac", help="package.module:factory, where it has a DAC of your own")
+]
+
+
+def say(*parts: str | tuple[str, str], to: Console = console) -> None:
+    """Print text, some of it as (text, style). What stands in brackets is no markup: files may be named so."""
+    to.print(Text.assemble(*parts), soft_wrap=True)
+
+
+def say_unreadable(unreadable: Mapping[str, str]) -> None:
+    """Say how many images could not be read, and why the first of them could not."""
+    for path, reason in [*unreadable.items()][:_SHOWN]:
+        say(("left out", "yellow"), f" {reason}" if path in reason else f" {path}: {reason}")
+    if unreadable:
+        say(f"{len(unreadable)} image(s) could not be read, and were left out.")
+
+
+def open_restorer(source: str, device: str, network: str | None, dac: str | None) -> Restorer:
+    """The restorer of a folder or of the Hub, in evaluation mode, on a device."""
+    restorer = from_pretrained(source, network=network, dac=dac)
+    restorer.model.to(device_named(device))
+    return restorer
+
+
+def device_named(name: str) -> torch.device:
+    """The device; "auto" is the first GPU, or else the CPU.
+
+    Raises:
+        OptionError: there is no such device here.
+    """
+    if name == "auto":
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise OptionError(f"--device is {name!r}, which cannot be used here: {error}") from error
+    return device
+
+
+def config_of_run(given: Mapping[str, Any]) -> Path | None:
+    """The configuration of the run that a command takes as its model, or resumes."""
+    folder = given.get("model") or given.get("output")
+    if folder is None or not given.get("resume", True):
+        return None
+    path = Path(folder) / CONFIG
+    return path if path.is_file() else None
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar with the time left.
+
+    Yields:
+        A function to call after each step, with a few words to show; with 0 steps, to show other words only.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[words]}", markup=False),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        task = bar.add_task(description, total=total, words="")
+
+        def advance(words: str, steps: int = 1) -> None:
+            bar.update(task, advance=steps, words=words)
+
+        yield advance

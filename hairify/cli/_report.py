@@ -1,0 +1,55 @@
+"""`hairify report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hairify.cli._common import DacOption, DeviceOption, ModelArgument, TrustOption, console, open_restorer, say
+from hairify.data.datasets import DataSettings, test_tasks
+from hairify.evaluation._scores import read_results
+from hairify.report import Baseline, ReportSettings, collect, write_report
+
+
+def run(
+    data: DataSettings,
+    report: ReportSettings,
+    model: ModelArgument,
+    output: Annotated[Path | None, typer.Option(help="the HTML page; by default report.html in the run")] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            help="results.json of a network to compare with, such as the unconverted one, evaluated on the same images"
+        ),
+    ] = None,
+    network: TrustOption = None,
+    dac: DacOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Write one HTML page that shows a restorer: its plan, what it tells apart, pictures before and after, numbers.
+
+    The page is self-contained and opens offline.
+
+    [dim]hairify report run
+    hairify report run --baseline static/results.json[/dim]
+    """
+    restorer = open_restorer(model, device, network, dac)
+    folder = Path(model)
+    log = folder / "log.jsonl"
+    path = output or (folder / "report.html" if folder.is_dir() else Path("report.html"))
+    with console.status("looking at the restorer"):
+        findings = collect(
+            restorer.model,
+            test_tasks(data),
+            report,
+            multiple=restorer.multiple,
+            title=restorer.network.name,
+            facts=restorer.about,
+            results=restorer.results,
+            baseline=Baseline(str(baseline), read_results(baseline)) if baseline else None,
+            log=log if log.is_file() else None,
+        )
+        write_report(findings, path)
+    say("The report is in ", (str(path), "bold"), ".")

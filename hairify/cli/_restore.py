@@ -1,0 +1,62 @@
+"""`hairify restore`."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hairify.cli._common import DacOption, DeviceOption, TrustOption, open_restorer, progress, say
+from hairify.cli.options import in_flags
+from hairify.restoring._restorer import Outcome, RestoringSettings, planned, restore_files
+from hairify.restoring._tiling import TilingSettings
+
+_ARGUMENTS = {field.name for cls in (TilingSettings, RestoringSettings) for field in dataclasses.fields(cls)}
+
+
+def run(
+    tiling: TilingSettings,
+    restoring: RestoringSettings,
+    inputs: Annotated[list[Path], typer.Argument(help="photographs, and folders of them", metavar="INPUT...")],
+    model: Annotated[str, typer.Option(help="folder of a run or of a restorer, or owner/name on the Hugging Face Hub")],
+    output: Annotated[Path, typer.Option(help="folder for the restored photographs")],
+    network: TrustOption = None,
+    dac: DacOption = None,
+    device: DeviceOption = "auto",
+) -> int:
+    """Restore photographs of any size, in overlapping tiles that share the weights which the whole image selects.
+
+    Depth (8 or 16 bits), grey, transparency, orientation and colour profile stay as they are. What cannot be read is
+    named, the rest goes on, and the exit status is 1.
+
+    [dim]hairify restore holiday/ portrait.tif --model run --output restored[/dim]
+    """
+    restorer = open_restorer(model, device, network, dac)
+    count = len(planned(inputs, output, restoring))
+    with progress("restoring", count) as advance:
+
+        def on_tile(source: Path, done: int, of: int) -> None:
+            advance(f"{source.name}, {done} of {of} tiles", steps=0)
+
+        def on_outcome(outcome: Outcome) -> None:
+            advance(outcome.source.name)
+            if outcome.message:
+                colour = "red" if outcome.status == "failed" else "yellow"
+                say((outcome.status, colour), f" {outcome.source}: {in_flags(outcome.message, _ARGUMENTS)}")
+
+        outcomes = restore_files(
+            restorer.model,
+            inputs,
+            output,
+            multiple=restorer.multiple,
+            tiling=tiling,
+            settings=restoring,
+            on_outcome=on_outcome,
+            on_tile=on_tile,
+        )
+    by_status = Counter(outcome.status for outcome in outcomes)
+    say(", ".join(f"{count} {status}" for status, count in by_status.items()) + f"; see {output}")
+    return int(by_status["failed"] > 0)

@@ -1,0 +1,146 @@
+"""`hairify train`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from torch import nn
+
+from hairify import HairModel
+from hairify._support.files import write_text
+from hairify.cli import INTERRUPTED
+from hairify.cli._common import CONFIG, console, say, say_unreadable
+from hairify.cli.options import in_flags, to_toml
+from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
+from hairify.data.samples import TrainingSamples
+from hairify.errors import DataError
+from hairify.evaluation._conditioning import Conditioning
+from hairify.evaluation._scores import conditioning_on, evaluate
+from hairify.networks._named import NetworkSettings
+from hairify.networks._running import smallest_multiple
+from hairify.sharing._hub import Restorer, save_pretrained
+from hairify.training import TrainingSettings, loss_for, processes, train
+
+
+def run(
+    network: NetworkSettings,
+    data: DataSettings,
+    training: TrainingSettings,
+    output: Annotated[Path, typer.Option(help="folder of the run; must be new, or hold the run to --resume")],
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the run's last checkpoint")] = False,
+) -> int:
+    """Convert a network and train it on photographs, by the paper's recipe where nothing else is said.
+
+    [dim]hairify train --data photographs --output run
+    hairify train --data photographs --output run --network my_nets:UNet --weights trained.pth --freeze-base
+    hairify train --output run --resume
+    accelerate launch --num_processes 8 -m hairify train --data data --output run[/dim]
+    """
+    tasks = training_tasks(data)
+    tests, without = _held_out(data) if training.validate_every else ([], "")
+    model = network.restorer(training.seed)
+    state = processes(training)
+    if state.is_main_process:
+        _introduce(model, tasks, tests)
+        if without:
+            say(("note", "yellow"), f" There is no validation. {without}")
+
+    def write_config() -> None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(output / CONFIG, to_toml(network, data, training))
+
+    multiple_of = functools.cache(smallest_multiple)  # of the one network: finding it out takes some runs
+    samples = TrainingSamples(tasks, data.patch_size, training.seed, int(data.image_cache * 2**30))
+    done = train(
+        model,
+        samples,
+        training,
+        output=output,
+        loss=loss_for(model),
+        validate=_validation(tests, multiple_of) if tests else None,
+        measure=_measurement(tests, multiple_of) if tests else None,
+        resume=resume,
+        on_start=write_config,
+        console=console if state.is_main_process else None,
+    )
+    if state.is_main_process:
+        say_unreadable(done.unreadable)
+    if done.interrupted:
+        if state.is_main_process:
+            say(f"Stopped after step {done.steps}. Go on with: hairify train --output {output} --resume")
+        return INTERRUPTED
+    if state.is_main_process:
+        about = facts(tasks, training, done.steps)
+        restorer = Restorer(done.model, network.named(), multiple_of(done.model), network.own_dac, about)
+        save_pretrained(restorer, output / "model")
+        say("The restorer is in ", (str(output / "model"), "bold"), f"; next: hairify evaluate {output}")
+    return 0
+
+
+def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict[str, str]:
+    """What a reader should know of a training."""
+    return {
+        "degradations": ", ".join(task.degradation for task in tasks),
+        "images": f"{len({path for task in tasks for path in task.clean}):,}",
+        "steps": f"{steps:,} of {training.batch_size} patches",
+        "learning rate": f"{training.learning_rate:g}, then {training.final_learning_rate:g}",
+        "seed": str(training.seed),
+    }
+
+
+def _held_out(data: DataSettings) -> tuple[list[Task], str]:
+    """What to validate on; or nothing, and why: the data have no test half, and no test data were asked for."""
+    try:
+        return test_tasks(data), ""
+    except DataError as error:
+        if data.test_data:
+            raise
+        return [], in_flags(str(error), {"test_data", "data"})
+
+
+def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -> None:
+    parameters = sum(p.numel() for p in model.parameters())
+    if isinstance(model, HairModel):
+        before, after = model.plan.parameters
+        boxes = ", ".join(f"{level.name} (N = {level.box_size})" for level in model.plan.levels[:6])
+        more = f" and {len(model.plan.levels) - 6} more" if len(model.plan.levels) > 6 else ""
+        say(
+            ("network", "bold"),
+            f"  {type(model.base).__name__}, {before:,} -> {after:,} parameters, split after {model.plan.split}, "
+            f"levels {boxes}{more}",
+        )
+        if model.plan.warning:
+            say(("note", "yellow"), f" {model.plan.warning}")
+    else:
+        say(("network", "bold"), f"  {type(model).__name__}, {parameters:,} parameters, not converted")
+    for title, those in (("training", tasks), ("held out", tests)):
+        listed = ", ".join(f"{task.name} ({len(task.clean)})" for task in those)
+        if listed:
+            say((f"{title:8}", "bold"), f" {listed}")
+
+
+def _measurement(
+    tests: Sequence[Task], multiple_of: Callable[[nn.Module], int]
+) -> Callable[[HairModel], Conditioning | None]:
+    return lambda model: conditioning_on(model, tests, multiple=multiple_of(model))
+
+
+def _validation(
+    tests: Sequence[Task], multiple_of: Callable[[nn.Module], int]
+) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
+    unreadable: dict[str, str] = {}
+
+    def validate(model: nn.Module) -> dict[str, dict[str, float]]:
+        nonlocal unreadable
+        results = evaluate(model, tests, multiple=multiple_of(model))
+        if results.unreadable != unreadable:  # not at every validation anew
+            unreadable = dict(results.unreadable)
+            say_unreadable(unreadable)
+        return {name: dataclasses.asdict(one) for name, one in results.scores.items()}
+
+    return validate

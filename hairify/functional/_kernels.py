@@ -1,0 +1,358 @@
+"""How an operation with weights of its own for each image is computed, chosen by shapes.
+
+    operation, input, weights ── choose() ──► plain │ matmul │ grouped │ loop │ unfolded ──► output
+
+No single kernel will do. Medians on two cores of an EPYC (Zen 5) with PyTorch 2.13, eight images, relative to the
+ordinary operation with one weight, within networks' forward passes (`make bench-kernels` measures such shapes apart):
+
+| | matmul | grouped | loop |
+|---|---|---|---|
+| 1×1, 96 → 288 at 64² | 1.5 | **1.1** | 1.2 |
+| 1×1, 192 → 1020 at 32² | **1.6** | 2.9 | 1.2 |
+| 1×1, 1021 → 384 at 16² | 1.9 | **0.9** | 1.4 |
+| 1×1, 128 → 256 at 32², channels last | 2.3 | 3.7 | **1.7** |
+| 1×1, 384 → 1152 at 8² (by itself) | **2.1** | 2.2 | 1.8 |
+| 3×3, 128 at 32² | | **1.1** | 1.1 |
+| 3×3, 64 at 64² | | 1.1 | **1.2** |
+| 3×3, 64 → 32 at 128² | | 1.1 | **0.7** |
+| 3×3, 60 at 128² | | 3.2 | **1.3** |
+| 3×3, 256 at 16² | | 2.0 | **1.4** |
+| 3×3, 512 at 8² (by itself) | | 5.2 | **1.9** |
+| 3×3 depthwise, 288 at 128² | | **1.0** | 1.3 |
+| 3×3 depthwise, 64 at 128², channels last | | 20 | **3.9** |
+| 2×2 transposed, 64 → 32 at 64² | | 1.2 | **0.6** |
+
+Bold is what is taken. Where matmul is behind the loop it is so on this processor, on which MKL reaches half of oneDNN's
+speed; on another, 1×1, 96 → 288 at 32² took 3.2 ms by matmul, 10.3 by the loop and 12.9 grouped.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from hairify._support.symbolic import is_symbolic
+from hairify.errors import BatchMismatchError, ShapeError
+from hairify.functional._operations import Convolution, Operation
+from hairify.functional._unfolding import unfolded
+
+Kernel: TypeAlias = Literal["plain", "matmul", "grouped", "loop", "unfolded"]
+Needed: TypeAlias = tuple[bool, bool, bool]
+Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
+
+# Up to here one grouped convolution gains by being one call; beyond, one for each image stays within the caches.
+_SMALL_MAP = 32 * 32
+_SMALL_WEIGHTS = 2**24  # bytes, of all images together
+
+# Numbers in a vector register of 512 bits. oneDNN's layouts hold so many channels side by side, else it falls back;
+# for 1×1 convolutions with channels not in multiples of 4 to a product of matrices, which is good as well.
+_CHANNELS_IN_A_BLOCK = 16
+
+# Below, products of many small matrices by columns are products of matrices and vectors, many times slower.
+_FEW_POSITIONS = 16
+
+# From here, on CPUs, arithmetic limits a 1×1 convolution, at which oneDNN is ahead of MKL by two on some processors.
+_MANY_POSITIONS = 256
+
+
+def choose(
+    operation: Operation,
+    batch: int,
+    input: Sequence[int],
+    weight: Sequence[int],
+    itemsize: int,
+    device: str,
+    channels_last: bool = False,
+) -> Kernel:
+    """The kernel for an operation with per-image weights, by shapes, layout, size of a number and type of device alone.
+
+    Args:
+        operation: what is computed.
+        batch: B; may be symbolic while a compiler or exporter traces.
+        input: its shape, (k·B, ...).
+        weight: shape of one image's weight.
+        itemsize: bytes of one number.
+        device: type of the device, such as "cpu".
+        channels_last: whether the input is so in memory.
+
+    Returns:
+        "plain": the ordinary operation, for a single set of weights.
+        "matmul": one batched matrix product, for linear layers and 1×1 convolutions.
+        "grouped": one convolution with the images as groups.
+        "loop": one convolution for each image.
+        "unfolded": a batched matrix product with the patches under the kernel, for any number of images.
+    """
+    if is_symbolic(batch):  # then the number of groups, or of turns of a loop, cannot depend on it
+        return "matmul" if operation.is_matrix_product else "unfolded"
+    if batch == 1:
+        return "plain"
+    if not isinstance(operation, Convolution):
+        return "matmul"
+    if device != "cpu" or any(map(is_symbolic, input[2:])):
+        return "matmul" if operation.is_matrix_product else "grouped"
+    channels, positions = operation.channels(weight), math.prod(input[2:])
+    if operation.is_matrix_product:
+        if positions < _MANY_POSITIONS:
+            return "matmul"
+        if channels_last:
+            return "loop"
+        return "grouped" if all(c % _CHANNELS_IN_A_BLOCK == 0 or c % 4 for c in channels) else "matmul"
+    per_group = [c // operation.groups for c in channels]
+    if operation.transposed or channels_last:
+        return "loop"
+    if per_group[0] == 1:  # depthwise
+        return "grouped"
+    is_small = positions <= _SMALL_MAP and batch * math.prod(weight) * itemsize <= _SMALL_WEIGHTS
+    return "grouped" if is_small and all(c % _CHANNELS_IN_A_BLOCK == 0 for c in per_group) else "loop"
+
+
+def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply an operation with weights of its own to each image.
+
+    Args:
+        operation: with its settings.
+        input: shape (k·B, ...).
+        weight: shape (B, *shape).
+        bias: shape (B, out) or None.
+
+    Raises:
+        BatchMismatchError: the input's first dimension is not a multiple of B.
+        ShapeError: the bias does not fit the weight.
+    """
+    out = operation.channels(weight.shape[1:])[1]
+    if bias is not None and bias.shape != (weight.shape[0], out):
+        raise ShapeError(f"The bias has shape {tuple(bias.shape)}; with this weight it is ({weight.shape[0]}, {out}).")
+    kernel = chosen(operation, input, weight)
+    if kernel == "plain":
+        return operation(input, weight[0], None if bias is None else bias[0])
+    rows_per_image(input, weight.shape[0])
+    output = _KERNELS[kernel](operation, input, weight, bias)
+    return laid_out_like(operation, input, output)
+
+
+def chosen(operation: Operation, input: Tensor, weight: Tensor) -> Kernel:
+    """As `choose`, for these tensors."""
+    return choose(
+        operation,
+        weight.shape[0],
+        input.shape,
+        weight.shape[1:],
+        weight.element_size(),
+        input.device.type,
+        _is_channels_last(input),
+    )
+
+
+def rows_per_image(input: Tensor, batch: int) -> int:
+    """k, where `input` has k·B rows.
+
+    Raises:
+        BatchMismatchError: it has not.
+    """
+    rows = input.shape[0]
+    if batch == 0:
+        raise BatchMismatchError("The batch is empty: per-image weights need at least one image.")
+    if rows % batch:
+        raise BatchMismatchError(
+            f"An input of shape {tuple(input.shape)} cannot be divided among {batch} images: its first dimension "
+            f"must be a multiple of {batch}. Call the model with as many images as its GIV was made from, or with "
+            "one GIV of shape (1, D) for all."
+        )
+    return rows // batch
+
+
+def _matmul(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    batch, matrix = weight.shape[0], weight.flatten(2)  # (B, out, in)
+    by_rows = _is_by_rows(operation, input, batch)
+    images = _to_matrices(operation, input, batch, by_rows)
+    factors = (images, matrix.transpose(1, 2)) if by_rows else (matrix, images)
+    product = torch.bmm(*factors) if bias is None else torch.baddbmm(bias.unsqueeze(1 if by_rows else 2), *factors)
+    return _from_matrices(operation, product, input, by_rows)
+
+
+def _is_by_rows(operation: Operation, input: Tensor, batch: int) -> bool:
+    """Whether positions are the rows of the matrices: where channels are last, or few columns would make it slow."""
+    if not isinstance(operation, Convolution) or _is_channels_last(input):
+        return True
+    sizes = (input.shape[0], *input.shape[2:])
+    return not any(map(is_symbolic, sizes)) and math.prod(sizes) < batch * _FEW_POSITIONS
+
+
+def _to_matrices(operation: Operation, features: Tensor, batch: int, by_rows: bool) -> Tensor:
+    """The features of each image as a matrix, that of all its parts: (B, positions, C), or (B, C, positions)."""
+    if not isinstance(operation, Convolution):
+        return features.reshape(batch, -1, features.shape[-1])
+    if by_rows:  # copies nothing where channels are last in memory
+        return features.movedim(1, -1).reshape(batch, -1, features.shape[1])
+    return features.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2)
+
+
+def _from_matrices(operation: Operation, matrices: Tensor, input: Tensor, by_rows: bool) -> Tensor:
+    """The reverse, to features with the positions and the layout of the input."""
+    if not isinstance(operation, Convolution):
+        return matrices.reshape(*input.shape[:-1], matrices.shape[-1])
+    rows, size = input.shape[0], input.shape[2:]
+    if by_rows:
+        return matrices.reshape(rows, *size, matrices.shape[2]).movedim(-1, 1)
+    parts: Tensor = matrices.unflatten(2, (rows // matrices.shape[0], -1)).transpose(1, 2)
+    return parts.reshape(rows, matrices.shape[1], *size)
+
+
+def _grouped(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The images become groups of one convolution (Yang et al., CondConv, NeurIPS 2019)."""
+    batch = weight.shape[0]
+    output = operation(
+        _to_groups(input, batch), weight.flatten(0, 1), None if bias is None else bias.flatten(), images=batch
+    )
+    return _from_groups(output, batch)
+
+
+def _to_groups(images: Tensor, batch: int) -> Tensor:
+    """(k·B, C, *size) to (k, B·C, *size); reshape, not view: images may be channels_last or otherwise strided."""
+    parts: Tensor = images.unflatten(0, (batch, -1)).transpose(0, 1)
+    return parts.reshape(parts.shape[0], -1, *images.shape[2:])
+
+
+def _from_groups(grouped: Tensor, batch: int) -> Tensor:
+    """(k, B·C, *size) to (k·B, C, *size)."""
+    if torch.compiler.is_compiling():  # which may guess wrongly how a gradient lies in memory, and take it for a view
+        return torch.cat(grouped.chunk(batch, dim=1))
+    images: Tensor = grouped.unflatten(1, (batch, -1)).transpose(0, 1)
+    return images.reshape(-1, *images.shape[2:])
+
+
+def _loop(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    biases = [None] * weight.shape[0] if bias is None else bias.unbind()
+    images = _by_image(input, weight.shape[0])
+    outputs = (operation(x, w, b) for x, w, b in zip(images, weight.unbind(), biases, strict=True))
+    return _joined(outputs, weight.shape[0])
+
+
+def _by_image(features: Tensor, batch: int) -> list[Tensor]:
+    """The rows of each image; views apart from each other, so that networks may write to what they are of."""
+    rows = features.shape[0] // batch
+    return [features.narrow(0, image * rows, rows) for image in range(batch)]
+
+
+def _joined(parts: Iterator[Tensor], batch: int) -> Tensor:
+    """The parts of all images one after another; without gradients no more than one is held beside the whole."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return torch.cat(list(parts))
+    first = next(parts)
+    shape = (batch * first.shape[0], *first.shape[1:])
+    form = torch.channels_last if _is_channels_last(first) else torch.contiguous_format
+    whole = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=form)
+    for place, part in zip(_by_image(whole, batch), itertools.chain((first,), parts), strict=True):
+        place.copy_(part)
+    return whole
+
+
+def laid_out_like(operation: Operation, input: Tensor, output: Tensor) -> Tensor:
+    """In the layout that the ordinary operation gives: networks take views of it, dropout draws in its order.
+
+    Convolutions return channels last where the input is so.
+    """
+    if isinstance(operation, Convolution) and _is_channels_last(input):
+        return output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return output.contiguous()
+
+
+def _is_channels_last(input: Tensor) -> bool:
+    return input.ndim == 4 and not input.is_contiguous() and input.permute(0, 2, 3, 1).is_contiguous()
+
+
+def per_image_backward(operation: Operation, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed) -> Gradients:
+    """The gradients of `per_image`, by the kernel that it takes.
+
+    Args:
+        operation: with its settings.
+        grad: that of the output.
+        input: as given to `per_image`.
+        weight: likewise.
+        needed: whether the gradients of input, weight and bias are.
+
+    Returns:
+        Those gradients, None where not needed.
+    """
+    kernel = chosen(operation, input, weight)
+    if not isinstance(operation, Convolution) or kernel == "matmul":
+        return _matmul_backward(operation, grad, input, weight, needed)
+    batch = weight.shape[0]
+    if kernel == "plain":
+        into, *others = _convolution_backward(operation, grad, input, weight[0], needed)
+        by_weight, by_bias = (None if t is None else t.unsqueeze(0) for t in others)
+        return into, by_weight, by_bias
+    if kernel == "grouped":
+        grads, images = _to_groups(grad, batch), _to_groups(input, batch)
+        into, *others = _convolution_backward(operation, grads, images, weight.flatten(0, 1), needed, batch)
+        into = None if into is None else laid_out_like(operation, input, _from_groups(into, batch))
+        by_weight, by_bias = (None if t is None else t.unflatten(0, (batch, -1)) for t in others)
+        return into, by_weight, by_bias
+    return _loop_backward(operation, grad, input, weight, needed)
+
+
+def _loop_backward(operation: Convolution, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed) -> Gradients:
+    batch = weight.shape[0]
+    others: list[tuple[Tensor | None, ...]] = []
+
+    def each() -> Iterator[Any]:
+        for g, x, w in zip(_by_image(grad, batch), _by_image(input, batch), weight.unbind(), strict=True):
+            into, *rest = _convolution_backward(operation, g, x, w, needed)
+            others.append(tuple(rest))
+            yield into
+
+    into = _joined(each(), batch) if needed[0] else None
+    if not needed[0]:
+        list(each())
+    by_weight, by_bias = (
+        torch.stack(parts) if n else None for parts, n in zip(zip(*others, strict=True), needed[1:], strict=True)
+    )
+    return into, by_weight, by_bias
+
+
+def _convolution_backward(
+    operation: Convolution, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed, images: int = 1
+) -> Gradients:
+    """The gradients of one convolution, with `images` times the groups."""
+    output_padding = operation.output_padding[: len(operation.stride)]
+    gradients: Gradients = torch.ops.aten.convolution_backward(
+        grad,
+        input,
+        weight,
+        [grad.shape[1]],
+        operation.stride,
+        operation.padding,
+        operation.dilation,
+        operation.transposed,
+        output_padding,
+        images * operation.groups,
+        needed,
+    )
+    return gradients
+
+
+def _matmul_backward(operation: Operation, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed) -> Gradients:
+    batch, matrix = weight.shape[0], weight.flatten(2)  # (B, out, in)
+    by_rows = _is_by_rows(operation, input, batch)
+    images, grads = (_to_matrices(operation, t, batch, by_rows) for t in (input, grad))
+    into = by_weight = None
+    if needed[0]:
+        product = torch.bmm(grads, matrix) if by_rows else torch.bmm(matrix.transpose(1, 2), grads)
+        into = _from_matrices(operation, product, input, by_rows)
+    if needed[1]:
+        factors = (grads.transpose(1, 2), images) if by_rows else (grads, images.transpose(1, 2))
+        by_weight = torch.bmm(*factors).view_as(weight)
+    return into, by_weight, grads.sum(1 if by_rows else 2) if needed[2] else None
+
+
+_KERNELS: dict[Kernel, Callable[..., Tensor]] = {
+    "matmul": _matmul,
+    "grouped": _grouped,
+    "loop": _loop,
+    "unfolded": unfolded,
+}

@@ -1,0 +1,190 @@
+"""Weight Boxes and Hyper Selecting Nets (paper, section 3.1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hairify.functional._kernels import per_image
+from hairify.functional._mixing import mix, mix_low_rank, mix_outputs, mixes_outputs
+from hairify.functional._operations import Operation, Prepare
+from hairify.functional._recomputation import is_possible, pays, recomputed
+
+FACTORS = ("left", "right", "bias_change")
+"""Names of the parameters by which rows of a low-rank box differ."""
+
+
+class WeightBox(nn.Module):
+    """N complete parameter sets for the blocks of one level: the paper's W of shape (N, P).
+
+    The rows are kept as one tensor per parameter of the block, shape (N, *parameter shape), under the
+    parameter's own name within the block: flattened and concatenated they are the (N, P) matrix. So a layer's
+    weights are made when the layer runs, and gradients touch no more than it used.
+
+    Args:
+        rows: {name of a layer within the block: {"weight": (N, ...), "bias": (N, ...)}}, or in a `LowRankBox` the
+            parameters that it says; the name is "" where the block is itself a layer.
+
+    Attributes:
+        recompute: whether weights are made again in the backward pass instead of kept for it; None: where that costs
+            little.
+    """
+
+    recompute: bool | None = None
+
+    def __init__(self, rows: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
+        super().__init__()
+        for entry, parameters in rows.items():
+            home: nn.Module = self
+            for part in entry.split(".") if entry else ():
+                home = home._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+            for name, parameter in parameters.items():
+                home.register_parameter(name, parameter)
+
+    def forward(
+        self,
+        entry: str,
+        selecting: Tensor,
+        block: int = 0,
+        prepare: Prepare | None = None,
+        input: Tensor | None = None,
+        **settings: Any,
+    ) -> Any:
+        """Per-image weight and bias of one layer, w = Σ_i V_s[i] W[i] (paper, equation 4), or what it computes by them.
+
+        The layer is computed in here because sharded parameters exist during a call of their module alone, and its
+        backward pass needs them again.
+
+        Args:
+            entry: the layer's name within the block.
+            selecting: selecting vectors, shape (B, N).
+            block: the block's position in its level; here all blocks share all rows.
+            prepare: makes the operation that the layer computes; None for the weights themselves.
+            input: of the layer, shape (k·B, ...).
+            settings: of the operation.
+
+        Returns:
+            Weight (B, *shape) and bias (B, out) or None; with `prepare` the layer's output.
+        """
+        parameters = self._parameters_of(entry, block)
+        selecting = selecting.to(parameters[0].device)
+        if prepare is None:
+            return self._generate(selecting, *parameters)
+        assert input is not None
+        input, operation = prepare(input, self._kernel(parameters[0]), **settings)
+        output = self._by_outputs(operation, input, selecting, parameters)
+        if output is not None:
+            return output
+        if self._recomputes(operation, input, selecting, parameters):
+            return recomputed(operation, input, self._generate, selecting, *parameters)
+        return per_image(operation, input, *self._generate(selecting, *parameters))
+
+    def _parameters_of(self, entry: str, block: int) -> tuple[Tensor, ...]:
+        """What the weights of one layer are made of, as arguments of `_generate`."""
+        rows = self._rows(entry)
+        bias = getattr(rows, "bias", None)
+        return (rows.weight,) if bias is None else (rows.weight, bias)
+
+    def _rows(self, entry: str) -> Any:
+        """The module that holds one layer's parameters, as attributes: replicas of `nn.DataParallel` have no others."""
+        home: Any = self
+        for part in entry.split(".") if entry else ():
+            home = home._modules[part]
+        return home
+
+    @staticmethod
+    def _generate(selecting: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        weight, *biases = (mix(selecting, rows) for rows in parameters)
+        return weight, biases[0] if biases else None
+
+    @staticmethod
+    def _kernel(weight: Tensor) -> Sequence[int]:
+        """The size of a convolution's kernel."""
+        return weight.shape[3:]
+
+    @staticmethod
+    def _by_outputs(
+        operation: Operation, input: Tensor, selecting: Tensor, parameters: tuple[Tensor, ...]
+    ) -> Tensor | None:
+        """The layer's output by the other side of the distributive law, where that takes less time."""
+        if not mixes_outputs(operation, input, selecting, parameters[0]):
+            return None
+        return mix_outputs(operation, input, selecting, *parameters)
+
+    def _recomputes(
+        self, operation: Operation, input: Tensor, selecting: Tensor, parameters: tuple[Tensor, ...]
+    ) -> bool:
+        if not is_possible(input, selecting, *parameters):
+            return False
+        if self.recompute is not None:
+            return self.recompute
+        return pays(operation, input, selecting.shape[0], self._terms(parameters))
+
+    @staticmethod
+    def _terms(parameters: tuple[Tensor, ...]) -> int:
+        """By how many multiplications one number of a weight is made."""
+        return parameters[0].shape[0]
+
+    @torch.no_grad()
+    def rows_agree(self) -> bool:
+        """Whether all rows are the same, so that every selecting vector gives the same weights."""
+        return all(bool((p == p[:1]).all()) for p in self.parameters())
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> WeightBox:
+        """Convert rows as matrices: `to(memory_format=...)` is meant for kernels, and refuses a stack of them."""
+        super()._apply(lambda rows: fn(rows.flatten(1)).reshape(rows.shape), recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+class LowRankBox(WeightBox):
+    """A Weight Box whose rows differ by matrices of low rank: for block m, row i is W_m + A_mi B_mi.
+
+    The whole weights W_m are as many as the blocks had; the rows add only their factors. Since selecting vectors sum
+    to 1, block m's weight for an image is W_m + Σ_i V_s[i] A_mi B_mi. Each layer owns `weight` (M, *shape), `left`
+    (M, N, out, rank), `right` (M, N, rank, columns), and with a bias `bias` (M, out) and `bias_change` (M, N, out).
+    (In models saved by hairify 0.1 the factors were the same for all blocks, and have a first dimension of 1.)
+    """
+
+    def factors(self) -> Iterator[nn.Parameter]:
+        """The parameters by which the rows differ."""
+        return (p for name, p in self.named_parameters() if name.rpartition(".")[2] in FACTORS)
+
+    def rows_agree(self) -> bool:
+        """Whether all rows are the same: the left factors and changes of biases are zero."""
+        return not any(
+            p.any() for name, p in self.named_parameters() if name.rpartition(".")[2] in ("left", "bias_change")
+        )
+
+    def _parameters_of(self, entry: str, block: int) -> tuple[Tensor, ...]:
+        rows = self._rows(entry)
+        bias = getattr(rows, "bias", None)
+        own = block if rows.left.shape[0] > 1 else 0
+        biases = () if bias is None else (bias[block], rows.bias_change[own])
+        return rows.weight[block], rows.left[own], rows.right[own], *biases
+
+    @staticmethod
+    def _generate(selecting: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        weight, left, right, *biases = parameters
+        changed = mix_low_rank(selecting, weight, left, right)
+        if not biases:
+            return changed, None
+        bias, bias_change = biases
+        return changed, bias + mix(selecting, bias_change)
+
+    @staticmethod
+    def _kernel(weight: Tensor) -> Sequence[int]:
+        return weight.shape[2:]
+
+    @staticmethod
+    def _by_outputs(
+        operation: Operation, input: Tensor, selecting: Tensor, parameters: tuple[Tensor, ...]
+    ) -> Tensor | None:
+        return None  # it would take N·rank thin channels more on the whole map, which measured slower
+
+    @staticmethod
+    def _terms(parameters: tuple[Tensor, ...]) -> int:
+        _, left, *_ = parameters
+        return left.shape[0] * left.shape[2]

@@ -1,0 +1,171 @@
+"""What the split returns, and how the DAC reads it: F_g as a map (B, C, h, w) whatever its layout."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal, TypeAlias
+
+import torch
+import torch.fx
+from torch import Tensor
+
+from hairify._support.nested import Size, tensors
+from hairify._support.symbolic import is_symbolic
+
+Layout: TypeAlias = Literal["map", "channels_last", "tokens", "vector"]
+
+# Below this many positions a side, "the aspect ratio up to rounding" says nothing: 1×1 would match any image.
+_LEAST_ROUNDED_SIDE = 4
+# Networks without padding lose a border at each convolution, up to this part of a small image.
+_MOST_BORDER = 1 / 3
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Which tensor of the split's output is F_g, and in which layout.
+
+    Attributes:
+        index: position among the tensors of the flattened output (0 where the output is one tensor).
+        layout: "map" (B, C, h, w), "channels_last" (B, h, w, C), "tokens" (B, L, C) or "vector" (B, C).
+        shape: (C, h, w) as the DAC saw it on the example inputs.
+    """
+
+    index: int
+    layout: Layout
+    shape: tuple[int, int, int]
+
+    @property
+    def area(self) -> int:
+        """Number of positions, the resolution by which features are compared."""
+        return self.shape[1] * self.shape[2]
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it has a single position, whatever the image."""
+        return self.layout == "vector"
+
+    @property
+    def channels(self) -> int:
+        """Number of channels, the DAC's `in_channels`."""
+        return self.shape[0]
+
+
+def find_feature(shapes: Sequence[tuple[int, ...]], batch: int, image: Size | None, *, strict: bool) -> Feature | None:
+    """The lowest-resolution feature among the tensors of an output, the first of equals.
+
+    Args:
+        shapes: the shapes of the output's tensors.
+        batch: number of images they were made from.
+        image: (H, W) of the input images, None where the inputs are no images.
+        strict: accept only what keeps the image's aspect ratio. Windows, attention maps and pooled vectors
+            do not, so this tells features from the rest. Without it any layout a person may have chosen
+            is accepted.
+
+    Returns:
+        None where no tensor qualifies.
+    """
+    found = [_recognise(i, shape, batch, image, strict) for i, shape in enumerate(shapes)]
+    return min((f for f in found if f is not None), key=lambda f: f.area, default=None)
+
+
+def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | None, strict: bool) -> Feature | None:
+    if not 2 <= len(shape) <= 4 or shape[0] != batch or 0 in shape:
+        return None
+    if strict and math.prod(shape) == batch * max(shape[1:]):
+        return None  # one position: pooled, whatever the image's aspect ratio
+    if len(shape) == 2:
+        return Feature(index, "vector", (shape[1], 1, 1))
+    if len(shape) == 3:
+        size = token_grid(shape[1], image)
+        if strict and image is not None and min(size) < _LEAST_ROUNDED_SIDE and _are_tokens_last(shape, image):
+            return None
+        fits = image is not None and size[1] > 1 and (_fits_exactly(size, image) or _fits_rounded(size, image))
+        return Feature(index, "tokens", (shape[2], *size)) if (fits and not _square(shape)) or not strict else None
+    as_map = Feature(index, "map", (shape[1], shape[2], shape[3]))
+    if image is None:
+        return None if strict else as_map
+    last = Feature(index, "channels_last", (shape[3], shape[1], shape[2]))
+    candidates = [as_map] if strict and _square(shape) else [as_map, last]
+    for fits_image in (_fits_exactly, _fits_rounded, _fits_cropped):  # what fits better goes first
+        for feature in candidates:
+            if fits_image(feature.shape[1:], image):
+                return feature
+    return None if strict else as_map
+
+
+def _are_tokens_last(shape: tuple[int, ...], image: Size) -> bool:
+    """Whether it looks like (B, C, L), few channels of many tokens."""
+    return shape[2] > shape[1] and _fits_exactly(token_grid(shape[2], image), image)
+
+
+def _square(shape: tuple[int, ...]) -> bool:
+    """Whether it looks like an attention map, (..., n, n), whose other dimensions may have any ratio by chance."""
+    return shape[-2] == shape[-1]
+
+
+def _fits_exactly(size: Size, image: Size) -> bool:
+    """Whether a map has the image's aspect ratio."""
+    return size[0] * image[1] == size[1] * image[0]
+
+
+def _fits_rounded(size: Size, image: Size) -> bool:
+    """Whether it does up to the rounding of its sides."""
+    difference = abs(size[0] * image[1] - size[1] * image[0])
+    return min(size) >= _LEAST_ROUNDED_SIDE and difference <= max(image)
+
+
+def _fits_cropped(size: Size, image: Size) -> bool:
+    """Whether it does but for a border: what is cut off or added on all sides leaves width - height as it is."""
+    (h, w), (height, width) = size, image
+    if min(size) < _LEAST_ROUNDED_SIDE or (width - height) * (w - h) <= 0:
+        return False
+    scale = Fraction(width - height, w - h)
+    return 1 in (scale.numerator, scale.denominator) and abs(h * scale - height) <= _MOST_BORDER * height
+
+
+def token_grid(length: int, image: Size | None) -> Size:
+    """(h, w) with h·w = `length`, as near to the image's aspect ratio as possible; (length, 1) without an image.
+
+    Networks pad images to a multiple of their window or patch, so the ratios may differ a little.
+    """
+    if image is None:
+        return length, 1
+    if is_symbolic(length):  # no search over divisors: the ratio must fit up to rounding
+        # By what exporters can follow, which is neither a true division of sizes nor `sqrt` or `round`.
+        h = math.floor(torch.sym_float(length * image[0] // image[1]) ** 0.5 + 0.5)
+        h = torch.sym_max(1, h)
+        return h, length // h
+    h = math.sqrt(length * image[0] / image[1])
+    rounded = max(1, round(h))
+    if length % rounded == 0:
+        return rounded, length // rounded
+    below, beside = _divisor_up_to(length, round(h)), length // _divisor_up_to(length, round(length / h))
+    return min(((n, length // n) for n in (below, beside)), key=lambda size: abs(math.log(size[0] / h)))
+
+
+def _divisor_up_to(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`, and at least 1."""
+    return next((n for n in range(most, 1, -1) if number % n == 0), 1)
+
+
+def read_feature(output: Any, index: int, layout: Layout, image: Size | None) -> Tensor:
+    """F_g of shape (B, C, h, w), out of whatever the split returned.
+
+    The feature is copied: the network may go on to change its own in place (`ReLU(inplace=True)`,
+    `x += skip`), which neither the DAC nor its backward pass must see.
+
+    Args:
+        output: what the split returned: a tensor, or a list, tuple or dict of tensors.
+        index: see `Feature`, like `layout`.
+        layout: the feature's layout.
+        image: (H, W) of the input images; used for "tokens" alone.
+    """
+    feature = (output if isinstance(output, Tensor) else tensors(output)[index]).clone()
+    if layout == "tokens":
+        return feature.transpose(1, 2).reshape(feature.shape[0], feature.shape[2], *token_grid(feature.shape[1], image))
+    if layout == "channels_last":
+        return feature.permute(0, 3, 1, 2)
+    return feature if layout == "map" else feature[:, :, None, None]

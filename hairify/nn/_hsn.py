@@ -1,0 +1,186 @@
+"""Hyper Selecting Nets: GIV → selecting vectors."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hairify._support.precision import full_precision
+
+_SPREAD = 2.0
+
+
+class HyperSelectingNet(nn.Module):
+    """The HSNs of one level's M blocks, run as one: GIV → selecting vectors (paper, equation 3).
+
+    Each is a fully connected net with GELU between its layers and a softmax at the end; D → D/2 → D/4 → D/8 → N as
+    published, D → 32 → N by default. It computes in its parameters' own precision also under autocast, as the mixing
+    does.
+
+    Logits that grow without end saturate the softmax: one row is chosen for all images, passes on no gradient by which
+    another could be, and is never left again (docs/conditioning.md, "Long trainings"). So by default their mean is
+    taken off, which the softmax does not see, and their root mean square r over the rows held under the limit l, by
+    1 / √(1 + r²/l²): where they point is learned, however far they go.
+
+    Args:
+        giv_dim: D.
+        blocks: M.
+        box_size: N.
+        hidden: widths of the hidden layers.
+        limit: l; None leaves logits as they are, as published.
+    """
+
+    def __init__(
+        self, giv_dim: int, blocks: int, box_size: int, hidden: Sequence[int], limit: float | None = None
+    ) -> None:
+        super().__init__()
+        self.limit = limit
+        widths = [giv_dim, *hidden, box_size]
+        self.layers = nn.ModuleList(StackedLinear(blocks, *sizes) for sizes in itertools.pairwise(widths))
+
+    @property
+    def spread(self) -> float:
+        """Standard deviation over images of the logits with which it tells them apart at the start.
+
+        It is 2 where the softmax sees them, or near it: twice the limit is held to some nine tenths of it.
+        """
+        return _SPREAD if self.limit is None else 2 * self.limit
+
+    def forward(self, giv: Tensor) -> Tensor:
+        """Map the GIV (B, D) to the selecting vectors (B, M, N): positive, with sum 1 over N."""
+        with full_precision(giv.device):
+            x = giv.unsqueeze(0)
+            for i, layer in enumerate(self.layers):
+                x = layer(F.gelu(x) if i else x)
+            return self.select(x).transpose(0, 1)
+
+    def select(self, logits: Tensor) -> Tensor:
+        """Map logits (..., N) to selecting vectors (..., N): their softmax, within the limit."""
+        if self.limit is None:
+            return logits.softmax(dim=-1)
+        wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # squares of half precision overflow
+        wide = wide - wide.mean(dim=-1, keepdim=True)
+        wide = wide * (1 + wide.square().mean(dim=-1, keepdim=True) / self.limit**2).rsqrt()
+        return wide.softmax(dim=-1).to(logits.dtype)
+
+    def logits_of(self, selecting: Tensor) -> Tensor:
+        """Logits (..., N) of mean 0 that `select` maps to these selecting vectors.
+
+        Raises:
+            ValueError: a vector is nearer to a single row than the limit allows.
+        """
+        logits = selecting.log()
+        logits = logits - logits.mean(dim=-1, keepdim=True)
+        if self.limit is None:
+            return logits
+        left = 1 - logits.square().mean(dim=-1, keepdim=True) / self.limit**2
+        if not (left > 0).all():
+            raise ValueError(f"Logits of these selecting vectors are beyond the limit {self.limit}.")
+        return logits * left.rsqrt()
+
+    def selects(self) -> bool:
+        """Whether selecting vectors depend on the GIV."""
+        return bool(cast(StackedLinear, self.layers[-1]).weight.any())
+
+    @torch.no_grad()
+    def calibrate(self, giv: Tensor) -> None:
+        """Scale and shift each unit so that its outputs have mean 0 and variance 1 over these GIVs.
+
+        So each layer passes on what tells images apart as strongly as it received it. Where the last layer has
+        weights other than zero, its logits get mean 0 and the standard deviation `spread`.
+
+        Args:
+            giv: shape (B, D), of two images at least.
+        """
+        x = giv.unsqueeze(0)
+        layers = [cast(StackedLinear, layer) for layer in self.layers]
+        last = layers[-1] if self.selects() else None
+        with full_precision(giv.device):
+            for i, layer in enumerate(layers if last else layers[:-1]):
+                x = F.gelu(x) if i else x
+                deviation, mean = torch.std_mean(layer(x).cpu().double(), dim=1)  # not all devices have float64
+                scale = torch.where(deviation > 1e-6, (self.spread if layer is last else 1.0) / deviation, 1.0)
+                layer.weight.mul_(scale.to(layer.weight).unsqueeze(2))
+                layer.bias.copy_((layer.bias.cpu().double() - mean) * scale)
+                x = layer(x)
+
+
+class StackedLinear(nn.Module):
+    """M linear layers side by side.
+
+    They start with biases of zero and weights that keep the variance of inputs of mean 0 and variance 1, so that what
+    depends on the image is not drowned by what does not (Chang et al., ICLR 2020). PyTorch's own start makes it four
+    times weaker in each layer.
+
+    Args:
+        blocks: M.
+        in_features: of each.
+        out_features: of each.
+    """
+
+    def __init__(self, blocks: int, in_features: int, out_features: int) -> None:
+        super().__init__()
+        deviation = 1 / math.sqrt(in_features)
+        self.weight = nn.Parameter(torch.empty(blocks, out_features, in_features).normal_(std=deviation))
+        self.bias = nn.Parameter(torch.zeros(blocks, out_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (M or 1, B, in_features) to (M, B, out_features)."""
+        x = x.to(self.weight.dtype).expand(self.weight.shape[0], -1, -1)
+        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+
+
+class GIVStandardization(nn.Module):
+    """Shifts and scales GIVs to mean 0 and variance 1 over the images that `HairModel.calibrate` was given.
+
+    A hypernetwork learns from what differs between its inputs; what they have in common, in the published form thirty
+    times as large, only adds to its biases (Ortiz et al., 2023). The numbers are buffers: in training, too, an image's
+    GIV does not depend on the others of its batch. Uncalibrated, GIVs pass as they are.
+
+    Args:
+        giv_dim: D.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    images: Tensor
+
+    def __init__(self, giv_dim: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(giv_dim))
+        self.register_buffer("scale", torch.ones(giv_dim))
+        self.register_buffer("images", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether `calibrate` was called."""
+        return not self.images.is_meta and bool(self.images)
+
+    def forward(self, giv: Tensor) -> Tensor:
+        """Map a DAC's output (B, D) to GIVs (B, D)."""
+        return (giv.to(self.mean.dtype) - self.mean) * self.scale
+
+    @torch.no_grad()
+    def calibrate(self, giv: Tensor) -> None:
+        """Bring these GIVs (B, D) to mean 0 and variance 1; a number that does not vary gets scale 1."""
+        giv = giv.detach().cpu().double()  # not all devices have float64
+        deviation, mean = torch.std_mean(giv, dim=0)
+        varies = deviation > 1e-6 * giv.abs().amax(0).clamp(min=1e-12)
+        self.mean.copy_(mean)
+        self.scale.copy_(torch.where(varies, 1 / deviation, 1.0))
+        self.images.fill_(len(giv))
+
+    def extra_repr(self) -> str:
+        """D."""
+        return str(len(self.mean))
+
+
+def published_widths(giv_dim: int) -> tuple[int, ...]:
+    """Hidden widths of the published HSN: D/2, D/4 and D/8, never under 4."""
+    return tuple(max(4, giv_dim // divisor) for divisor in (2, 4, 8))

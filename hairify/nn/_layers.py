@@ -1,0 +1,242 @@
+"""Hyper layers: layers that own no weight and compute with the weights generated for each image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
+
+import torch.fx
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hairify.functional._operations import Ints, Prepare, convolution, linear, transposed_convolution
+from hairify.functional._per_image import hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
+from hairify.nn._context import Slot
+
+# In `HairModel.graph()` each is one named node: they branch on shapes, which torch.fx cannot follow.
+for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "_output_padding"):
+    torch.fx.wrap(_name)
+
+
+class HyperLayer(nn.Module):
+    """What all hyper layers share; mixed in before the layer class that they replace.
+
+    Attributes:
+        hair_plain: the class of `torch.nn` whose computation it does.
+        hair_source: the class of the layer that it replaces: `hair_plain`, or a user's subclass of it.
+        hair_slot: where its weights come from; the only instance attribute that the replaced layer did not have.
+    """
+
+    hair_plain: ClassVar[type[nn.Module]]
+    hair_source: ClassVar[type[nn.Module]]
+    hair_slot: Slot
+
+    def extra_repr(self) -> str:
+        """The layer's usual arguments, its level and the size N of its Weight Box."""
+        usual = super().extra_repr()
+        if self.hair_slot.bias:  # the plain class sees that the layer owns no bias, and says so
+            usual = usual.replace(", bias=False", ", bias=True" if isinstance(self, nn.Linear) else "")
+        return f"{usual}, level='{self.hair_slot.level_name}', N={self.hair_slot.box_size}"
+
+
+def generated(layer: HyperLayer) -> tuple[Tensor, Tensor | None]:
+    """A hyper layer's weight (B, *shape) and bias (B, out) for the images of the running forward.
+
+    Raises:
+        OutsideForwardError: no forward is running, or it has not reached the split yet.
+    """
+    return layer.hair_slot.scope.generate(layer.hair_slot)
+
+
+def _compute(layer: HyperLayer, op: Callable[..., Tensor], prepare: Prepare, input: Tensor, **settings: Any) -> Tensor:
+    """Apply a `hyper_*` operation, prepared by `prepare`, with the weights for the images of the running forward."""
+    if isinstance(input, torch.fx.Proxy):  # in `HairModel.graph()` weights and operation are nodes of their own
+        weight, bias = generated(layer)
+        return op(input, weight, bias, **settings)
+    return layer.hair_slot.scope.compute(layer.hair_slot, prepare, input, settings)
+
+
+class HyperLinear(HyperLayer, nn.Linear):
+    """`nn.Linear` with weights generated for each image."""
+
+    hair_plain = hair_source = nn.Linear
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (k·B, *, in_features) to (k·B, *, out_features); image b's rows meet image b's weights."""
+        return _compute(self, hyper_linear, linear, input)
+
+
+class HyperConv1d(HyperLayer, nn.Conv1d):
+    """`nn.Conv1d` with weights generated for each image."""
+
+    hair_plain = hair_source = nn.Conv1d
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (k·B, C, L) to (k·B, out, L'); image b's rows meet image b's weights."""
+        return _convolve(self, hyper_conv1d, input)
+
+
+class HyperConv2d(HyperLayer, nn.Conv2d):
+    """`nn.Conv2d` with weights generated for each image."""
+
+    hair_plain = hair_source = nn.Conv2d
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (k·B, C, H, W) to (k·B, out, H', W'); image b's rows meet image b's weights."""
+        return _convolve(self, hyper_conv2d, input)
+
+
+def _convolve(layer: HyperConv1d | HyperConv2d, op: Callable[..., Tensor], input: Tensor) -> Tensor:
+    input, padding = _pad(layer, input)
+    return _compute(
+        layer,
+        op,
+        convolution,
+        input,
+        stride=layer.stride,
+        padding=padding,
+        dilation=layer.dilation,
+        groups=layer.groups,
+    )
+
+
+class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` with weights generated for each image."""
+
+    hair_plain = hair_source = nn.ConvTranspose2d
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Map (k·B, C, H, W) to (k·B, out, H', W'); image b's rows meet image b's weights."""
+        stride, kernel_size, dilation = self.stride, self.kernel_size, self.dilation
+        padding: Any = self.padding  # never a string here
+        output_padding: Any = self.output_padding
+        if output_size is not None:
+            output_padding = _output_padding(input, output_size, stride, padding, kernel_size, dilation)
+        return _compute(
+            self,
+            hyper_conv_transpose2d,
+            transposed_convolution,
+            input,
+            stride=stride,
+            padding=padding,
+            output_padding=output_padding,
+            groups=self.groups,
+            dilation=dilation,
+        )
+
+
+_HYPER_CLASSES: dict[type[nn.Module], type[HyperLayer]] = {
+    cls.hair_plain: cls for cls in (HyperConv2d, HyperConvTranspose2d, HyperConv1d, HyperLinear)
+}
+
+
+# For users' subclasses of these, made when first met.
+_HYPER_SUBCLASSES: dict[type[nn.Module], type[HyperLayer]] = {}
+
+
+def hyper_class(source: type[nn.Module]) -> type[HyperLayer]:
+    """The hyper layer for layers of class `source`, and a subclass of it.
+
+    So a layer of a user's own class keeps its methods and its answer to `isinstance`.
+    """
+    plain = _plain_class(source)
+    assert plain is not None
+    cls = _HYPER_CLASSES[plain]
+    if source is plain:
+        return cls
+    if source not in _HYPER_SUBCLASSES:
+        members = {"hair_source": source, "__reduce__": _reduce}
+        _HYPER_SUBCLASSES[source] = type(f"Hyper{source.__name__}", (cls, source), members)
+    return _HYPER_SUBCLASSES[source]
+
+
+def _reduce(layer: HyperLayer) -> tuple[Any, ...]:
+    """Pickle and copy a layer whose class is not found by name."""
+    return _blank, (type(layer).hair_source,), layer.__dict__
+
+
+def _blank(source: type[nn.Module]) -> HyperLayer:
+    cls = hyper_class(source)
+    return cls.__new__(cls)
+
+
+def make_hyper(layer: nn.Module, slot: Slot) -> None:
+    """Turn a layer into a hyper layer, in place.
+
+    The object stays, so that every reference to it, its settings, mode and hooks stay too; its class changes
+    and its weights go.
+    """
+    layer.__class__ = hyper_class(type(layer))
+    layer._parameters.update(dict.fromkeys(layer._parameters))
+    layer.__dict__["hair_slot"] = slot
+
+
+def make_ordinary(layer: HyperLayer, parameters: Mapping[str, nn.Parameter | None]) -> None:
+    """Turn a hyper layer back into a layer of its original class that owns `parameters`, in place."""
+    layer.__class__ = type(layer).hair_source  # type: ignore[assignment]
+    layer._parameters.update(parameters)
+    del layer.__dict__["hair_slot"]
+
+
+def _pad(layer: nn.Conv1d | nn.Conv2d, input: Tensor) -> tuple[Tensor, Ints | str]:
+    """Padding modes other than zeros are applied to the input, as the plain layers do."""
+    if layer.padding_mode == "zeros":
+        return input, layer.padding
+    return F.pad(input, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
+
+
+def _output_padding(
+    input: Tensor, output_size: list[int], stride: Ints, padding: Ints, kernel_size: Ints, dilation: Ints
+) -> Any:
+    """What `nn.ConvTranspose2d` makes of its argument `output_size`; it does not look at the layer for that."""
+    compute: Any = nn.ConvTranspose2d._output_padding
+    return compute(None, input, output_size, stride, padding, kernel_size, 2, dilation)
+
+
+def _plain_class(cls: type[nn.Module]) -> type[nn.Module] | None:
+    return next((plain for plain in _HYPER_CLASSES if issubclass(cls, plain)), None)
+
+
+def is_layer(module: nn.Module) -> bool:
+    """Whether the module is of a class that can be converted, whatever else may speak against it."""
+    return _plain_class(type(module)) is not None
+
+
+def why_not(layer: nn.Module) -> str | None:
+    """What in the layer itself speaks against converting it, or None.
+
+    A layer is converted only where its call does exactly what its plain class does with its own weight.
+    """
+    cls, plain = type(layer), _plain_class(type(layer))
+    if isinstance(layer, HyperLayer):
+        return "already a hyper layer"
+    for method in ("__call__", "forward", "_conv_forward", "_output_padding"):
+        if getattr(cls, method, None) is not getattr(plain, method, None):
+            return f"its class {cls.__name__} overrides {method}"
+        if method in layer.__dict__:
+            return f"its {method} was replaced on the instance"
+    weight = layer._parameters.get("weight")
+    if weight is None or "bias" not in layer._parameters:
+        return "its weight is parametrised (weight_norm, spectral_norm, parametrize, ...)"
+    if set(layer._parameters) != {"weight", "bias"}:
+        return "it owns parameters besides weight and bias"
+    if not weight.is_floating_point():
+        return "its weight holds no real numbers"
+    try:
+        hyper_class(cls)
+    except Exception as error:  # __init_subclass__, a metaclass, __slots__: anything may speak against it
+        return f"its class {cls.__name__} cannot be subclassed ({type(error).__name__}: {error})"
+    if any(nn.parameter.is_lazy(parameter) for parameter in layer.parameters(recurse=False)):
+        return "it is lazy and not initialised yet; run the model once first"
+    return None
+
+
+def settings(module: nn.Module) -> tuple[Any, ...]:
+    """What modules must have in common to share a Weight Box: class, settings, shapes, dtype and device."""
+    names = getattr(module, "__constants__", ()) if is_layer(module) else ()
+    configured = tuple((name, str(module.__dict__.get(name))) for name in names)
+    parameters = tuple(
+        (name, None if p is None else (tuple(p.shape), p.dtype, str(p.device)))
+        for name, p in module._parameters.items()
+    )
+    return type(module), configured, parameters

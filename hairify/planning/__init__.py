@@ -1,0 +1,7 @@
+"""What a conversion will do, decided by watching the network on example inputs; nothing is changed here."""
+
+from hairify.planning._planner import plan
+from hairify.planning._plans import Level, Plan
+from hairify.planning._presets import PRESETS, Preset
+
+__all__ = ["Level", "PRESETS", "Plan", "Preset", "plan"]

@@ -1,0 +1,117 @@
+"""Running a model to see what its modules receive and return, without leaving a mark on it.
+
+A `Probe` works on a copy of the model in evaluation mode. Every run gets a copy of that copy (its
+parameters shared), cloned inputs, and a random state of its own, so that attributes assigned in `forward`,
+buffers that move, inputs overwritten and random numbers drawn change nothing and repeat exactly.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+
+from hairify._support.copying import copy_model
+from hairify._support.isolation import isolated
+from hairify.errors import ExampleInputError
+from hairify.planning._inputs import Inputs, _default_inputs
+from hairify.planning._recording import Recorder, Recording
+
+# Non-square first: only then can a feature map be told from a window or an attention map.
+
+
+class Probe:
+    """Runs copies of a model on example inputs.
+
+    Args:
+        model: left as it is.
+        example_inputs: see `hairify`; None tries usual ones.
+
+    Raises:
+        ExampleInputError: the model rejects the inputs.
+        CopyError: the model cannot be copied.
+    """
+
+    def __init__(self, model: nn.Module, example_inputs: Any = None) -> None:
+        if (
+            scripted := next((n for n, m in model.named_modules() if isinstance(m, torch.jit.ScriptModule)), None)
+        ) is not None:
+            raise ExampleInputError(
+                f"The module {scripted!r} is TorchScript, whose inside cannot be seen. Give the model before scripting."
+            )
+        if lazy := next((n for n, p in model.named_parameters() if nn.parameter.is_lazy(p)), None):
+            raise ExampleInputError(
+                f"The parameter {lazy!r} is lazy and not initialised yet. Run the model once on an image first."
+            )
+        self.model = _without_zeros(copy_model(model).requires_grad_(False).eval())
+        candidates = [Inputs.of(example_inputs)] if example_inputs is not None else _default_inputs(self.model)
+        failures: dict[str, list[str]] = {}
+        for inputs in candidates:
+            self.inputs = inputs.map(lambda t: t[:1], batched_only=True)  # the first image alone
+            try:
+                self.recording = self.run()
+            except Exception as error:
+                why = f"{type(error).__name__}: {str(error).strip()[:300]}"
+                failures.setdefault(why, []).append(inputs.describe())
+            else:
+                return
+        tried = "\n".join(f"  {'; '.join(shapes)}: {why}" for why, shapes in failures.items())
+        raise ExampleInputError(
+            f"The model ({type(model).__name__}) cannot be run on "
+            + ("`example_inputs`:" if example_inputs is not None else "any of the inputs tried by default:")
+            + f"\n{tried}\nGive `example_inputs` (a tensor, a tuple of arguments or a dict of keywords) with which "
+            "the model runs in evaluation mode. A tensor whose first dimension is that of the first tensor, the "
+            "image, counts as batched: a batch size that no other dimension has tells them apart."
+        )
+
+    def copy(self, *, training: bool, batch_norm: bool) -> nn.Module:
+        """A copy of the model; `training` and `batch_norm` as for `run`."""
+        # In training mode momentum encoders write into parameters.
+        model = copy_model(self.model, share_parameters=not training).train(training)
+        for module in () if batch_norm else model.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return model
+
+    def run(
+        self,
+        inputs: Inputs | None = None,
+        *,
+        cut_at: str | None = None,
+        mark_images: bool = False,
+        training: bool = False,
+        batch_norm: bool = True,
+    ) -> Recording:
+        """Run the model once on a fresh copy.
+
+        Args:
+            inputs: None for the example inputs.
+            cut_at: a module at whose first output the autograd graph starts, so that whatever depends on it
+                requires a gradient; without it no graph is recorded.
+            mark_images: fill in `Returned.marks`.
+            training: run in training mode.
+            batch_norm: then also BatchNorm, which otherwise stays in evaluation mode.
+        """
+        model = self.copy(training=training, batch_norm=batch_norm)
+        inputs = (inputs or self.inputs).map(torch.clone)
+        recorder = Recorder(model, cut_at, inputs.batch if mark_images else None)
+        with isolated(model), torch.set_grad_enabled(cut_at is not None), recorder:
+            recorder.recording.output = model(*inputs.args, **inputs.kwargs)
+        if inspect.isgenerator(recorder.recording.output):
+            raise ExampleInputError(
+                f"The forward of the model ({type(model).__name__}) is a generator. Its body runs when the caller "
+                "iterates, after the forward has ended, and has no weights then: return a list instead."
+            )
+        return recorder.recording
+
+
+def _without_zeros(model: nn.Module) -> nn.Module:
+    """Move parameters off zero: behind a zero (a fresh residual scale, a last layer) nothing could be observed."""
+    generator = torch.Generator().manual_seed(_SEED)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.is_floating_point() and not parameter.is_meta and not parameter.any():
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model

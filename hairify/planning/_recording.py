@@ -1,0 +1,201 @@
+"""What one run of a model shows: which modules were called, in which order, with what, and what came of it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import Node
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+from hairify._support.nested import tensors
+from hairify._support.torch_internals import version
+from hairify.nn._layers import is_layer
+
+
+@dataclass(frozen=True)
+class Returned:
+    """One tensor that a module returned. Those that compare equal are the very same, unchanged in between.
+
+    Attributes:
+        key: the tensor's identity and version.
+        shape: its shape.
+        real: whether it holds real floating-point numbers.
+        marks: for each image a number that differs where its values differ; empty unless it was asked for.
+    """
+
+    key: tuple[int, int]
+    shape: tuple[int, ...]
+    real: bool
+    marks: tuple[int, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of one module.
+
+    Attributes:
+        module: the module's name.
+        interface: number of positional arguments and names of keyword arguments.
+        start: when it started, counted in starts and ends of calls.
+        end: when it ended, on the same clock.
+        returned: the tensors of its output.
+    """
+
+    module: str
+    interface: tuple[Any, ...]
+    start: int
+    end: int
+    returned: tuple[Returned, ...]
+
+
+@dataclass
+class Recording:
+    """What one run of the model showed.
+
+    Attributes:
+        calls: all module calls, in the order in which they ended.
+        received: for each layer, the input of each of its calls.
+        read_outside: layers whose parameters were used other than by calling the layer.
+        output: what the model returned.
+        results: for each layer, its outputs' places in the autograd graph; recorded with `cut_at` only.
+    """
+
+    calls: list[Call] = field(default_factory=list)
+    received: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    read_outside: set[str] = field(default_factory=set)
+    output: Any = None
+    results: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
+
+    def first_calls(self) -> dict[str, Call]:
+        """The first call of every module that ran."""
+        first: dict[str, Call] = {}
+        for call in self.calls:
+            first.setdefault(call.module, call)
+        return first
+
+
+class Recorder(TorchFunctionMode):
+    """Records calls by hooks, and by watching torch functions the parameters used outside their layer's call."""
+
+    def __init__(self, model: nn.Module, cut_at: str | None, mark_for: int | None) -> None:
+        super().__init__()
+        self.recording = Recording()
+        self._cut_at, self._mark_for, self._keep_results = cut_at, mark_for, cut_at is not None
+        self._running: list[tuple[str, int, tuple[Any, ...]]] = []
+        self._leaving: list[tuple[str, int, tuple[Any, ...]]] = []
+        self._clock = 0
+        self._owners: dict[int, str] = {}
+        self._alive: list[Tensor] = []  # ids identify tensors only while they live
+        for name, module in model.named_modules():
+            layer = is_layer(module)
+            if layer:
+                self._owners.update((id(p), name) for p in module.parameters(recurse=False))
+            module.register_forward_pre_hook(_Before(self, name, layer), with_kwargs=True)
+            # Two hooks: the user's own forward hooks run in between, outside the layer but part of its output.
+            module.register_forward_hook(_Left(self, name), prepend=True)
+            module.register_forward_hook(_After(self, name))
+
+    def before(self, name: str, layer: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note that a module is called."""
+        interface = (len(args), *sorted(kwargs))
+        self._running.append((name, self._tick(), interface))
+        received = tensors((args, kwargs))
+        if layer and received:
+            self.recording.received[name].append(received[0].clone())  # the network may change its own later
+
+    def left(self, name: str) -> None:
+        """Note that its own code has ended; its further forward hooks are still to run."""
+        while self._running[-1][0] != name:  # calls that raised, where the model caught the error
+            self._running.pop()
+        self._leaving.append(self._running.pop())
+
+    def after(self, name: str, output: Any) -> Any:
+        """Note its output, and return another in its place where the graph of gradients is to start."""
+        _, start, interface = self._leaving.pop()
+        found = tensors(output)
+        self._alive += found
+        returned = tuple(map(self._returned, found))
+        self.recording.calls.append(Call(name, interface, start, self._tick(), returned))
+        if self._keep_results and name in self.recording.received:
+            self.recording.results[name] += [t.grad_fn for t in found if t.grad_fn is not None]
+        if name != self._cut_at:
+            return None
+        self._cut_at = None  # the first output alone
+        return pytree.tree_map_only(Tensor, _cut, output)
+
+    def _returned(self, t: Tensor) -> Returned:
+        wanted = self._mark_for is not None and t.ndim > 1 and t.shape[0] == self._mark_for
+        marked = wanted and t.is_floating_point() and t.element_size() > 1
+        marks = tuple(_marks(t).tolist()) if marked else ()
+        return Returned((id(t), version(t)), tuple(t.shape), t.is_floating_point(), marks)
+
+    def _tick(self) -> int:
+        self._clock += 1
+        return self._clock
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        inside = self._running[-1][0] if self._running else ""
+        for value in (*args, *kwargs.values()):
+            for item in value if isinstance(value, (list, tuple)) else (value,):
+                owner = self._owners.get(id(item))
+                if owner is not None and owner != inside:
+                    self.recording.read_outside.add(owner)
+        return func(*args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Before:
+    recorder: Recorder
+    name: str
+    layer: bool
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.recorder.before(self.name, self.layer, args, kwargs)
+
+
+@dataclass(frozen=True)
+class _Left:
+    recorder: Recorder
+    name: str
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self.recorder.left(self.name)
+
+
+@dataclass(frozen=True)
+class _After:
+    recorder: Recorder
+    name: str
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+        return self.recorder.after(self.name, output)
+
+
+def _cut(tensor: Tensor) -> Tensor:
+    """A tensor of the same values at which the gradient graph starts; cloned, since leaves resist in-place changes."""
+    if not (tensor.is_floating_point() or tensor.is_complex()):
+        return tensor
+    with torch.enable_grad():  # the network may freeze what comes before by `no_grad`
+        return tensor.detach().requires_grad_().clone()
+
+
+def _marks(t: Tensor) -> Tensor:
+    """For each image a number that tells its values from others, to the last bit.
+
+    It is the sum of the bits, as integers: that does not depend on the order of the sum, as rounding would.
+    """
+    with torch.no_grad(), torch._C.DisableTorchFunction():
+        values = t.detach().flatten(1).contiguous()
+        size = values.element_size()
+        if values.shape[1] * size % 8:
+            kind = {2: torch.int16, 4: torch.int32}[size]
+            return values.view(kind).sum(1, dtype=torch.int64)
+        if values.storage_offset() * size % 8:
+            values = values.clone()
+        return values.view(torch.int64).sum(1)  # words of 64 bits, which are summed faster

@@ -1,0 +1,263 @@
+"""Restoring image files: what a file is beside its pixels stays as it was."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Doc
+
+from hairify._support.modes import evaluation_mode
+from hairify.data.images import SUFFIXES, Image, find_images, read, write
+from hairify.errors import HairError, ImageError, OptionError
+from hairify.model import HairModel
+from hairify.restoring._tiling import TilingSettings, giv_of, restore_tiled
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class RestoringSettings:
+    """How restored photographs are written."""
+
+    overwrite: Annotated[bool, Doc("replace outputs that exist; without, they are skipped")] = False
+    bake: Annotated[
+        bool, Doc("make each photograph's static network and run that; the same result, of ordinary layers")
+    ] = False
+    output_format: Annotated[
+        Literal["png", "jpg", "webp", "tif", "bmp"] | None, Doc("format of all outputs; by default that of each input")
+    ] = None
+    quality: Annotated[int, Doc("of JPEG and WebP outputs, 1 to 100")] = 95
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise OptionError(f"`quality` is {self.quality}; accepted are numbers from 1 to 100.")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photograph to restore.
+
+    Attributes:
+        source: the file.
+        target: the file to write; None if `source` cannot be restored.
+        problem: why it cannot.
+    """
+
+    source: Path
+    target: Path | None
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one photograph.
+
+    Attributes:
+        source: the file, or what was given in place of one.
+        target: the file written or left as it was; None if there was none to write.
+        status: "skipped" are photographs whose output exists.
+        message: why it was skipped or failed; of a restored one, what its format could not keep.
+        seconds: that it took.
+    """
+
+    source: Path
+    target: Path | None
+    status: Literal["restored", "skipped", "failed"]
+    message: str
+    seconds: float
+
+
+def planned(inputs: Sequence[Path], output: Path, settings: RestoringSettings) -> list[Job]:
+    """What `restore_files` does, in its order; nothing is read or written.
+
+    Files go into `output` under their own names; of folders, searched with all their folders, each image has its place
+    below `output` as it has below the folder. What lies in `output` already is no input, also where a folder that was
+    given holds `output`.
+
+    Raises:
+        OptionError: `output` is a file, an image would be written over an input, or two to one place.
+    """
+    if output.exists() and not output.is_dir():
+        raise OptionError(f"`output` is {output}, a file; it should be a folder, which need not exist.")
+    jobs = list(dict.fromkeys(job for path in inputs for job in _jobs(path, output, settings.output_format)))
+    sources = {job.source.resolve() for job in jobs}
+    sources_by_target: dict[Path, Path] = {}
+    for job in jobs:
+        if job.target is None:
+            continue
+        target = job.target.resolve()
+        if target in sources:
+            raise OptionError(
+                f"{job.source} would be restored to {job.target}, which is an input. Give another output folder."
+            )
+        other = sources_by_target.setdefault(target, job.source)
+        if other.resolve() != job.source.resolve():
+            raise OptionError(
+                f"{other} and {job.source} would both be restored to {job.target}. Restore them to different output "
+                "folders, one after the other."
+            )
+    return jobs
+
+
+def _jobs(path: Path, output: Path, output_format: str | None) -> Iterator[Job]:
+    """Of one of the inputs."""
+    if not path.is_dir():
+        yield _job(path, output / path.name, output_format)
+        return
+    made = output.resolve()
+    within = made != path.resolve()
+    found = [file for file in find_images(path) if not (within and made in file.resolve().parents)]
+    if not found:
+        yield Job(path, None, f"The folder has no images; these end in {', '.join(sorted(SUFFIXES))}.")
+    for file in found:
+        yield _job(file, output / file.relative_to(path), output_format)
+
+
+def _job(source: Path, target: Path, output_format: str | None) -> Job:
+    if not source.exists():
+        return Job(source, None, "There is no such file.")
+    if output_format is not None:
+        return Job(source, target.with_suffix(f".{output_format}"))
+    if target.suffix.lower() not in SUFFIXES:
+        return Job(
+            source, None, f"The ending is not among {', '.join(sorted(SUFFIXES))}; name the format by `output_format`."
+        )
+    return Job(source, target)
+
+
+def restore_files(
+    model: nn.Module,
+    inputs: Sequence[Path],
+    output: Path,
+    *,
+    multiple: int,
+    tiling: TilingSettings,
+    settings: RestoringSettings,
+    on_outcome: Callable[[Outcome], None] | None = None,
+    on_tile: Callable[[Path, int, int], None] | None = None,
+) -> list[Outcome]:
+    """Restore photographs of any size, in files and folders of them; see `planned` for where they go.
+
+    Depth, alpha, EXIF and colour profile stay as they were, as far as the format goes. Of a grey photograph the network
+    sees three equal channels; the mean of the three that it makes is written, for they are three estimates of the same
+    grey. A file that fails is reported, and the others go on.
+
+    Args:
+        model: a HairModel, or any other network that `hairify.networks.apply` can run. It runs in evaluation mode, and
+            is put back into its own.
+        inputs: image files, and folders of them.
+        output: the folder to write to; made where it does not exist.
+        multiple: the network takes images whose sides are multiples of it.
+        tiling: see `hairify.tiling.restore_tiled`.
+        settings: how the results are written.
+        on_outcome: is told each outcome at once.
+        on_tile: is told after each tile the photograph, how many tiles are done, and of how many.
+
+    Returns:
+        The outcome of each photograph, in the order of `planned`.
+
+    Raises:
+        OptionError: `tiling` does not fit the network, `bake` is set and the network is no HairModel, or as `planned`
+            has it; before anything is read or written.
+        ImageError: the disk is full. Whatever was restored before stays.
+    """
+    tiling.check(multiple)
+    if settings.bake and not isinstance(model, HairModel):
+        raise OptionError(f"`bake` is for HairModels; this {type(model).__name__} is a static network already.")
+    restore = _Restoring(model, multiple, tiling, settings, on_tile)
+    outcomes = []
+    with evaluation_mode(model):
+        for job in planned(inputs, output, settings):
+            outcomes.append(restore(job))
+            if on_outcome is not None:
+                on_outcome(outcomes[-1])
+    return outcomes
+
+
+@dataclass(frozen=True)
+class _Restoring:
+    """Restores one photograph after another."""
+
+    model: nn.Module
+    multiple: int
+    tiling: TilingSettings
+    settings: RestoringSettings
+    on_tile: Callable[[Path, int, int], None] | None
+
+    def __call__(self, job: Job) -> Outcome:
+        """Whatever happens is an outcome, but for a full disk."""
+        start = time.perf_counter()
+        status, message = self._attempt(job)
+        return Outcome(job.source, job.target, status, message, time.perf_counter() - start)
+
+    def _attempt(self, job: Job) -> tuple[Literal["restored", "skipped", "failed"], str]:
+        if job.target is None:
+            return "failed", job.problem
+        if job.target.is_dir():
+            return "failed", f"{job.target}, where it should go, is a folder."
+        if job.target.exists() and not self.settings.overwrite:
+            return "skipped", f"{job.target} exists; `overwrite` replaces it."
+        try:
+            return "restored", self._restore_file(job.source, job.target)
+        except HairError as error:
+            return "failed", str(error)
+        except OSError as error:
+            if error.errno in _DISK_FULL:
+                raise ImageError(
+                    f"The disk is full: {job.target} could not be written. Make room on it and start again; "
+                    "photographs whose outputs exist are skipped then."
+                ) from error
+            return "failed", str(error)
+        except Exception as error:  # networks fail in every possible way, and the next photograph may suit this one
+            if not _is_out_of_memory(error):
+                return "failed", f"The network failed: {type(error).__name__}: {error}"
+        # Here the error is gone, and with it what it held.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        tile = self.tiling.tile
+        return "failed", f"Out of memory with tiles of {tile} × {tile} pixels; a smaller `tile` takes less."
+
+    def _restore_file(self, source: Path, target: Path) -> str:
+        """Read, restore and write. Returns what the format could not keep."""
+        image = read(source)
+        target.parent.mkdir(parents=True, exist_ok=True)  # first: better to fail now than after the work
+        image = dataclasses.replace(image, pixels=self._restored(source, image.pixels))
+        write(image, target, quality=self.settings.quality)
+        return _lost(image, target.suffix.lower())
+
+    def _restored(self, source: Path, pixels: Tensor) -> Tensor:
+        """(3, H, W) of the same."""
+        model = self.model
+        if self.settings.bake and isinstance(model, HairModel):
+            model = model.bake(giv=giv_of(model, pixels[None], self.tiling, self.multiple))
+
+        def on_tile(done: int, of: int) -> None:
+            if self.on_tile is not None:
+                self.on_tile(source, done, of)
+
+        return restore_tiled(model, pixels[None], self.tiling, self.multiple, on_tile=on_tile)[0]
+
+
+def _lost(image: Image, suffix: str) -> str:
+    lost = []
+    if image.alpha is not None and suffix in {".jpg", ".jpeg"}:
+        lost.append("transparency")
+    if image.bits == 16 and suffix not in {".png", ".tif", ".tiff"}:
+        lost.append("more than 8 bits")
+    if (image.icc_profile is not None or image.exif is not None) and suffix == ".bmp":
+        lost.append("colour profile and EXIF")
+    return f"The format {suffix} could not keep: {', '.join(lost)}." if lost else ""
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    # On CPU PyTorch raises a plain RuntimeError, with these words on Linux and macOS, and on Windows.
+    words = ("can't allocate memory", "not enough memory")
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)

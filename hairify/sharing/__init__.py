@@ -1,0 +1,1 @@
+"""Restorers in folders, on the Hugging Face hub, and as ONNX files."""

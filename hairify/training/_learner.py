@@ -1,0 +1,336 @@
+"""A network that is learning: its objective, optimizer, average, and their state as tensors."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import broadcast  # type: ignore[import-untyped]
+from torch import Tensor, nn
+
+from hairify._support.copying import copy_model
+from hairify.data.samples import Batch
+from hairify.errors import OptionError, TrainingError
+from hairify.model import HairModel
+from hairify.networks._embedding import ConditionalEmbedding
+from hairify.networks._running import number_of_inputs
+from hairify.nn._moments_dac import MomentsDAC
+from hairify.training._averaging import WeightAverage
+from hairify.training._losses import Loss, loss_for
+from hairify.training._optimizer import RELATIVE_RATE, adamw, load_state_tensors, state_tensors
+from hairify.training._reachability import teaches_giv, unreached
+from hairify.training._settings import TrainingSettings
+from hairify.training._sharding import like, whole
+
+_CLASSIFY = 0.1
+"""Weight of telling the degradation from the GIV where no other is given; docs/conditioning.md has the measurements."""
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What was found while they were made; the same in all processes.
+
+    Attributes:
+        losses: of each image of the step (B,), on the CPU.
+        tasks: of each image, the index of its task.
+        norm: of all gradients together, before it was clipped.
+        stop: some process was asked to end.
+    """
+
+    losses: Tensor
+    tasks: list[int]
+    norm: float
+    stop: bool
+
+
+class Objective(nn.Module):
+    """A network with its loss: what processes call, so that the loss may use the network in whatever way.
+
+    Args:
+        network: the network.
+        loss: of its output.
+        classify: weight of a second loss, by which a linear classifier, trained beside a network with a GIV, tells the
+            degradation from the GIV of its first run on a step's images; 0: none.
+        classes: number of degradations.
+    """
+
+    def __init__(self, network: nn.Module, loss: Loss, classify: float, classes: int) -> None:
+        super().__init__()
+        self.network = network
+        self.loss = loss
+        self.classify = classify
+        self.classifier: nn.Linear | None = None
+        self._giv: Tensor | None = None
+        if classify:
+            assert isinstance(network, (HairModel, ConditionalEmbedding))
+            self.classifier = nn.Linear(len(network.standardization.mean), classes)
+            network.standardization.register_forward_hook(self._see)
+
+    def _see(self, module: nn.Module, args: Any, giv: Tensor) -> None:
+        if self._giv is None:
+            self._giv = giv
+
+    def forward(self, degraded: Tensor, clean: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What is brought down, and the loss alone, both (B,), of images (B, 3, H, W) in [0, 1].
+
+        Args:
+            degraded: the network's input.
+            clean: what it should return.
+            labels: the number of each image's degradation, for the classifier.
+        """
+        self._giv = None
+        losses = self.loss(self.network, degraded, clean)
+        if losses.shape != degraded.shape[:1]:
+            raise TrainingError(
+                f"The loss has shape {tuple(losses.shape)} for {len(degraded)} images; needed is one number for each, "
+                f"({len(degraded)},). Take the mean over all dimensions but the first."
+            )
+        if self.classifier is None:
+            return losses, losses
+        giv, self._giv = self._giv, None
+        assert giv is not None
+        assert labels is not None
+        logits = self.classifier(giv.float())
+        return losses + self.classify * nn.functional.cross_entropy(logits, labels, reduction="none"), losses
+
+
+def _why_not_classify(network: nn.Module, loss: Loss, degraded: Tensor, clean: Tensor, classes: int) -> str | None:
+    """Why a classifier of its GIV can teach a network nothing, and the way out; None where it can."""
+    if not isinstance(network, (HairModel, ConditionalEmbedding)):
+        return f"this {type(network).__name__} has no GIV. Convert it, or leave `classify` at 0."
+    if classes < 2:
+        return (
+            "all training images show the same degradation, so there is nothing to tell apart. Leave `classify` at 0."
+        )
+    if not teaches_giv(network, loss, degraded, clean):
+        return (
+            "nothing that makes the GIV of a step's images is trained: what runs before the split is frozen, and so is "
+            "the DAC or it has no parameters; or the loss runs the network under GIVs of its own, or on parts of the "
+            "images. Leave `classify` at 0, or train what runs before the split."
+        )
+    return None
+
+
+class Learner:
+    """A copy of a network, on the processes of an accelerator.
+
+    Args:
+        model: is left as it is.
+        loss: what is brought down.
+        settings: the recipe.
+        accelerator: processes, device and precision.
+        example: samples by which parameters are found that no loss reaches.
+        degradations: the number of each task's degradation.
+        weights: state of the network to go on from; None for the model's own.
+        calibration: degraded images (B, 3, H, W) on which a network with a GIV is calibrated before it learns.
+
+    Attributes:
+        frozen: names of the parameters that are not trained since no loss reaches them.
+        classify: weight of telling the degradation from the GIV; 0 where that is not taught.
+        skipped: how many of the last updates, without a break, fp16 has left out since a gradient was not finite.
+
+    Raises:
+        OptionError: the settings do not fit the network.
+        TrainingError: there is nothing to train, or `weights` are of another network.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        example: Batch,
+        degradations: Sequence[int],
+        weights: Mapping[str, Tensor] | None,
+        calibration: Tensor | None = None,
+    ) -> None:
+        self._settings, self._accelerator = settings, accelerator
+        self._network = _prepared(model, settings).to(accelerator.device)
+        if weights is not None:
+            _load(self._network, weights)
+        if calibration is not None:
+            assert isinstance(self._network, (HairModel, ConditionalEmbedding))
+            images = calibration.to(accelerator.device)
+            self._network.calibrate(*[images] * number_of_inputs(self._network))
+            self._agree_on(self._network)  # devices round differently
+        if settings.freeze_base and isinstance(self._network, HairModel):
+            _keep_statistics(self._network.base)
+        self.frozen = unreached(self._network, loss, *self._images(example))
+        for name in self.frozen:
+            self._network.get_parameter(name).requires_grad_(False)
+        if not any(parameter.requires_grad for parameter in self._network.parameters()):
+            raise TrainingError(
+                "There is nothing to train: the loss reaches no parameter of the network that requires gradients."
+            )
+        classes = max(degradations) + 1
+        self.classify = self._weight_of_classifying(loss, example, classes)
+        self._parts = Objective(self._network, loss, self.classify, classes).to(accelerator.device)
+        if self._parts.classifier is not None:
+            self._agree_on(self._parts.classifier)  # each process draws its own
+        self._degradations = torch.tensor(degradations)
+        self._objective, self._optimizer = accelerator.prepare(
+            self._parts, adamw(self._network, settings, [p for _, p in self._classifier_named()])
+        )
+        self._average = WeightAverage(self._network, settings.ema_decay) if settings.ema_decay else None
+        self.skipped = 0
+
+    def _weight_of_classifying(self, loss: Loss, example: Batch, classes: int) -> float:
+        """That of the settings; where they leave it open, 0.1 beside hairify's own losses for a DAC of moments."""
+        weight = self._settings.classify
+        if weight is None:
+            by_moments = type(getattr(self._network, "dac", None)) is MomentsDAC
+            weight = _CLASSIFY if by_moments and loss is loss_for(self._network) else 0.0
+        if not weight:
+            return 0.0
+        why_not = _why_not_classify(self._network, loss, *self._images(example), classes)
+        if why_not and self._settings.classify is None:
+            return 0.0
+        if why_not:
+            raise OptionError(f"`classify` is {weight}, but {why_not}")
+        return weight
+
+    def _agree_on(self, module: nn.Module) -> None:
+        """Give all processes the main one's values, which FSDP, other than DDP, does not do by itself."""
+        if self._accelerator.num_processes > 1:
+            for tensor in module.state_dict().values():
+                tensor.copy_(broadcast(tensor))
+
+    def gradients(self, batches: Sequence[Batch], asked: Callable[[], bool]) -> Gradients:
+        """Those of a step.
+
+        Args:
+            batches: this process's micro-batches.
+            asked: whether this process was asked to end.
+        """
+        rows = torch.cat([self._add_gradients(batch, last=batch is batches[-1]) for batch in batches])
+        rows = self._accelerator.gather(torch.cat([rows, torch.full_like(rows[:, :1], asked())], dim=1)).cpu()
+        norm = self._accelerator.clip_grad_norm_(self._objective.parameters(), self._settings.clip_norm or math.inf)
+        return Gradients(rows[:, 0].double(), rows[:, 1].int().tolist(), float(whole(norm)), bool(rows[:, 2].any()))
+
+    def _add_gradients(self, batch: Batch, *, last: bool) -> Tensor:
+        """Those of a micro-batch, exchanged between processes after the last; returns losses and tasks (B, 2)."""
+        with contextlib.nullcontext() if last else self._accelerator.no_sync(self._objective):
+            with self._accelerator.autocast():
+                labels = self._degradations[batch["task"]].to(self._accelerator.device)
+                objective, losses = self._objective(*self._images(batch), labels)
+            self._accelerator.backward(objective.mean() / self._settings.accumulation)
+        return torch.stack([losses.detach().float(), batch["task"].to(losses)], dim=1)
+
+    def update(self, step: int, rate: float) -> None:
+        """Change the weights, at this learning rate, by the gradients of a step."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group[RELATIVE_RATE]
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        self.skipped = self.skipped + 1 if self._accelerator.optimizer_step_was_skipped else 0
+        if self._average is not None and not self.skipped:
+            self._average.update(step)
+
+    def give_to(self, model: nn.Module) -> None:
+        """Load the averaged weights into a network like the one learning. All processes call it."""
+        state = self._state()
+        averages = self._average.tensors() if self._average is not None else {}
+        names = {id(parameter): name for name, parameter in self._network.named_parameters()}
+        for name, parameter in self._network.named_parameters(remove_duplicate=False):  # tied ones have several names
+            if names[id(parameter)] in averages:
+                state[name] = averages[names[id(parameter)]]
+        model.load_state_dict(state)
+        model.to(self._accelerator.device).eval()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that it has learned, on the CPU: `model.*`, `optimizer.*`, `average.*`. All processes call it."""
+        parts = {"model": self._state(), "optimizer": state_tensors(self._optimizer, self._parts)}
+        if self._parts.classifier is not None:
+            parts["classifier"] = {name: whole(t) for name, t in self._parts.classifier.state_dict().items()}
+        if self._average is not None:
+            parts["average"] = self._average.tensors()
+        return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+    def scaler(self) -> dict[str, Any]:
+        """State of the gradient scaler that fp16 needs; else nothing."""
+        scaler = self._accelerator.scaler
+        return {} if scaler is None else scaler.state_dict()
+
+    def go_on(
+        self,
+        optimizer: Mapping[str, Tensor],
+        average: Mapping[str, Tensor],
+        classifier: Mapping[str, Tensor],
+        scaler: Mapping[str, Any],
+    ) -> None:
+        """Take over the state of optimizer, average, classifier of degradations and gradient scaler.
+
+        Raises:
+            TrainingError: there was a classifier and is none now, or the other way round.
+        """
+        if bool(classifier) != bool(self.classify):
+            raise TrainingError(
+                f"The run was {'' if classifier else 'not '}taught to tell degradations from the GIV, and would "
+                f"{'not ' if classifier else ''}be now. Resume it with the network, data and loss it was begun with."
+            )
+        load_state_tensors(self._optimizer, self._parts, optimizer)
+        with torch.no_grad():
+            for name, parameter in self._classifier_named():
+                parameter.copy_(like(parameter, classifier[name]))
+        if self._average is not None:
+            self._average.load(average)
+        if self._accelerator.scaler is not None and scaler:  # there was none before, with another precision
+            self._accelerator.scaler.load_state_dict(dict(scaler))
+
+    def _classifier_named(self) -> list[tuple[str, nn.Parameter]]:
+        return [] if self._parts.classifier is None else [*self._parts.classifier.named_parameters()]
+
+    def _state(self) -> dict[str, Tensor]:
+        return {name: whole(tensor) for name, tensor in self._network.state_dict().items()}
+
+    def _images(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        device = self._accelerator.device
+        return batch["degraded"].to(device, non_blocking=True), batch["clean"].to(device, non_blocking=True)
+
+
+def _prepared(model: nn.Module, settings: TrainingSettings) -> nn.Module:
+    """A copy in training mode, with what the settings say of its base and blocks."""
+    network = copy_model(model).train()
+    if (settings.freeze_base or settings.checkpoint_blocks) and not isinstance(network, HairModel):
+        name = "freeze_base" if settings.freeze_base else "checkpoint_blocks"
+        raise OptionError(
+            f"`{name}` is for networks converted by hairify; this {type(network).__name__} is not. Convert it, or "
+            f"leave `{name}` off."
+        )
+    if isinstance(network, HairModel):
+        if settings.freeze_base:
+            for parameter in network.base_parameters():
+                parameter.requires_grad_(False)
+        if settings.checkpoint_blocks:
+            network.checkpoint_blocks()
+    if foreign := [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]:
+        raise TrainingError(f"The network's state holds {foreign[0]!r}, no tensor, which checkpoints cannot keep.")
+    return network
+
+
+def _keep_statistics(base: nn.Module) -> None:
+    """A frozen base normalises by the statistics it was trained with, and they do not move. Its dropout stays on."""
+    for module in base.modules():
+        if getattr(module, "track_running_stats", False):
+            module.eval()
+
+
+def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    if any(key.startswith("standardization.") for key in network.state_dict().keys() - weights.keys()):
+        raise TrainingError(
+            "The checkpoint is of a converted network of hairify 0.1, whose runs do not go on in this version. End the "
+            "run with that one, or begin another from its model: `load` reads what it saved."
+        )
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise TrainingError(
+            f"The checkpoint is of another network than this {type(network).__name__}. Resume with the network that "
+            f"the run was begun with. ({error})"
+        ) from error

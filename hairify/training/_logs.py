@@ -1,0 +1,118 @@
+"""What is written down of a run: log.jsonl, and the same for TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hairify._support.files import write_text
+from hairify.evaluation._conditioning import Conditioning
+
+Scores = Mapping[str, Mapping[str, float]]
+"""By task, its scores by name: "psnr" in dB and "ssim"."""
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What is known after a step.
+
+    Attributes:
+        step: counted from 1.
+        steps: of the whole run.
+        loss: mean over the step's images.
+        losses: the mean over the images of each degradation.
+        learning_rate: the step's.
+        seconds: since the run started, without the time between an end and its resumption.
+        unreadable: how many files could not be read up to now, as this process knows.
+    """
+
+    step: int
+    steps: int
+    loss: float
+    losses: Mapping[str, float]
+    learning_rate: float
+    seconds: float
+    unreadable: int
+
+
+class RunLog:
+    """log.jsonl and tensorboard/ in a run's folder.
+
+    A line of log.jsonl is {"step", "loss", "losses", "learning_rate", "seconds"}, {"step", "validation"} or
+    {"step", "conditioning"}, the last as `hairify.conditioning.Conditioning.plain` has it.
+
+    Args:
+        folder: the run's.
+        step: what was written of later steps is removed: they will be taken again.
+        tensorboard: whether to log for TensorBoard.
+    """
+
+    def __init__(self, folder: Path, step: int, tensorboard: bool) -> None:
+        self.path = folder / "log.jsonl"
+        _truncate(self.path, step)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._board: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # needs a package of its own, which not all runs want
+
+            self._board = SummaryWriter(folder / "tensorboard", purge_step=step + 1)
+
+    def step(self, report: StepReport) -> None:
+        """Write down a step."""
+        names = ("step", "loss", "losses", "learning_rate", "seconds")
+        self._write({name: getattr(report, name) for name in names})
+        scalars = {f"loss/{degradation}": loss for degradation, loss in report.losses.items()}
+        self._show(report.step, {"loss/all": report.loss, **scalars, "learning_rate": report.learning_rate})
+
+    def validation(self, step: int, scores: Scores) -> None:
+        """Write down the scores after a step."""
+        self._write({"step": step, "validation": {task: dict(values) for task, values in scores.items()}})
+        self._show(step, {f"{name}/{task}": value for task, values in scores.items() for name, value in values.items()})
+
+    def conditioning(self, step: int, found: Conditioning) -> None:
+        """Write down whether the network uses its GIV after a step."""
+        plain = found.plain()
+        self._write({"step": step, "conditioning": plain})
+        scalars = {f"conditioning/{name}": plain[name] for name in ("gain", "cost_of_wrong", "recognised")}
+        scalars |= {f"conditioning/spread/{level}": value for level, value in found.spread.items()}
+        self._show(step, {name: value for name, value in scalars.items() if value is not None})
+
+    def sync(self) -> None:
+        """See to it that all is on the disk."""
+        os.fsync(self._file.fileno())
+        if self._board is not None:
+            self._board.flush()
+
+    def close(self) -> None:
+        """Nothing more is written."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _write(self, entry: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(entry) + "\n")
+        self._file.flush()
+
+    def _show(self, step: int, scalars: Mapping[str, float]) -> None:
+        if self._board is not None:
+            for name, value in scalars.items():
+                self._board.add_scalar(name, value, step)
+
+
+def _truncate(path: Path, step: int) -> None:
+    """Remove entries of later steps, and a line that a killed run left incomplete."""
+    if not path.exists():
+        return
+    kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    write_text(path, "".join(f"{line}\n" for line in kept))
+
+
+def _step_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError):
+        return float("inf")

@@ -1,0 +1,75 @@
+"""The optimizer of the recipe, and its state as named tensors."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hairify.model import HairModel
+from hairify.training._settings import TrainingSettings
+from hairify.training._sharding import like, whole
+
+RELATIVE_RATE = "relative_rate"
+"""Key of a parameter group: its learning rate relative to that of the step."""
+
+
+def adamw(network: nn.Module, settings: TrainingSettings, others: Iterable[nn.Parameter] = ()) -> torch.optim.AdamW:
+    """AdamW with the paper's betas, of the parameters that are trained.
+
+    The factors of a HairModel's low-rank boxes get no weight decay, see `HairModel.parameter_groups`; its DAC and HSNs
+    have a learning rate of their own.
+
+    Args:
+        network: the network.
+        settings: the recipe.
+        others: parameters that are trained beside it.
+    """
+    decay = settings.weight_decay
+    groups: list[dict[str, Any]] = [{"params": list(network.parameters()), "weight_decay": decay}]
+    selecting: set[int] = set()
+    if isinstance(network, HairModel):
+        groups = network.parameter_groups(decay)
+        selecting = {id(p) for part in (network.dac, network.hsn) for p in part.parameters()}
+    groups.append({"params": list(others), "weight_decay": decay})
+    parted = [
+        group | {"params": [p for p in group["params"] if (id(p) in selecting) is of_hair], RELATIVE_RATE: relative}
+        for group in groups
+        for of_hair, relative in ((False, 1.0), (True, settings.hair_rate))
+    ]
+    trained = [group | {"params": [p for p in group["params"] if p.requires_grad]} for group in parted]
+    return torch.optim.AdamW(
+        [group for group in trained if group["params"]], lr=settings.learning_rate, betas=(0.9, 0.999)
+    )
+
+
+def state_tensors(optimizer: torch.optim.Optimizer, objective: nn.Module) -> dict[str, Tensor]:
+    """Its state: {parameter's name.state's name: tensor}, gathered on the CPU. All processes call it."""
+    return {
+        f"{name}.{key}": whole(value)
+        for name, parameter in _parameters(optimizer, objective)
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def load_state_tensors(optimizer: torch.optim.Optimizer, objective: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Go on from what `state_tensors` returned."""
+    saved: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, tensor in tensors.items():
+        name, _, kind = key.rpartition(".")
+        saved[name][kind] = tensor
+    state = {
+        index: {kind: value if kind == "step" else like(parameter, value) for kind, value in saved[name].items()}
+        for index, (name, parameter) in enumerate(_parameters(optimizer, objective))
+        if name in saved
+    }
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _parameters(optimizer: torch.optim.Optimizer, objective: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    """Its parameters in its order, with their names in the network; those of other parts have names as they are."""
+    names = {id(parameter): name.removeprefix("network.") for name, parameter in objective.named_parameters()}
+    return [(names[id(p)], p) for group in optimizer.param_groups for p in group["params"]]

@@ -1,0 +1,400 @@
+"""One training run, from its first step or from a checkpoint to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import math
+import shutil
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import safetensors
+import torch
+from accelerate import Accelerator  # type: ignore[import-untyped]
+from accelerate.utils import gather_object  # type: ignore[import-untyped]
+from rich.console import Console
+from torch import nn
+from torch.utils.data import DataLoader
+
+from hairify.data.samples import Batch, TrainingSamples, collate
+from hairify.errors import DataError, TrainingError
+from hairify.evaluation._conditioning import NOT_MEASURED, Conditioning
+from hairify.model import HairModel
+from hairify.training._checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
+from hairify.training._interruption import Interruption, outlive_signals
+from hairify.training._learner import Gradients, Learner
+from hairify.training._loading import Reporting, calibration_images, collate_or_error
+from hairify.training._logs import RunLog, Scores, StepReport
+from hairify.training._losses import Loss, l1_loss
+from hairify.training._progress import ProgressBar
+from hairify.training._settings import TrainingSettings
+from hairify.training._sharding import accelerated, forked_random_state
+
+Validate: TypeAlias = Callable[[nn.Module], Scores]
+Measure: TypeAlias = Callable[[HairModel], Conditioning | None]
+
+# With another of these, a resumed run would not be the run that was begun.
+_FIXED = ("batch_size", "seed", "ema_decay", "freeze_base", "calibration", "classify")
+# These may change, as they must where a loss was not finite; the run says so, for it is no longer an unbroken one.
+_ADJUSTABLE = (
+    *("learning_rate", "final_learning_rate", "warm_up", "hair_rate"),
+    *("weight_decay", "clip_norm", "mixed_precision"),
+)
+_NEW = ("calibration", "classify", "warm_up", "hair_rate")  # runs begun by hairify 0.1 say nothing of these
+_MOST_SKIPPED = 30  # updates in a row: fp16's scale, 65536 at first, has been halved as often
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What came of a run.
+
+    Attributes:
+        model: the network that was given, with the averaged weights, in evaluation mode on the run's device.
+        steps: taken in all.
+        losses: of every step from the first, also of those before a resumption.
+        seconds: that they took.
+        unreadable: {path: reason} of the files that could not be read since the run was started or resumed.
+        interrupted: a signal ended it before its last step; it can be resumed.
+    """
+
+    model: nn.Module
+    steps: int
+    losses: list[float]
+    seconds: float
+    unreadable: dict[str, str]
+    interrupted: bool
+
+
+def train(
+    model: nn.Module,
+    samples: TrainingSamples,
+    settings: TrainingSettings,
+    *,
+    output: Path,
+    loss: Loss = l1_loss,
+    validate: Validate | None = None,
+    measure: Measure | None = None,
+    resume: bool = False,
+    on_start: Callable[[], None] | None = None,
+    on_step: Callable[[StepReport], None] | None = None,
+    console: Console | None = None,
+) -> TrainedRun:
+    """Train a network, or go on with a run that ended early.
+
+    A copy is trained; `model` gets the averaged weights for each validation and at the end. Step s learns from the
+    samples from (s - 1)·batch_size to s·batch_size, of which each process and micro-batch takes its share, so the
+    losses are the same for any number of them, but for rounding, batch statistics and dropout. Each step seeds
+    PyTorch's random numbers, so that a resumed run does exactly what an unbroken one does. The random state of
+    PyTorch is left as it was.
+
+    Args:
+        model: a HairModel or any other network; all processes give the same.
+        samples: what it learns from.
+        settings: the recipe.
+        output: the run's folder, the same for all processes: checkpoints/, log.jsonl and tensorboard/ are made there.
+        loss: what is brought down.
+        validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; the main process calls it.
+        measure: whether a HairModel uses its GIV; the main process calls it after each validation and at the end.
+        resume: go on from the newest checkpoint in `output`.
+        on_start: the main process calls it once all is checked, before the first step.
+        on_step: the main process tells it each step.
+        console: where progress is shown; None shows nothing.
+
+    Returns:
+        The run. After SIGINT or SIGTERM it ends with the step under way, and a checkpoint.
+
+    Raises:
+        OptionError: the settings do not fit the network, the processes or the device.
+        TrainingError: the run cannot start, go on or be resumed. The last checkpoint stays as it is.
+        DataError: no image of a task can be read.
+    """
+    with accelerated(settings) as accelerator, forked_random_state(accelerator.device):
+        run = _Run(model, samples, settings, accelerator, Path(output), loss, resume, console)
+        if on_start is not None and accelerator.is_main_process:
+            on_start()
+        return run.to_its_end(validate, measure, on_step)
+
+
+class _Run:
+    """A run at the step it has reached."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        samples: TrainingSamples,
+        settings: TrainingSettings,
+        accelerator: Accelerator,
+        output: Path,
+        loss: Loss,
+        resume: bool,
+        console: Console | None,
+    ) -> None:
+        self.model, self.samples, self.settings, self.accelerator = model, samples, settings, accelerator
+        self.images_at_once = settings.images_at_once(accelerator.num_processes)
+        self.output, self.checkpoints = output, Checkpoints(output / FOLDER, settings.keep_checkpoints)
+        self.steps = settings.total_steps(samples.epoch)
+        self.unreadable: dict[str, str] = {}
+        start, notes = self._checkpoint_to_resume() if resume else self._no_checkpoint()
+        self.step = start.about.step if start else 0
+        self.losses: list[float] = start.tensors["losses"].tolist() if start else []
+        self._seed(0)
+        example = collate([samples[0], samples[1]])
+        weights, images = (
+            (start.part("model"), None)
+            if start
+            else (None, calibration_images(model, samples, settings.calibration, notes))
+        )
+        self.learner = Learner(model, loss, settings, accelerator, example, self._degradations(), weights, images)
+        if start:
+            self.learner.go_on(
+                start.part("optimizer"), start.part("average"), start.part("classifier"), start.about.scaler
+            )
+        self.began = time.monotonic() - (start.about.seconds if start else 0)
+        if frozen := self.learner.frozen:
+            names = ", ".join(frozen[:3]) + (", ..." if len(frozen) > 3 else "")
+            notes.append(f"{len(frozen)} parameters of layers that the network never uses are not trained: {names}")
+        if self.learner.classify:
+            notes.append(
+                f"Telling the degradation from the GIV is taught beside, with weight {self.learner.classify}; "
+                "`classify` at 0 leaves it out."
+            )
+        console = console if accelerator.is_main_process else None
+        self.bar = ProgressBar(console, self.steps, self.step, settings.batch_size)
+        for note in notes if accelerator.is_main_process else ():
+            self.bar.note(note)
+
+    def _degradations(self) -> list[int]:
+        """The number of each task's degradation; several tasks may show the same."""
+        names = [task.degradation for task in self.samples.tasks]
+        return [list(dict.fromkeys(names)).index(name) for name in names]
+
+    # The loop
+
+    def to_its_end(
+        self, validate: Validate | None, measure: Measure | None, on_step: Callable[[StepReport], None] | None
+    ) -> TrainedRun:
+        """Take the steps that are left, unless a signal comes."""
+        stop = False
+        with (
+            contextlib.closing(self._batches(self.step)) as batches,
+            self._log() as log,
+            self.bar,
+            Interruption() as interruption,
+        ):
+            while self.step < self.steps and not stop:
+                report, stop = self._take_step(batches, lambda: interruption.asked)
+                if log is not None:
+                    self._tell(report, log, on_step)
+                if stop or self.step == self.steps or _due(self.step, self.settings.save_every):
+                    self._save(log)
+                if not stop:
+                    self._look(validate, measure, log)
+        self.learner.give_to(self.model)
+        unreadable = dict(gather_object([*self.unreadable.items()]))
+        interrupted = self.step < self.steps
+        return TrainedRun(self.model, self.step, self.losses, self._seconds(), unreadable, interrupted)
+
+    def _take_step(self, batches: Iterator[Batch | DataError], asked: Callable[[], bool]) -> tuple[StepReport, bool]:
+        """Learn from the next `batch_size` samples; also whether any process was asked to stop."""
+        self.step += 1
+        self._seed(self.step)
+        mine = [self._noted(batch) for batch in itertools.islice(batches, self.settings.accumulation)]
+        gradients = self.learner.gradients(mine, asked)
+        losses = self._checked(gradients)
+        rate = self.settings.rate(self.step, self.steps)
+        self.learner.update(self.step, rate)
+        if self.learner.skipped >= _MOST_SKIPPED:
+            raise self._not_finite(f"gradients of the last {_MOST_SKIPPED} steps to {self.step} are not finite")
+        self.losses.append(gradients.losses.mean().item())
+        unreadable = len(self.unreadable)
+        report = StepReport(self.step, self.steps, self.losses[-1], losses, rate, self._seconds(), unreadable)
+        return report, gradients.stop
+
+    def _batches(self, taken: int) -> Generator[Batch | DataError, None, None]:
+        """This process's micro-batches after so many steps. Closing it ends the processes that load them."""
+        parts, size = self.settings.accumulation, self.images_at_once
+        mine = self.accelerator.process_index * parts * size
+        starts = (
+            step * self.settings.batch_size + mine + part * size
+            for step in range(taken, self.steps)
+            for part in range(parts)
+        )
+        yield from DataLoader(
+            Reporting(self.samples),
+            batch_sampler=(list(range(start, start + size)) for start in starts),
+            generator=torch.Generator(),  # else it would draw its workers' seed from the step's random numbers
+            num_workers=self.settings.workers,
+            collate_fn=collate_or_error,
+            pin_memory=self.accelerator.device.type == "cuda",
+            worker_init_fn=outlive_signals,
+        )
+
+    def _seed(self, step: int) -> None:
+        """Random numbers of a step depend on it and on the process, and on nothing before."""
+        text = f"{self.settings.seed}/{step}/{self.accelerator.process_index}"
+        torch.manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+
+    def _seconds(self) -> float:
+        return time.monotonic() - self.began
+
+    # What may be wrong with a step
+
+    def _noted(self, batch: Batch | DataError) -> Batch:
+        """A batch, after the files that could not be read have been noted."""
+        if isinstance(batch, DataError):
+            raise batch
+        for text in batch["unreadable"]:
+            path, _, reason = text.partition(": ")
+            if path not in self.unreadable:
+                self.unreadable[path] = reason
+                self.bar.note(f"{path} cannot be read, and is skipped: {reason}")
+        return batch
+
+    def _checked(self, gradients: Gradients) -> dict[str, float]:
+        """The mean loss of each degradation.
+
+        Raises:
+            TrainingError: a loss or the gradient is not finite; with fp16 the latter is ordinary, and the step skipped.
+        """
+        by_degradation: dict[str, list[float]] = {}
+        for loss, task in zip(gradients.losses.tolist(), gradients.tasks, strict=True):
+            by_degradation.setdefault(self.samples.tasks[task].degradation, []).append(loss)
+        means = {name: sum(losses) / len(losses) for name, losses in sorted(by_degradation.items())}
+        wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
+        if not wrong and (math.isfinite(gradients.norm) or self.settings.mixed_precision == "fp16"):
+            return means
+        if wrong:
+            raise self._not_finite(f"loss of step {self.step} is not finite, on images with {', '.join(wrong)}")
+        raise self._not_finite(f"gradient of step {self.step} is not finite, though the loss is")
+
+    def _not_finite(self, what: str) -> TrainingError:
+        other = {"no": "", "bf16": ", or `mixed_precision` 'no'", "fp16": ", or `mixed_precision` 'bf16' or 'no'"}
+        return TrainingError(
+            f"The {what}. The weights were not changed by it. {self._last_checkpoint()} Try a lower `learning_rate`, "
+            f"`clip_norm` (1.0, say){other[self.settings.mixed_precision]}; with these a run can be resumed, too."
+        )
+
+    # What is kept
+
+    def _no_checkpoint(self) -> tuple[None, list[str]]:
+        refuse_other_runs(self.output)
+        return None, []
+
+    def _checkpoint_to_resume(self) -> tuple[Checkpoint, list[str]]:
+        """What to go on from, and what to say of it: why not from a newer one, and which settings are others now."""
+        checkpoint, damaged = self.checkpoints.newest()
+        then, now = checkpoint.about.agreed, self._agreed()
+        then = {name: now[name] for name in _NEW} | dict(then)
+        others = {key: f"`{key}` was {then.get(key)}, is {now[key]}" for key in now if then.get(key) != now[key]}
+        adjusted = [text for key, text in others.items() if key in _ADJUSTABLE]
+        wrong = [text for key, text in others.items() if key not in _ADJUSTABLE]
+        if self.steps < checkpoint.about.step:
+            wrong.append(f"{checkpoint.about.step} steps are taken already, but the run is to have {self.steps}")
+        if wrong:
+            raise TrainingError(
+                f"The run in {self.output} cannot go on like this: {'; '.join(wrong)}. Resume it with what it was "
+                "begun with, or start another run in another `output`."
+            )
+        notes = [f"{reason} Going on from step {checkpoint.about.step}." for reason in damaged]
+        return checkpoint, [*notes, *(f"From step {checkpoint.about.step + 1} on: {text}." for text in adjusted)]
+
+    def _agreed(self) -> dict[str, Any]:
+        return {name: getattr(self.settings, name) for name in (*_FIXED, *_ADJUSTABLE)} | self.samples.about()
+
+    def _save(self, log: RunLog | None) -> None:
+        """Write a checkpoint. All processes call it, since each may hold a part; the main one, with the log, writes."""
+        tensors = self.learner.tensors()
+        if log is None:
+            return
+        tensors["losses"] = torch.tensor(self.losses, dtype=torch.float64)
+        about = About(self.step, self._seconds(), self._agreed(), self.learner.scaler())
+        with self._writing(log.path):
+            log.sync()
+        with self._writing(self.checkpoints.path(self.step)):
+            self.checkpoints.save(Checkpoint(about, tensors))
+
+    def _look(self, validate: Validate | None, measure: Measure | None, log: RunLog | None) -> None:
+        """Validate, and see whether the GIV is used, where either is due. All processes call it; the main one looks."""
+        if not (due := _due(self.step, self.settings.validate_every)):
+            validate = None
+        if not isinstance(self.model, HairModel) or not (due or self.step == self.steps):
+            measure = None
+        if validate is None and measure is None:
+            return
+        self.learner.give_to(self.model)
+        if log is not None and validate is not None:
+            self._validate(validate, log)
+        if log is not None and measure is not None:
+            self._measure(measure, log)
+        self.accelerator.wait_for_everyone()
+
+    def _validate(self, validate: Validate, log: RunLog) -> None:
+        with torch.no_grad():
+            scores = validate(self.model)
+        with self._writing(log.path):
+            log.validation(self.step, scores)
+        self.bar.validation(self.step, scores)
+
+    def _measure(self, measure: Measure, log: RunLog) -> None:
+        """Say whether the network uses its GIV, and at the end, where it does not, what to try."""
+        assert isinstance(self.model, HairModel)
+        found = measure(self.model)
+        if found is None:
+            if self.step == self.steps:
+                self.bar.note(NOT_MEASURED)
+            return
+        with self._writing(log.path):
+            log.conditioning(self.step, found)
+        self.bar.note(f"step {self.step}: {found}")
+        advice = found.advice(self.model)
+        if advice and self.step == self.steps:
+            self.bar.note(advice)
+
+    def _tell(self, report: StepReport, log: RunLog, on_step: Callable[[StepReport], None] | None) -> None:
+        self.bar.step(report)
+        with self._writing(log.path):
+            log.step(report)
+        if on_step is not None:
+            on_step(report)
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[RunLog | None]:
+        """The main process's; others have none."""
+        if not self.accelerator.is_main_process:
+            yield None
+            return
+        with self._writing(self.output):
+            self.output.mkdir(parents=True, exist_ok=True)
+            log = RunLog(self.output, self.step, self.settings.tensorboard)
+        try:
+            yield log
+        finally:
+            with self._writing(log.path):  # what TensorBoard holds back is written now
+                log.close()
+
+    @contextlib.contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """Where `path` cannot be written, say so, and what is left."""
+        try:
+            yield
+        except (OSError, safetensors.SafetensorError) as error:  # the latter also where the disk is full
+            existing = next(folder for folder in path.absolute().parents if folder.exists())
+            free = shutil.disk_usage(existing).free / 2**20
+            again = "resume the run by `resume`" if self.checkpoints.paths() else "start the run again"
+            raise TrainingError(
+                f"{path} cannot be written at step {self.step}: {error}. {free:,.1f} MiB are free there. "
+                f"{self._last_checkpoint()} Make room, then {again}."
+            ) from error
+
+    def _last_checkpoint(self) -> str:
+        paths = self.checkpoints.paths()
+        return f"The checkpoint {paths[-1]} is as it was." if paths else "There is no checkpoint yet."
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0
