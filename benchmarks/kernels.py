@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks import machine
 from benchmarks.measure import ratios, rotated, timed
 from benchmarks.report import table
-from hairify import kernels
+from hairify.functional import _kernels as kernels
 from hairify.functional import mix
 from hairify.functional._kernels import Kernel
 from hairify.functional._mixing import mix_outputs, mixes_outputs

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from benchmarks.cases import Case, Variant
 from benchmarks.networks import build
-from hairify import HairModel, boxes, hairify, kernels, plan
+from hairify import HairModel, hairify, plan
+from hairify.functional import _kernels as kernels
 from hairify.functional._kernels import Kernel
 from hairify.functional._operations import Linear, Operation
+from hairify.nn import _boxes as boxes
 
 
 @dataclass

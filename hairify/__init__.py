@@ -6,8 +6,8 @@ HAIR (Hypernetworks-based All-in-One Image Restoration) gives a network weights 
 from hairify.conversion import hairify
 from hairify.errors import HairError
 from hairify.model import HairModel
-from hairify.planning._plans import Plan
 from hairify.planning._planner import plan
+from hairify.planning._plans import Plan
 from hairify.serialization import load, save
 
 __version__ = "0.1.0"

@@ -21,10 +21,9 @@ from hairify.nn._dac import DACSource, measure_dac
 from hairify.nn._hsn import GIVStandardization, HyperSelectingNet
 from hairify.nn._layers import make_hyper
 from hairify.nn._warm_start import make_low_rank, make_rows, peaked_vectors, start_apart, start_at
-from hairify.planning._planner import BoxSize, Init, network_of
+from hairify.planning._options import BoxKind, BoxSize, Init, PresetName, Targets, network_of
 from hairify.planning._planner import plan as make_plan
 from hairify.planning._plans import Level, Plan, carried_out
-from hairify.planning._presets import BoxKind, PresetName, Targets
 
 
 def hairify(

@@ -20,7 +20,7 @@ from hairify.errors import CheckpointError
 from hairify.model import HairModel
 from hairify.nn._boxes import FACTORS
 from hairify.nn._dac import DACSource
-from hairify.planning._planner import network_of
+from hairify.planning._options import network_of
 from hairify.planning._plans import Plan
 
 FORMAT_VERSION = 2  # 1 had no standardisation of GIVs

@@ -17,7 +17,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.nn.utils import parametrize
 from util import assert_close, assert_differs, perturb, published
 
-from hairify import HairModel, boxes, hairify
+from hairify import HairModel, hairify
+from hairify.nn import _boxes as boxes
 
 SIZE = (16, 24)
 

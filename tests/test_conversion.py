@@ -131,7 +131,7 @@ def test_baking_gives_the_original_class_back(network: nn.Module) -> None:
         n: set(m.__dict__) for n, m in original.named_modules()
     }
     assert not any(m._forward_hooks for m in static.modules())
-    assert b"hairify.scope" not in pickle.dumps(static)
+    assert b"hairify.nn" not in pickle.dumps(static)
 
 
 @pytest.mark.parametrize("copied_by", [copy.deepcopy, lambda hair: pickle.loads(pickle.dumps(hair))])

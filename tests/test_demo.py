@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hairify import demo
+from hairify.cli import _demonstration as demo
 from hairify.cli import main
 from hairify.report import ReportSettings
 from hairify.sharing._hub import from_pretrained

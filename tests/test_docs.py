@@ -28,7 +28,7 @@ from reference import SMALL, as_published
 
 import hairify
 import hairify.errors
-import hairify.functional._per_image
+import hairify.functional
 import hairify.models
 from hairify.cli import main
 from hairify.cli._app import app

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from util import perturb
 
 from hairify import hairify
+from hairify.data._image import Image
 from hairify.data.datasets import DataSettings, Task, load_pair
 from hairify.data.datasets import test_tasks as tasks_to_test
-from hairify.data.images import Image, read_rgb, write
+from hairify.data.images import read_rgb, write
 from hairify.errors import DataError, ImageError
 from hairify.evaluation import (
     Results,

@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.utils._python_dispatch import TorchDispatchMode
 from util import assert_close
 
-from hairify import kernels
+from hairify.functional import _kernels as kernels
 from hairify.functional import mix
 from hairify.functional._kernels import choose, per_image, per_image_backward
 from hairify.functional._mixing import mix_outputs

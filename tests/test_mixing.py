@@ -14,9 +14,10 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from torch.multiprocessing.reductions import StorageWeakRef
 from util import assert_close, perturb, published
 
-from hairify import HairModel, boxes
+from hairify import HairModel
 from hairify.functional._mixing import mixes_outputs
 from hairify.functional._operations import Convolution, Linear, Operation
+from hairify.nn import _boxes as boxes
 
 POINT = Convolution((1, 1), (0, 0), (1, 1), 1, (1, 1))
 DENSE = Convolution((1, 1), (1, 1), (1, 1), 1, (3, 3))

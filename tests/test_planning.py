@@ -14,8 +14,9 @@ from networks import NETWORKS, Chain, DnCNN, NAFNet, Pooled, TransposedUNet, UNe
 from torch import Tensor, nn
 from util import assert_unchanged, perturb, snapshot
 
-from hairify import Plan, hairify, plan, tracing
+from hairify import Plan, hairify, plan
 from hairify.errors import HairWarning, OptionError
+from hairify.planning import _dependence
 from hairify.planning._probe import Probe
 
 EXAMPLE = torch.rand(1, 3, 32, 48)
@@ -26,7 +27,7 @@ EXAMPLE = torch.rand(1, 3, 32, 48)
 def test_both_tracers_give_the_same_plan(name: str, split_at: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     model = NETWORKS[name]()
     by_fx = plan(model, split_at=split_at)
-    monkeypatch.setattr(tracing, "dependents_by_fx", lambda probe, split: None)
+    monkeypatch.setattr(_dependence, "dependents_by_fx", lambda probe, split: None)
     observed = plan(model, split_at=split_at)
     assert observed.tracer == "observed"
     assert by_fx.tracer == ("observed" if name == "window" else "fx")
@@ -63,8 +64,8 @@ def test_the_dependent_layers_are_the_same_by_both_tracers(name: str) -> None:
     probe = Probe(NETWORKS[name]())
     modules = [call.module for call in probe.recording.calls if call.module]
     for split in modules[:: max(1, len(modules) // 7)]:
-        by_fx = tracing.dependents_by_fx(probe, split)
-        assert by_fx is None or by_fx == tracing.dependents_by_run(probe.run(cut_at=split)), split
+        by_fx = _dependence.dependents_by_fx(probe, split)
+        assert by_fx is None or by_fx == _dependence.dependents_by_run(probe.run(cut_at=split)), split
 
 
 class WritesThroughViews(Chain):
@@ -89,8 +90,8 @@ class Detaches(Chain):
 def test_where_the_tracers_differ_the_run_decides() -> None:
     for make, expected in ((WritesThroughViews, {"body.0", "body.1", "last"}), (Detaches, {"body.1", "last"})):
         probe = Probe(make(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)))
-        assert tracing.dependents_by_fx(probe, "split") not in (None, expected)
-        assert tracing.dependents(probe, "split", probe.run(cut_at="split")) == (expected, "observed")
+        assert _dependence.dependents_by_fx(probe, "split") not in (None, expected)
+        assert _dependence.dependents(probe, "split", probe.run(cut_at="split")) == (expected, "observed")
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,11 @@ from torch.func import functional_call
 from torch.multiprocessing.reductions import StorageWeakRef
 from util import assert_close, assert_differs, bytes_kept, perturb, published
 
-from hairify import HairModel, boxes, hairify
+from hairify import HairModel, hairify
 from hairify.functional._operations import Convolution, Linear, Operation, convolution
 from hairify.functional._recomputation import pays
 from hairify.nn import WeightBox
+from hairify.nn import _boxes as boxes
 
 Grads = dict[str, Tensor | None]
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from util import assert_close, perturb
 
 from hairify import HairModel, hairify, restoring
-from hairify.data.images import Image, read, write
+from hairify.data._image import Image
+from hairify.data.images import read, write
 from hairify.errors import ImageError, OptionError
 from hairify.restoring import TilingSettings, restore_tiled
 from hairify.restoring._restorer import Job, Outcome, RestoringSettings, planned, restore_files

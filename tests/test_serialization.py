@@ -14,9 +14,10 @@ from networks import NETWORKS, DnCNN, UNet, small_restormer
 from torch import Tensor, nn
 from util import assert_close, assert_differs, assert_unchanged, perturb, snapshot
 
-from hairify import HairError, hairify, load, plan, planning, save
+from hairify import HairError, hairify, load, plan, save
 from hairify.errors import CheckpointError, PlanMismatchError
 from hairify.nn import MomentsDAC
+from hairify.planning import _planner as planner
 
 X = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(1))
 
@@ -32,7 +33,7 @@ def test_round_trip_without_tracing(
         hair.base.load_state_dict(start.base.state_dict())
     path = tmp_path / "hair.safetensors"
     save(hair, path, added_only=added_only)
-    monkeypatch.setattr(planning, "Probe", None)
+    monkeypatch.setattr(planner, "Probe", None)
     torch.manual_seed(99)
     base = trained if added_only else NETWORKS[name]().eval()
     before = snapshot(base)

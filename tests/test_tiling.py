@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from util import assert_close, assert_differs, perturb
 
 from benchmarks.tiling import measure
-from hairify import HairModel, hairify, tiling
+from hairify import HairModel, hairify
 from hairify.errors import NetworkError, OptionError
 from hairify.models import airnet
 from hairify.restoring import TilingSettings, giv_of, restore_tiled, restore_whole
+from hairify.restoring import _tiling as tiling
 from hairify.restoring._tiling import blending_weights, pad_to_multiple, tile_starts
 
 SMALL = TilingSettings(tile=32, overlap=16, giv_tiles=4)

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-_SEED = 0
+SEED = 0
+"""Of the random numbers that a copy draws, the same in every run."""
 
 
 @contextlib.contextmanager
@@ -27,7 +28,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.random.fork_rng(devices=[]))
         for device in accelerators:
             stack.enter_context(torch.random.fork_rng([device.index or 0], device_type=device.type))
-        torch.manual_seed(_SEED)
+        torch.manual_seed(SEED)
         stack.enter_context(_python_randomness())
         yield
 
@@ -37,9 +38,9 @@ def _python_randomness() -> Iterator[None]:
     """Own random state also for `random`, and for numpy if it is in use."""
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy else None
-    random.seed(_SEED)
+    random.seed(SEED)
     if numpy:
-        numpy.random.seed(_SEED)
+        numpy.random.seed(SEED)
     try:
         yield
     finally:

@@ -11,15 +11,11 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from hairify.ablation.running import ablate
-from hairify.cli import INTERRUPTED, demo, push, report, restore
+from hairify.cli import INTERRUPTED
+from hairify.cli._commands import ablate, demo, evaluate, export, plan, push, report, restore, train
 from hairify.cli._common import config_of_run, say
 from hairify.cli.options import in_flags, with_settings
 from hairify.errors import HairError, OptionError
-from hairify.evaluation._scores import evaluate
-from hairify.planning._planner import plan
-from hairify.sharing._exporting import export
-from hairify.training._trainer import train
 
 app = typer.Typer(
     name="hairify",

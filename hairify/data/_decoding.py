@@ -12,20 +12,18 @@ from typing import IO
 import imagecodecs
 import numpy as np
 import tifffile
-import torch
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
-from torch import Tensor
 
 from hairify.data._exif import (
     tiff_exif,
     upright,
 )
-from hairify.data.images import _PNG_SIGNATURE, _Levels
+from hairify.data._image import PNG_SIGNATURE, Levels
 from hairify.errors import ImageError
 
 LARGEST = 2**29
@@ -41,7 +39,7 @@ _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Opened by `PIL.Image.open`, a photograph of 90 megapixels would be taken for a decompression bomb; `LARGEST` is the
 # limit here.
 _READERS: dict[bytes, type[ImageFile]] = {
-    _PNG_SIGNATURE: PngImageFile,
+    PNG_SIGNATURE: PngImageFile,
     b"\xff\xd8\xff": JpegImageFile,
     b"RIFF": WebPImageFile,
     b"BM": BmpImageFile,
@@ -49,15 +47,15 @@ _READERS: dict[bytes, type[ImageFile]] = {
 
 
 @dataclass(frozen=True, eq=False)
-class _Decoded:
+class Decoded:
     """What is in a file, as it is there."""
 
-    levels: _Levels
+    levels: Levels
     icc_profile: bytes | None
     exif: bytes | None
 
 
-def _decode(path: Path) -> _Decoded:
+def decode(path: Path) -> Decoded:
     """Decode a file by what it holds, whatever it is called."""
     if not path.is_file():
         raise ImageError(f"There is no file {path}.")
@@ -65,7 +63,7 @@ def _decode(path: Path) -> _Decoded:
         with path.open("rb") as file:
             start = file.read(26)
             file.seek(0)
-            if start.startswith(_PNG_SIGNATURE) and start[24:25] == b"\x10":
+            if start.startswith(PNG_SIGNATURE) and start[24:25] == b"\x10":
                 decoded = _decode_deep_png(file.read())
             elif start.startswith(_TIFF_SIGNATURES):
                 decoded = _decode_tiff(file)
@@ -91,7 +89,7 @@ def _check_size(width: int, height: int) -> None:
         raise ImageError(f"it claims to be {width} × {height} pixels, and at most {LARGEST} pixels are read")
 
 
-def _decode_by_pillow(image: ImageFile) -> _Decoded:
+def _decode_by_pillow(image: ImageFile) -> Decoded:
     with image:
         _check_size(*image.size)
         image.load()
@@ -103,14 +101,14 @@ def _decode_by_pillow(image: ImageFile) -> _Decoded:
         else:
             raise ImageError(f"its pixels are of kind {mode!r}, not grey, RGB, palette or CMYK of 8 or 16 bits")
         levels = np.asarray(image if mode == wanted else image.convert(wanted))
-    return _Decoded(
+    return Decoded(
         levels=levels if levels.ndim == 3 else levels[..., None],
         icc_profile=info.get("icc_profile") if mode != "CMYK" else None,
         exif=info.get("exif"),
     )
 
 
-def _decode_deep_png(data: bytes) -> _Decoded:
+def _decode_deep_png(data: bytes) -> Decoded:
     """A PNG file of 16 bits."""
     _check_size(*struct.unpack_from(">II", data, 16))
     levels = imagecodecs.png_decode(data)
@@ -121,12 +119,12 @@ def _decode_deep_png(data: bytes) -> _Decoded:
             icc_profile = zlib.decompressobj().decompress(compressed, 2**24)  # more is no profile
         elif kind == b"eXIf":
             exif = content
-    return _Decoded(levels if levels.ndim == 3 else levels[..., None], icc_profile, exif)
+    return Decoded(levels if levels.ndim == 3 else levels[..., None], icc_profile, exif)
 
 
 def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
     """The chunks of a PNG file by kind, without the pixels."""
-    place = len(_PNG_SIGNATURE)
+    place = len(PNG_SIGNATURE)
     while place + 8 <= len(png):
         length, kind = struct.unpack_from(">I4s", png, place)
         if kind != b"IDAT":
@@ -134,20 +132,20 @@ def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
         place += length + 12
 
 
-def _decode_tiff(file: IO[bytes]) -> _Decoded:
+def _decode_tiff(file: IO[bytes]) -> Decoded:
     with tifffile.TiffFile(file) as tiff:
         page = tiff.pages.first
         _check_size(page.imagewidth, page.imagelength)
         icc_profile, exif = page.iccprofile, tiff_exif(file, tiff)
         if page.photometric in (0, 1, 2) and (page.dtype, page.bitspersample) in ((np.uint8, 8), (np.uint16, 16)):
-            return _Decoded(_tiff_levels(page), icc_profile, exif)
+            return Decoded(_tiff_levels(page), icc_profile, exif)
     file.seek(0)
     decoded = _decode_by_pillow(TiffImageFile(file))
     # Pillow has applied the orientation, as it does to TIFF alone.
-    return _Decoded(decoded.levels, decoded.icc_profile, upright(exif)[1])
+    return Decoded(decoded.levels, decoded.icc_profile, upright(exif)[1])
 
 
-def _tiff_levels(page: tifffile.TiffPage) -> _Levels:
+def _tiff_levels(page: tifffile.TiffPage) -> Levels:
     """The pixels of a TIFF page of grey or RGB."""
     stored = page.asarray()
     if stored.ndim == 2:
@@ -166,29 +164,3 @@ def _tiff_levels(page: tifffile.TiffPage) -> _Levels:
         share = np.minimum(colour / np.maximum(alpha, 1).astype(np.float32), 1)
         colour = np.rint(share * white).astype(stored.dtype)
     return np.concatenate((colour, alpha), axis=2)
-
-
-def _turned(levels: _Levels, orientation: int) -> _Levels:
-    """Upright levels, of those that EXIF's `orientation` describes; a view."""
-    if orientation >= 5:
-        levels = levels.transpose(1, 0, 2)
-    if orientation in (2, 3, 6, 7):
-        levels = levels[:, ::-1]
-    if orientation in (3, 4, 7, 8):
-        levels = levels[::-1]
-    return levels
-
-
-def _to_tensor(levels: _Levels) -> Tensor:
-    """(C, H, W) in [0, 1]. Channel by channel, so that a large photograph is never there twice as float32."""
-    height, width, channels = levels.shape
-    white = np.iinfo(levels.dtype).max
-    floats = np.empty((channels, height, width), np.float32)
-    for channel, plane in enumerate(floats):
-        np.divide(levels[..., channel], white, out=plane, dtype=np.float32)
-    return torch.from_numpy(floats)
-
-
-def _to_pixels(levels: _Levels) -> Tensor:
-    """(3, H, W) in [0, 1], without alpha."""
-    return _to_tensor(levels[..., :3]) if levels.shape[2] > 2 else _to_tensor(levels[..., :1]).repeat(3, 1, 1)

@@ -22,39 +22,23 @@ from hairify.data._exif import (
     directory,
     tiff_header,
 )
-from hairify.data.images import _PILLOW, _PNG_SIGNATURE, _TIFF, Image, _Levels
-from hairify.errors import ImageError
+from hairify.data._image import PNG_SIGNATURE, Image, Levels, to_levels
 
 
-def _to_levels(image: Image, kind: type[np.uint8] | type[np.uint16], *, alpha: bool) -> _Levels:
-    """The levels to write, with the image's alpha if `alpha`."""
-    pixels = image.pixels.detach().cpu()
-    planes = [pixels.mean(dim=0)] if image.grey else list(pixels)
-    if alpha and image.alpha is not None:
-        planes.append(image.alpha.detach().cpu()[0])
-    white = np.iinfo(kind).max
-    levels = np.empty((*pixels.shape[1:], len(planes)), kind)
-    for channel, plane in enumerate(planes):
-        if not plane.isfinite().all():
-            raise ImageError("the image holds values that are not finite")
-        levels[..., channel] = plane.clamp(0, 1).mul_(white).round_().numpy()
-    return levels
-
-
-def _encode(image: Image, suffix: str, quality: int) -> bytes:
+def encode(image: Image, suffix: str, quality: int) -> bytes:
     """The content of a file."""
-    deep = image.bits == 16 and suffix in {".png", *_TIFF}
-    levels = _to_levels(image, np.uint16 if deep else np.uint8, alpha=suffix not in {".jpg", ".jpeg"})
-    if suffix in _TIFF:
+    deep = image.bits == 16 and suffix in {".png", *TIFF}
+    levels = to_levels(image, np.uint16 if deep else np.uint8, alpha=suffix not in {".jpg", ".jpeg"})
+    if suffix in TIFF:
         return _encode_tiff(levels, image)
     if suffix == ".png":
         return _encode_png(levels, image)
     if suffix == ".bmp" and image.alpha is not None:
         return _encode_bmp_with_alpha(levels)
-    return _encode_by_pillow(levels, image, _PILLOW[suffix], quality)
+    return _encode_by_pillow(levels, image, BY_PILLOW[suffix], quality)
 
 
-def _encode_by_pillow(levels: _Levels, image: Image, format: str, quality: int) -> bytes:
+def _encode_by_pillow(levels: Levels, image: Image, format: str, quality: int) -> bytes:
     picture = PIL.Image.fromarray(levels if levels.shape[2] > 1 else levels[..., 0])
     options: dict[str, Any] = {}
     if format == "JPEG":
@@ -71,7 +55,7 @@ def _encode_by_pillow(levels: _Levels, image: Image, format: str, quality: int) 
     return file.getvalue()
 
 
-def _encode_png(levels: _Levels, image: Image) -> bytes:
+def _encode_png(levels: Levels, image: Image) -> bytes:
     """A PNG file of 8 or 16 bits: imagecodecs writes the pixels, and the other chunks are put in after the header."""
     png = imagecodecs.png_encode(levels)
     more = b""
@@ -79,7 +63,7 @@ def _encode_png(levels: _Levels, image: Image) -> bytes:
         more += _chunk(b"iCCP", b"ICC Profile\0\0" + zlib.compress(image.icc_profile))
     if image.exif is not None:
         more += _chunk(b"eXIf", image.exif)
-    header = len(_PNG_SIGNATURE) + len(_chunk(b"IHDR", bytes(13)))
+    header = len(PNG_SIGNATURE) + len(_chunk(b"IHDR", bytes(13)))
     return b"".join((png[:header], more, png[header:]))
 
 
@@ -87,7 +71,7 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
-def _encode_bmp_with_alpha(levels: _Levels) -> bytes:
+def _encode_bmp_with_alpha(levels: Levels) -> bytes:
     """A BMP file with the fourth version of the header, which alone tells that there is alpha; Pillow writes none."""
     height, width, channels = levels.shape
     blue_to_alpha = levels[::-1, :, [2, 1, 0, 3] if channels == 4 else [0, 0, 0, 1]].tobytes()
@@ -103,7 +87,7 @@ def _encode_bmp_with_alpha(levels: _Levels) -> bytes:
     )
 
 
-def _encode_tiff(levels: _Levels, image: Image) -> bytes:
+def _encode_tiff(levels: Levels, image: Image) -> bytes:
     """A TIFF file of 8 or 16 bits: compressed strips, each pixel less the one before it (TIFF 6.0, section 14)."""
     height, width, channels = levels.shape
     order, fields = descriptive_fields(image.exif) if image.exif is not None else ("<", {})
@@ -136,3 +120,12 @@ def _encode_tiff(levels: _Levels, image: Image) -> bytes:
     if image.icc_profile is not None:
         fields[ICC_PROFILE] = (UNDEFINED, image.icc_profile)
     return b"".join((tiff_header(order, end + end % 2), *strips, directory(fields, order, end + end % 2)))
+
+
+TIFF = {".tif", ".tiff"}
+
+
+BY_PILLOW = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
+
+
+LONGEST_SIDE = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}

@@ -9,68 +9,22 @@ from __future__ import annotations
 
 import os
 import struct
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
 from hairify._support.files import replacing
-from hairify.data._decoding import _decode, _to_pixels, _to_tensor, _turned
-from hairify.data._encoding import _encode
+from hairify.data._decoding import decode
+from hairify.data._encoding import BY_PILLOW, LONGEST_SIDE, encode
 from hairify.data._exif import (
     upright,
 )
+from hairify.data._image import Image, to_pixels, to_tensor, turned
 from hairify.errors import DataError, ImageError, OptionError
-
-_Levels: TypeAlias = npt.NDArray[Any]
-"""Pixels as files have them: (H, W, C) of uint8 or uint16, with grey, grey and alpha, RGB, or RGB and alpha."""
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 """The endings of the files that are read and written."""
-
-
-_TIFF = {".tif", ".tiff"}
-_PILLOW = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
-_LONGEST_SIDE = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}
-_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-
-
-@dataclass(frozen=True, eq=False)
-class Image:
-    """A photograph, and what a file says about it that must survive restoring.
-
-    Raises:
-        ImageError: the tensors' shapes or `bits` are not as described.
-    """
-
-    pixels: Tensor
-    """(3, H, W) float32 in [0, 1], RGB, upright. The three channels of a grey file are equal."""
-
-    alpha: Tensor | None = None
-    """(1, H, W) float32 in [0, 1], where the file has transparency. 0 is transparent."""
-
-    grey: bool = False
-    """Whether the file has a single channel of colour; it is written with one again."""
-
-    bits: Literal[8, 16] = 8
-    """The file's bits for each channel. Files of fewer than 8 count as 8."""
-
-    icc_profile: bytes | None = None
-    """The colour profile that the pixels are to be read with, byte for byte. None for sRGB or not known."""
-
-    exif: bytes | None = None
-    """The EXIF block, from its byte order mark ("II" or "MM") on. Its orientation is 1: the pixels are upright."""
-
-    def __post_init__(self) -> None:
-        shapes = {"pixels": (self.pixels, 3)} | ({} if self.alpha is None else {"alpha": (self.alpha, 1)})
-        for name, (tensor, channels) in shapes.items():
-            if tuple(tensor.shape) != (channels, *self.pixels.shape[-2:]):
-                raise ImageError(f"`{name}` has shape {tuple(tensor.shape)}; it should be ({channels}, H, W).")
-        if self.bits not in (8, 16):
-            raise ImageError(f"`bits` is {self.bits!r}; it should be 8 or 16.")
 
 
 def read(path: str | os.PathLike[str]) -> Image:
@@ -82,13 +36,13 @@ def read(path: str | os.PathLike[str]) -> Image:
     Raises:
         ImageError: there is no such file; it is damaged or of another kind; or it is larger than `LARGEST`.
     """
-    decoded = _decode(Path(path))
+    decoded = decode(Path(path))
     orientation, exif = upright(decoded.exif)
-    levels = _turned(decoded.levels, orientation)
+    levels = turned(decoded.levels, orientation)
     channels = levels.shape[2]
     return Image(
-        pixels=_to_pixels(levels),
-        alpha=_to_tensor(levels[..., -1:]) if channels in (2, 4) else None,
+        pixels=to_pixels(levels),
+        alpha=to_tensor(levels[..., -1:]) if channels in (2, 4) else None,
         grey=channels < 3,
         bits=16 if levels.dtype == np.uint16 else 8,
         icc_profile=decoded.icc_profile,
@@ -104,8 +58,8 @@ def read_rgb(path: str | os.PathLike[str]) -> Tensor:
     Raises:
         ImageError: as for `read`.
     """
-    decoded = _decode(Path(path))
-    return _to_pixels(_turned(decoded.levels, upright(decoded.exif)[0]))
+    decoded = decode(Path(path))
+    return to_pixels(turned(decoded.levels, upright(decoded.exif)[0]))
 
 
 def write(image: Image, path: str | os.PathLike[str], *, quality: int = 95) -> None:
@@ -137,13 +91,13 @@ def write(image: Image, path: str | os.PathLike[str], *, quality: int = 95) -> N
         wrong = f"{target} is a folder" if target.is_dir() else f"There is no folder {target.parent}"
         raise ImageError(f"{wrong}; `path` is the file to write.")
     longest = max(image.pixels.shape)
-    if longest > _LONGEST_SIDE.get(suffix, longest):
+    if longest > LONGEST_SIDE.get(suffix, longest):
         raise ImageError(
-            f"{target}: a side of {longest} pixels is too long for {_PILLOW[suffix]}, whose longest is "
-            f"{_LONGEST_SIDE[suffix]}. Write it as PNG or TIFF."
+            f"{target}: a side of {longest} pixels is too long for {BY_PILLOW[suffix]}, whose longest is "
+            f"{LONGEST_SIDE[suffix]}. Write it as PNG or TIFF."
         )
     try:
-        content = _encode(image, suffix, quality)
+        content = encode(image, suffix, quality)
     except (OSError, ValueError, struct.error) as error:  # of the encoders: nothing has been written yet
         raise ImageError(f"{target} cannot be written: {error}") from error
     # Encoded in memory first, since Pillow's encoders hide the reason why a file cannot be written.

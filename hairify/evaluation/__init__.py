@@ -1,5 +1,6 @@
 """Scores on test sets, and whether a converted network uses its GIV."""
 
+from hairify.evaluation._conditioning import NOT_MEASURED, PERFECT, Conditioning, measure_conditioning, psnr
 from hairify.evaluation._scores import (
     AVERAGE,
     Results,
@@ -11,13 +12,12 @@ from hairify.evaluation._scores import (
     read_results,
     score,
 )
-from hairify.evaluation._conditioning import Conditioning, NOT_MEASURED, PERFECT, measure_conditioning, psnr
 
 __all__ = [
     "AVERAGE",
-    "Conditioning",
     "NOT_MEASURED",
     "PERFECT",
+    "Conditioning",
     "Results",
     "Score",
     "conditioning_on",

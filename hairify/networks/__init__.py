@@ -1,8 +1,8 @@
 """Networks by name, and how any network is run on images."""
 
+from hairify.networks._embedding import ConditionalEmbedding
 from hairify.networks._named import BUILT_IN, Network, NetworkSettings
 from hairify.networks._running import apply, number_of_inputs, smallest_multiple
-from hairify.networks._embedding import ConditionalEmbedding
 
 __all__ = [
     "BUILT_IN",

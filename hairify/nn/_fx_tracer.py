@@ -141,3 +141,7 @@ def _in_place(name: str) -> Callable[[_Proxy, Any], torch.fx.Proxy]:
 
 
 IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior", "ixor")
+
+
+for _name in IN_PLACE:
+    setattr(_Proxy, f"__{_name}__", _in_place(_name))

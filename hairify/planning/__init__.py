@@ -4,4 +4,4 @@ from hairify.planning._planner import plan
 from hairify.planning._plans import Level, Plan
 from hairify.planning._presets import PRESETS, Preset
 
-__all__ = ["Level", "PRESETS", "Plan", "Preset", "plan"]
+__all__ = ["PRESETS", "Level", "Plan", "Preset", "plan"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections import Counter
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch.fx
 from torch import nn
@@ -15,13 +15,12 @@ from hairify._support.copying import copy_model
 from hairify._support.isolation import isolated
 from hairify._support.nested import all_tensors
 from hairify.errors import ExampleInputError
-from hairify.nn._fx_tracer import IN_PLACE, ModelTracer, _in_place, _Proxy
+from hairify.nn._fx_tracer import ModelTracer
 from hairify.nn._layers import is_layer
 from hairify.planning._inputs import Inputs
+from hairify.planning._plans import TracerName
 from hairify.planning._probe import Probe
 from hairify.planning._recording import Recording
-
-TracerName: TypeAlias = Literal["fx", "observed"]
 
 
 def dependents(probe: Probe, split: str, observed: Recording | None) -> tuple[set[str], TracerName]:
@@ -86,10 +85,6 @@ def dependents_by_fx(probe: Probe, split: str) -> set[str] | None:
             if node.op == "call_module" and is_layer(model.get_submodule(str(node.target))):
                 names.add(str(node.target))
     return names
-
-
-for _name in IN_PLACE:
-    setattr(_Proxy, f"__{_name}__", _in_place(_name))
 
 
 def _constants(model: nn.Module, inputs: Inputs) -> dict[str, Any]:

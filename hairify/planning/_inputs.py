@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from hairify._support.isolation import SEED
 from hairify._support.nested import Size, image_size, tensors
 from hairify.errors import ExampleInputError
 
@@ -84,7 +85,7 @@ class Inputs:
         return ", ".join(shapes)
 
 
-def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
+def default_inputs(model: nn.Module) -> Iterator[Inputs]:
     """Inputs to try: one image for each required positional argument, in the model's dtype and device."""
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     try:
@@ -93,7 +94,7 @@ def _default_inputs(model: nn.Module) -> Iterator[Inputs]:
         signature = ()  # type: ignore[assignment]
     required = [p for p in signature if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     first_conv = next((m.in_channels for m in model.modules() if isinstance(m, (nn.Conv1d, nn.Conv2d))), 3)
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(SEED)
     further = len(required) - 1
     for (height, width), channels in itertools.product(_SIZES, dict.fromkeys((3, first_conv, 1, 4))):
         for others in dict.fromkeys((channels, 1)) if further > 0 else (channels,):  # further images, or masks

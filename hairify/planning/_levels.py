@@ -16,20 +16,20 @@ from hairify.errors import (
 )
 from hairify.nn._warm_start import low_rank
 from hairify.planning._families import Family, Siblings
-from hairify.planning._planner import BoxSize, Init
+from hairify.planning._options import BoxSize, Init, Targets
 from hairify.planning._plans import Level
-from hairify.planning._presets import Preset, Targets
+from hairify.planning._presets import Preset
 from hairify.planning._probe import Probe
 
 # Families that hold less than this part of what can be converted are strays; then all layers are converted.
 _LEAST_FAMILY_SHARE = 0.5
 
 
-def _layers_of(levels: tuple[Level, ...]) -> set[str]:
+def layers_of(levels: tuple[Level, ...]) -> set[str]:
     return {name for level in levels for layer in level.layers for name in level.layer_names(layer)}
 
 
-def _levels(
+def make_levels(
     probe: Probe,
     eligible: list[str],
     targets: Targets,

@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
-import fnmatch
 import itertools
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
 from hairify._support.randomness import ONE_AT_A_TIME, seeded
 from hairify.errors import (
-    AlreadyConvertedError,
     DACError,
     NothingToConvertError,
     OptionError,
 )
-from hairify.model import HairModel, within_hair_models
+from hairify.model import within_hair_models
 from hairify.nn._dac import DACSource, make_dac, measure_dac
 from hairify.nn._features import Feature
 from hairify.nn._hsn import HyperSelectingNet
-from hairify.nn._layers import HyperLayer
-from hairify.planning._dependence import TracerName
-from hairify.planning._levels import _layers_of, _levels
+from hairify.planning._levels import layers_of, make_levels
+from hairify.planning._options import BoxKind, BoxSize, Init, PresetName, Targets, check_options, network_of
 from hairify.planning._pairs import Pairs
-from hairify.planning._plans import Level, Plan, dac_facts
-from hairify.planning._presets import DEFAULT_RANK, PRESETS, BoxKind, PresetName, Targets, hsn_widths
+from hairify.planning._plans import Level, Plan, TracerName, dac_facts
+from hairify.planning._presets import DEFAULT_RANK, PRESETS, hsn_widths
 from hairify.planning._probe import Probe
 from hairify.planning._splits import possible_splits
-from hairify.planning._verdicts import _judge_layers
-
-Init: TypeAlias = Literal["preserve", "random"]
-BoxSize: TypeAlias = int | Mapping[str, int] | None
+from hairify.planning._verdicts import judge_layers
 
 _MOST_SPLITS_TRIED = 5
 
@@ -67,7 +60,7 @@ def plan(
         HairError: see `hairify`.
     """
     model = network_of(model)
-    _check_options(model, preset, targets, init, box, rank, giv_dim, include, exclude)
+    check_options(model, preset, targets, init, box, rank, giv_dim, include, exclude)
     usual = PRESETS[preset]
     box, targets = box or usual.box, targets or usual.targets
     if rank is not None and box != "low_rank":
@@ -79,9 +72,9 @@ def plan(
         pairs = Pairs(probe)
         tried: list[_Attempt] = []
         for split, feature in itertools.islice(possible_splits(probe, pairs, split_at), _MOST_SPLITS_TRIED):
-            verdicts, tracer = _judge_layers(probe, pairs, split, include, exclude)
+            verdicts, tracer = judge_layers(probe, pairs, split, include, exclude)
             eligible = [name for name, reason in verdicts.items() if reason is None]
-            levels = _levels(probe, eligible, targets, box_size, rank, init, usual) if eligible else ()
+            levels = make_levels(probe, eligible, targets, box_size, rank, init, usual) if eligible else ()
             tried.append(_Attempt(split, feature, tracer, levels, _skipped(verdicts, levels)))
             if levels:
                 break
@@ -98,7 +91,7 @@ def plan(
         return Plan(
             **chosen._asdict(),
             parameters=(size, size + _added(chosen.levels, made, giv_dim, widths)),
-            share=_share(probe, chosen.split, _layers_of(chosen.levels)),
+            share=_share(probe, chosen.split, layers_of(chosen.levels)),
             giv_dim=giv_dim,
             **dac_facts(made, chosen.feature),
             hsn_widths=widths,
@@ -119,55 +112,6 @@ class _Attempt(NamedTuple):
     skipped: dict[str, str]
 
 
-def network_of(model: Any) -> nn.Module:
-    """The network itself, where a loader's description of one is given, such as spandrel's `ModelDescriptor`."""
-    inner = getattr(model, "model", None)
-    return inner if not isinstance(model, nn.Module) and isinstance(inner, nn.Module) else model
-
-
-def _check_options(
-    model: nn.Module,
-    preset: str,
-    targets: str | None,
-    init: str,
-    box: str | None,
-    rank: int | None,
-    giv_dim: int | None,
-    include: Sequence[str],
-    exclude: Sequence[str],
-) -> None:
-    if not isinstance(model, nn.Module):
-        raise OptionError(f"`model` is a {type(model).__name__}; hairify converts an nn.Module.")
-    own = {m._scope for m in model.modules() if isinstance(m, HairModel)}
-    if isinstance(model, HairModel) or any(
-        isinstance(m, HyperLayer) and m.hair_slot.scope not in own for m in model.modules()
-    ):
-        raise AlreadyConvertedError(
-            "The model is a HairModel already, or part of one. Convert the original model, or change this one with "
-            "`hairify(hair.bake(giv=...), ...)`."
-        )
-    for name, value, accepted in (
-        ("preset", preset, get_args(PresetName)),
-        ("targets", targets, (None, *get_args(Targets))),
-        ("init", init, get_args(Init)),
-        ("box", box, (None, *get_args(BoxKind))),
-    ):
-        if value not in accepted:
-            raise OptionError(f"`{name}` is {value!r}; accepted are {', '.join(map(repr, accepted))}.")
-    for name, number in (("giv_dim", giv_dim), ("rank", rank)):
-        if number is not None and (not isinstance(number, int) or isinstance(number, bool) or number < 1):
-            raise OptionError(f"`{name}` is {number!r}; accepted is an integer from 1 up.")
-    names = [name for name, _ in model.named_modules(remove_duplicate=False)]
-    for option, patterns in (("include", include), ("exclude", exclude)):
-        if not isinstance(patterns, (list, tuple)) or not all(isinstance(pattern, str) for pattern in patterns):
-            raise OptionError(f"`{option}` is {patterns!r}; accepted is a sequence of globs, such as ('decoder.*',).")
-        for pattern in patterns:
-            if not fnmatch.filter(names, pattern):
-                near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.4)
-                hint = f" The nearest names are {', '.join(map(repr, near))}." if near else ""
-                raise OptionError(f"`{option}` holds {pattern!r}, which matches no module of the model.{hint}")
-
-
 def _make_dac(source: DACSource, feature: Feature, giv_dim: int) -> nn.Module:
     """A DAC to measure; the one that is trained is made anew by `hairify`."""
     with seeded(torch.Generator()):
@@ -179,7 +123,7 @@ def _make_dac(source: DACSource, feature: Feature, giv_dim: int) -> nn.Module:
 
 
 def _skipped(verdicts: dict[str, str | None], levels: tuple[Level, ...]) -> dict[str, str]:
-    converted = _layers_of(levels)
+    converted = layers_of(levels)
     return {
         name: reason or "not part of a repeated block" for name, reason in verdicts.items() if name not in converted
     }

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from torch import nn
 
@@ -19,8 +19,7 @@ from hairify.nn._hsn import published_widths
 from hairify.nn._layers import is_layer, settings, why_not
 from hairify.nn._moments_dac import MomentsDAC
 from hairify.nn._published_dac import DegradationAwareClassifier
-from hairify.planning._dependence import TracerName
-from hairify.planning._printing import _by_reason
+from hairify.planning._printing import by_reason, millions, some, table
 
 PLAN_VERSION = 4
 """1 had no low-rank boxes; 2 no DAC but the published one, and no HSNs of other widths; 3 no limit of their logits."""
@@ -235,14 +234,14 @@ class Plan:
             f"GIV      {self.giv_dim} numbers from {self.dac}",
             f"tracer   {self.tracer}",
             f"share    {self.share:.0%} of the parameters after the split are converted",
-            f"size     {_millions(before)} -> {_millions(after)} parameters",
+            f"size     {millions(before)} -> {millions(after)} parameters",
             "",
-            *_table(self.levels),
+            *table(_HEADS, [_row(level) for level in self.levels]),
         ]
         if self.skipped:
             lines += ["", f"left as they are: {len(self.skipped)} layers"]
             lines += [
-                f"  {len(names):4d}  {reason}: {_some(names)}" for reason, names in _by_reason(self.skipped).items()
+                f"  {len(names):4d}  {reason}: {some(names)}" for reason, names in by_reason(self.skipped).items()
             ]
         if self.warning:
             lines += ["", f"warning: {self.warning}"]
@@ -270,3 +269,22 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
     return [_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+TracerName: TypeAlias = Literal["fx", "observed"]
+
+
+_HEADS = ("level", "blocks M", "box size N", "layers", "P", "rank", "in the box")
+
+
+def _row(level: Level) -> tuple[str, ...]:
+    """A level's line in the table under `_HEADS`."""
+    return (
+        level.name,
+        str(len(level.blocks)),
+        str(level.box_size),
+        str(len(level.layers)),
+        f"{level.row_size:,}",
+        "full" if level.rank is None else str(level.rank),
+        f"{level.size:,}",
+    )

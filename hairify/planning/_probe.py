@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from hairify._support.copying import copy_model
-from hairify._support.isolation import isolated
+from hairify._support.isolation import SEED, isolated
 from hairify.errors import ExampleInputError
-from hairify.planning._inputs import Inputs, _default_inputs
+from hairify.planning._inputs import Inputs, default_inputs
 from hairify.planning._recording import Recorder, Recording
 
 # Non-square first: only then can a feature map be told from a window or an attention map.
@@ -46,7 +46,7 @@ class Probe:
                 f"The parameter {lazy!r} is lazy and not initialised yet. Run the model once on an image first."
             )
         self.model = _without_zeros(copy_model(model).requires_grad_(False).eval())
-        candidates = [Inputs.of(example_inputs)] if example_inputs is not None else _default_inputs(self.model)
+        candidates = [Inputs.of(example_inputs)] if example_inputs is not None else default_inputs(self.model)
         failures: dict[str, list[str]] = {}
         for inputs in candidates:
             self.inputs = inputs.map(lambda t: t[:1], batched_only=True)  # the first image alone
@@ -109,7 +109,7 @@ class Probe:
 
 def _without_zeros(model: nn.Module) -> nn.Module:
     """Move parameters off zero: behind a zero (a fresh residual scale, a last layer) nothing could be observed."""
-    generator = torch.Generator().manual_seed(_SEED)
+    generator = torch.Generator().manual_seed(SEED)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point() and not parameter.is_meta and not parameter.any():

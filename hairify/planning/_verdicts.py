@@ -11,8 +11,9 @@ from torch import nn
 from hairify._support.module_names import all_names, tied_layers
 from hairify.model import within_hair_models
 from hairify.nn._layers import is_layer, why_not
-from hairify.planning._dependence import TracerName, dependents, without_effect
+from hairify.planning._dependence import dependents, without_effect
 from hairify.planning._pairs import Pairs
+from hairify.planning._plans import TracerName
 from hairify.planning._probe import Probe
 from hairify.planning._recording import Recording
 from hairify.planning._rehearsal import unfaithful
@@ -20,7 +21,7 @@ from hairify.planning._rehearsal import unfaithful
 _NEVER_CONVERTED = (nn.modules.conv._ConvNd, nn.Bilinear, nn.Embedding, nn.RNNBase)
 
 
-def _judge_layers(
+def judge_layers(
     probe: Probe, pairs: Pairs, split: str, include: Sequence[str], exclude: Sequence[str]
 ) -> tuple[dict[str, str | None], TracerName]:
     """For every layer, in the order of first calls: None where it may be converted, else the reason against it."""

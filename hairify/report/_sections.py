@@ -18,7 +18,7 @@ from hairify.report._markup import Markup, decibels, join, millions, tag
 from hairify.report._palette import Style, key, styles, task_styles
 from hairify.report._pictures import data_uri
 from hairify.report._plan_drawing import draw_plan
-from hairify.report._section_parts import _fact, _scrolling, _switch
+from hairify.report._section_parts import count_of, fact_tile, html_table, scrolling, switch
 from hairify.report._vector_drawing import departures, draw_vectors
 
 
@@ -42,7 +42,7 @@ def header(findings: Findings) -> Markup:
             ("Parameters", f"{millions(before)} → {millions(after)}", f"{before:,} → {after:,}"),
             ("Split", plan.split, f"F_g {' × '.join(map(str, plan.feature.shape))} of inputs {plan.inputs}"),
             ("GIV", f"D = {plan.giv_dim}", f"from {plan.dac}"),
-            ("Blocks with their own weights", str(blocks), f"in {_count(len(plan.levels), 'level')}"),
+            ("Blocks with their own weights", str(blocks), f"in {count_of(len(plan.levels), 'level')}"),
             ("Converted", f"{plan.share:.0%}", "of the parameters after the split"),
         ]
     return tag(
@@ -50,8 +50,8 @@ def header(findings: Findings) -> Markup:
         tag("p", "hairify report", class_="eyebrow"),
         tag("h1", findings.title),
         tag("p", lead, class_="lead"),
-        tag("dl", [_fact(what, value, small) for what, value, small in tiles], class_="tiles"),
-        tag("dl", [_fact(*fact) for fact in findings.facts.items()], class_="facts") if findings.facts else None,
+        tag("dl", [fact_tile(what, value, small) for what, value, small in tiles], class_="tiles"),
+        tag("dl", [fact_tile(*fact) for fact in findings.facts.items()], class_="facts") if findings.facts else None,
     )
 
 
@@ -112,8 +112,8 @@ def _use(use: Conditioning, curves: Curves) -> Markup:
     rows = [(name, *(decibels(by_name[name].psnr) for by_name in (use.own, use.mean, use.wrong))) for name in use.own]
     told = "" if math.isnan(use.recognised) else f" The nearest mean GIV is the right one in {use.recognised:.0%}."
     text = (
-        f"PSNR in dB of {_count(use.images, 'crop')} of test images. Mean selecting vectors of two degradations differ "
-        f"by up to {max(use.spread.values()):.2f}, by level: "
+        f"PSNR in dB of {count_of(use.images, 'crop')} of test images. Mean selecting vectors of two degradations "
+        f"differ by up to {max(use.spread.values()):.2f}, by level: "
         f"{', '.join(f'{level} {spread:.2f}' for level, spread in use.spread.items())}.{told}"
     )
     drawn = None
@@ -122,7 +122,7 @@ def _use(use: Conditioning, curves: Curves) -> Markup:
         drawing = draw_curves(curves.conditioning, of, label="dB by which the own GIV is better")
         drawn = _curves("Own GIV against others, in training", drawing, curves.conditioning, of)
     return _section(
-        "use", tag("p", answer, class_="lead"), _scrolling(_table(heads, rows), heads[0]), tag("p", text), drawn
+        "use", tag("p", answer, class_="lead"), scrolling(html_table(heads, rows), heads[0]), tag("p", text), drawn
     )
 
 
@@ -150,7 +150,7 @@ def _gain(results: Results, baseline: Baseline) -> Markup:
     )
     text = f"PSNR in dB, to {PERFECT:.0f}, on the same images."
     heads = ("task", baseline.name, "this network", "difference")
-    table = _scrolling(_table(heads, rows, total), "Gain")
+    table = scrolling(html_table(heads, rows, total), "Gain")
     return _section("gain", tag("p", answer, class_="lead"), table, tag("p", text))
 
 
@@ -169,8 +169,8 @@ def _plan(plan: Plan) -> Markup:
         "plan",
         tag("p", text),
         tag("p", plan.warning, class_="note-text") if plan.warning else None,
-        _scrolling(draw_plan(plan), "The network as a picture"),
-        _scrolling(_level_table(plan), "Table of levels"),
+        scrolling(draw_plan(plan), "The network as a picture"),
+        scrolling(_level_table(plan), "Table of levels"),
         _left_alone(plan.skipped) if plan.skipped else None,
     )
 
@@ -189,7 +189,7 @@ def _level_table(plan: Plan) -> Markup:
         )
         for level in plan.levels
     ]
-    return _table(heads, rows)
+    return html_table(heads, rows)
 
 
 def _left_alone(skipped: Mapping[str, str]) -> Markup:
@@ -200,12 +200,12 @@ def _left_alone(skipped: Mapping[str, str]) -> Markup:
     folded = [
         tag(
             "details",
-            tag("summary", f"{_count(len(names), 'layer')}: {reason}"),
+            tag("summary", f"{count_of(len(names), 'layer')}: {reason}"),
             tag("ul", [tag("li", tag("code", name)) for name in names]),
         )
         for reason, names in by_reason.items()
     ]
-    return join([tag("h3", f"Left alone: {_count(len(skipped), 'layer')}"), folded])
+    return join([tag("h3", f"Left alone: {count_of(len(skipped), 'layer')}"), folded])
 
 
 def _givs(conditioning: GIVFindings, of: Mapping[str, Style]) -> Markup:
@@ -230,7 +230,7 @@ def _givs(conditioning: GIVFindings, of: Mapping[str, Style]) -> Markup:
     return _section(
         "givs",
         tag("p", text),
-        _switch("projection", [(method, method) for method in ("t-SNE", "PCA")]),
+        switch("projection", [(method, method) for method in ("t-SNE", "PCA")]),
         join(views),
         tag("ul", legend, class_="legend"),
         join(tag("p", note, class_="note-text") for note in conditioning.notes),
@@ -252,7 +252,7 @@ def _vectors(conditioning: GIVFindings, plan: Plan, of: Mapping[str, Style]) -> 
             tag(
                 "figure",
                 tag("figcaption", key(of[name]), name),
-                _scrolling(draw_vectors(name, blocks, plan.levels, scale), name),
+                scrolling(draw_vectors(name, blocks, plan.levels, scale), name),
             )
             for name, blocks in of_blocks.items()
         ]
@@ -261,7 +261,7 @@ def _vectors(conditioning: GIVFindings, plan: Plan, of: Mapping[str, Style]) -> 
     return _section(
         "vectors",
         tag("p", text),
-        _switch("vectors-view", [("mean", "Mean weights"), ("departure", "Departure from the mean")]),
+        switch("vectors-view", [("mean", "Mean weights"), ("departure", "Departure from the mean")]),
         maps("mean", vectors, None),
         maps("departure", apart, max(largest, 1e-6)),
     )
@@ -330,11 +330,11 @@ def _numbers(findings: Findings) -> Markup:
             "average over tasks", sum(results.counts.values()), mean([*results.inputs.values()]), results.average
         )
         text = "PSNR in dB and SSIM on whole RGB images, data range 1; each task counts once in the average."
-        parts += [tag("p", text), _scrolling(_table(heads, rows, total), "Results")]
+        parts += [tag("p", text), scrolling(html_table(heads, rows, total), "Results")]
     unreadable = {**findings.unreadable, **(results.unreadable if results else {})}
     if unreadable:
         lines = [tag("li", tag("code", path), f": {reason}") for path, reason in unreadable.items()]
-        summary = tag("summary", f"{_count(len(unreadable), 'image')} could not be read and left out")
+        summary = tag("summary", f"{count_of(len(unreadable), 'image')} could not be read and left out")
         parts.append(tag("details", summary, tag("ul", lines)))
     return _section("numbers-table", *parts)
 
@@ -364,7 +364,7 @@ def _training(curves: Curves, of: Mapping[str, Style], of_tasks: Mapping[str, St
         return None
     lost = None
     if curves.unreadable:
-        lost = tag("p", f"{_count(curves.unreadable, 'line')} of the log could not be read.", class_="note-text")
+        lost = tag("p", f"{count_of(curves.unreadable, 'line')} of the log could not be read.", class_="note-text")
     return _section("training", tag("div", figures, class_="pair"), lost)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from typing_extensions import Doc
 
 from hairify._support.modes import evaluation_mode
-from hairify.data.images import SUFFIXES, Image, find_images, read, write
+from hairify.data._image import Image
+from hairify.data.images import SUFFIXES, find_images, read, write
 from hairify.errors import HairError, ImageError, OptionError
 from hairify.model import HairModel
 from hairify.restoring._tiling import TilingSettings, giv_of, restore_tiled

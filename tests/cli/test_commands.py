@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from hairify.cli import main
-from hairify.data.images import Image, write
+from hairify.data._image import Image
+from hairify.data.images import write
 from hairify.networks import NetworkSettings
 from hairify.sharing._hub import Restorer, save_pretrained
 
@@ -131,7 +132,7 @@ def test_an_interruption_while_a_command_is_imported_ends_it_quietly(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hairify.cli.app.app", interrupted)
+    monkeypatch.setattr("hairify.cli._app.app", interrupted)
     assert main(["plan"]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
 

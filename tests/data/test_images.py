@@ -27,8 +27,9 @@ import torch
 from peak_memory import PEAK
 from PIL.TiffImagePlugin import IFDRational
 
-from hairify.data import images
-from hairify.data.images import SUFFIXES, Image, find_images, read, read_rgb, write
+from hairify.data import _decoding, _encoding
+from hairify.data._image import Image
+from hairify.data.images import SUFFIXES, find_images, read, read_rgb, write
 from hairify.errors import DataError, ImageError, OptionError
 
 SHAPES = {"grey": (), "grey+alpha": (2,), "rgb": (3,), "rgba": (4,)}
@@ -286,7 +287,7 @@ def test_what_claims_to_be_enormous_is_not_decoded(
     path = tmp_path / f"a{suffix}"
     write(image_of(random_levels("rgb", dtype)), path)
     read(path)
-    monkeypatch.setattr(images, "LARGEST", 21 * 34 - 1)
+    monkeypatch.setattr(_decoding, "LARGEST", 21 * 34 - 1)
     with pytest.raises(ImageError, match="34 × 21 pixels"):
         read(path)
 
@@ -589,7 +590,7 @@ def encoders() -> dict[str, Callable[[], bytes]]:
 
     def ours(suffix: str, dtype: Any) -> bytes:
         image = image_of(random_levels("rgba", dtype, (100, 100)), icc_profile=PROFILE, exif=exif_block(6))
-        return images._encode(image, suffix, 90)
+        return _encoding.encode(image, suffix, 90)
 
     def by_tifffile(**options: Any) -> bytes:
         file = io.BytesIO()

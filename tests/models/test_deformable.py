@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from util import assert_close, assert_differs
 
-from hairify.models import deformable
+from hairify.models import _deformable as deformable
 from hairify.models._deformable import modulated_deform_conv2d
 
 SIZES = [(5, 7), (1, 6), (6, 1), (1, 1)]  # not square, and one pixel high or wide

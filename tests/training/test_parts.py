@@ -121,7 +121,7 @@ def test_checkpoints(tmp_path: Path) -> None:
 def test_a_checkpoint_from_a_newer_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kept = Checkpoints(tmp_path, keep=1)
     with monkeypatch.context() as newer:
-        newer.setattr("hairify.training.checkpoints.FORMAT_VERSION", 2)
+        newer.setattr("hairify.training._checkpoints.FORMAT_VERSION", 2)
         kept.save(checkpoint(1))
     with pytest.raises(TrainingError, match=r"00000001.safetensors has version 2; .* Install a newer hairify"):
         kept.newest()

@@ -26,7 +26,8 @@ from util import assert_close, assert_differs
 
 from hairify import hairify
 from hairify.errors import DataError, OptionError, TrainingError
-from hairify.training import StepReport, TrainedRun, TrainingSettings, l1_loss, sharding
+from hairify.training import StepReport, TrainedRun, TrainingSettings, l1_loss
+from hairify.training import _sharding as sharding
 from hairify.training._logs import RunLog
 
 

@@ -22,8 +22,9 @@ from hairify.cli._common import (
     say,
     say_unreadable,
 )
+from hairify.data._image import Image
 from hairify.data.datasets import DataSettings, Task, test_tasks
-from hairify.data.images import Image, write
+from hairify.data.images import write
 from hairify.evaluation._conditioning import NOT_MEASURED
 from hairify.evaluation._scores import Score, conditioning_on, evaluate
 from hairify.sharing._hub import save_results
