@@ -44,10 +44,10 @@ zoo: $(VENV)/.installed-zoo ## run the tests on public networks, and compare wit
 zoo-page: $(VENV)/.installed-zoo ## measure them anew, and write docs/zoo.md
 	rm -rf zoo-output
 	HAIRIFY_ZOO_RESULTS=zoo-output $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m zoo $(ARGS)
-	$(BIN)/python tests/zoo_table.py zoo-output docs/zoo.md
+	$(BIN)/python tests/helpers/zoo_table.py zoo-output docs/zoo.md
 
 commands-page: $(VENV)/.installed-test ## write docs/commands.md anew
-	PYTHONPATH=tests $(BIN)/python tests/commands_page.py docs/commands.md
+	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/commands_page.py docs/commands.md
 
 docs: $(VENV)/.installed-docs ## build the documentation's site, site-output/index.html
 	$(BIN)/mkdocs build --strict --site-dir site-output

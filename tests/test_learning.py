@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
-from training.runs import run
+from training_runs import run
 
 from hairify import HairModel, hairify
 from hairify.cli._demonstration import PATCH, tasks

@@ -234,7 +234,7 @@ def test_metadata_that_makes_no_sense_is_named(change: dict[str, Any], tmp_path:
 @pytest.mark.parametrize("box", ["full", "low_rank"])
 def test_files_of_version_1_compute_what_they_computed(box: str, tmp_path: Path) -> None:
     """Written by hairify as of abec7f7, before GIVs were standardised; its outputs lie beside them."""
-    data = Path(__file__).parent / "data"
+    data = Path(__file__).parent / "stored"
     expected = safetensors.torch.load_file(data / "version_1_expected.safetensors")
     x, y, giv = (expected[f"{box}.{part}"] for part in ("input", "output", "giv"))
     hair = load(data / f"version_1_{box}.safetensors", DnCNN(8, 4).double().eval())
@@ -279,7 +279,7 @@ def test_a_dac_given_otherwise_than_the_plan_has_it_is_recorded(how: str, tmp_pa
 
 def test_files_with_plans_of_version_3_compute_what_they_computed() -> None:
     """Written by hairify as of 4186647, before logits of HSNs had a limit, which would change these vectors."""
-    data = Path(__file__).parent / "data"
+    data = Path(__file__).parent / "stored"
     expected = safetensors.torch.load_file(data / "plan_3_expected.safetensors")
     hair = load(data / "plan_3.safetensors", DnCNN(8, 4).double().eval())
     assert hair.plan.hsn_limit is None

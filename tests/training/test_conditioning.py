@@ -10,7 +10,7 @@ import pytest
 import safetensors.torch
 import torch
 from torch import nn
-from training.runs import Same, Samples, Task, broken_off, converted, recipe, run, seeded
+from training_runs import Same, Samples, Task, broken_off, converted, recipe, run, seeded
 from util import assert_close
 
 from hairify import HairModel, hairify, load, plan, save

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from training.runs import Plain, Same, converted, recipe, seeded
+from training_runs import Plain, Same, converted, recipe, seeded
 
 from hairify.errors import TrainingError
 from hairify.training import StepReport, l1_loss

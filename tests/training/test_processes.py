@@ -15,12 +15,12 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
-from training.runs import GENTLE, JOBS, Plain, Same, converted, converted_promptir, run, score, seeded
+from training_runs import GENTLE, JOBS, Plain, Same, converted, converted_promptir, run, score, seeded
 from util import assert_close, assert_differs
 
 from hairify.training import TrainedRun
 
-SCRIPT = Path(__file__).with_name("runs.py")
+SCRIPT = Path(__file__).parents[1] / "helpers" / "training_runs.py"
 ROOT = SCRIPT.parents[2]
 
 

@@ -21,7 +21,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
-from training.runs import Plain, Same, Samples, broken_off, converted, run, seeded
+from training_runs import Plain, Same, Samples, broken_off, converted, run, seeded
 from util import assert_close, assert_differs
 
 from hairify import hairify

@@ -1,4 +1,4 @@
-"""docs/zoo.md, out of what tests/test_zoo.py measured: python tests/zoo_table.py RESULTS docs/zoo.md."""
+"""docs/zoo.md, out of what tests/test_zoo.py measured: python tests/helpers/zoo_table.py RESULTS docs/zoo.md."""
 
 from __future__ import annotations
 

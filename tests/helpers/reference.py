@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from hairify import HairModel
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "stored"
 
 # A Res-HAIR that is quickly made.
 SMALL = {"dim": 8, "num_blocks": (2, 2, 2, 2), "num_refinement_blocks": 2, "norm": "BiasFree"}
