@@ -60,8 +60,8 @@ def hairify(
         plan: carry out this plan, made by `plan`; then no other planning option may be given.
         inplace: convert `model` itself instead of a copy.
         preset: what the options are that are not given. "default" learns to use what it sees: a DAC of moments,
-            low-rank boxes of N = 4 rows for each layer's differences. "published" is the paper's form: its classifier
-            as DAC, full boxes of M + 1 rows, HSNs of four layers, D = 64.
+            low-rank boxes of N = 4 rows for each layer's differences, HSNs whose logits have a limit. "published" is
+            the paper's form: its classifier as DAC, full boxes of M + 1 rows, HSNs of four layers, D = 64.
         split_at: name of the module whose output feeds the DAC, or a fraction in (0, 1) of the layer calls, or
             None: the first feature at the lowest resolution, or half-way in networks of constant resolution.
         example_inputs: a tensor, a tuple of arguments or a dict of keywords on which the model runs; small

@@ -217,6 +217,9 @@ def test_added_only_keeps_the_statistics_that_training_moves(tmp_path: Path) -> 
         {"aliases": {"base.x": "absent"}},
         {"plan": {"giv_dim": -3}},
         {"plan": {"levels": []}},
+        {"plan": {"hsn_limit": 0}},
+        {"plan": {"hsn_limit": -1.0}},
+        {"plan": {"hsn_limit": "2"}},
         {"plan": {"feature": {"index": 0, "layout": "spiral", "shape": [32, 8, 12]}}},
     ],
 )
@@ -290,3 +293,15 @@ def test_files_with_plans_of_version_3_compute_what_they_computed() -> None:
         for hsn in hair.hsn:
             hsn.limit = 2.0
         assert_differs(hair(expected["input"]), expected["output"], 1e-5)
+
+
+@pytest.mark.parametrize(("preset", "limit"), [("default", 2.0), ("published", None)])
+def test_the_limit_of_logits_reaches_the_nets_and_comes_back(preset: Any, limit: float | None, tmp_path: Path) -> None:
+    hair = perturb(hairify(UNet().eval(), preset=preset))
+    save(hair, tmp_path / "hair.safetensors")
+    again = load(tmp_path / "hair.safetensors", UNet().eval())
+    for one in (hair, again):
+        assert one.plan.hsn_limit == limit
+        assert [hsn.limit for hsn in one.hsn] == [limit] * len(one.plan.levels)
+    with torch.no_grad():
+        assert torch.equal(again(X), hair(X))

@@ -39,7 +39,7 @@ def start_at(hsn: HyperSelectingNet, selecting: Tensor) -> Tensor:
     with torch.no_grad():
         last.weight.zero_()
         last.bias.copy_(hsn.logits_of(selecting))
-        return hsn.select(last.bias).double().cpu()
+        return hsn.vectors_of(last.bias).double().cpu()
 
 
 def start_apart(hsn: HyperSelectingNet, generator: torch.Generator) -> None:
@@ -47,14 +47,14 @@ def start_apart(hsn: HyperSelectingNet, generator: torch.Generator) -> None:
 
     Args:
         hsn: its last layer gets random weights and biases of zero; `HyperSelectingNet.calibrate` makes logits of
-            mean 0 and standard deviation `hsn.spread` of what they return.
+            mean 0 and standard deviation `hsn.spread_at_start` of what they return.
         generator: on the CPU.
     """
     last = hsn.layers[-1]
     assert isinstance(last, StackedLinear)
     with torch.no_grad():
         drawn = torch.randn(last.weight.shape, generator=generator)
-        last.weight.copy_(drawn * hsn.spread / math.sqrt(last.weight.shape[2]))
+        last.weight.copy_(drawn * hsn.spread_at_start / math.sqrt(last.weight.shape[2]))
         last.bias.zero_()
 
 

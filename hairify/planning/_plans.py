@@ -216,7 +216,8 @@ class Plan:
         ]
         if not all(isinstance(n, int) and n >= 1 for n in (*sizes, 1 if self.dac_width is None else self.dac_width)):
             return "a size is no number from 1 up"
-        if self.hsn_limit is not None and not (isinstance(self.hsn_limit, float) and 0 < self.hsn_limit < math.inf):
+        number = isinstance(self.hsn_limit, (int, float)) and not isinstance(self.hsn_limit, bool)
+        if self.hsn_limit is not None and not (number and 0 < self.hsn_limit < math.inf):
             return "the limit of logits is no number above 0"
         if not self.levels or not all(v.blocks and v.layers for v in self.levels):
             return "a level holds no layer"

@@ -304,7 +304,9 @@ class _Run:
         return checkpoint, [*notes, *(f"From step {checkpoint.about.step + 1} on: {text}." for text in adjusted)]
 
     def _agreed(self) -> dict[str, Any]:
-        return {name: getattr(self.settings, name) for name in (*_FIXED, *_ADJUSTABLE)} | self.samples.about()
+        settings = {name: getattr(self.settings, name) for name in (*_FIXED, *_ADJUSTABLE)}
+        limit = self.model.plan.hsn_limit if isinstance(self.model, HairModel) else None  # no part of the weights
+        return {**settings, "hsn_limit": limit, **self.samples.about()}
 
     def _save(self, log: RunLog | None) -> None:
         """Write a checkpoint. All processes call it, since each may hold a part; the main one, with the log, writes."""

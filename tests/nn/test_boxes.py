@@ -180,7 +180,7 @@ limits = st.floats(0.1, 10)
 def test_logits_are_held_under_their_limit(limit: float, box_size: int, size: float, seed: int) -> None:
     hsn = HyperSelectingNet(4, 1, box_size, (), limit)
     logits = size * torch.randn(5, box_size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    held = hsn.select(logits).log()
+    held = hsn.vectors_of(logits).log()
     held = held - held.mean(1, keepdim=True)
     away = logits - logits.mean(1, keepdim=True)
     before, after = (v.square().mean(1).sqrt() for v in (away, held))
@@ -188,7 +188,7 @@ def test_logits_are_held_under_their_limit(limit: float, box_size: int, size: fl
     assert (after <= before * (1 + 1e-9)).all()
     assert torch.allclose(F.cosine_similarity(away, held), torch.ones(5, dtype=torch.float64))
     # Rows that are the more selected, the order of all, are as without a limit.
-    assert torch.equal(hsn.select(logits).argsort(1), logits.argsort(1))
+    assert torch.equal(hsn.vectors_of(logits).argsort(1), logits.argsort(1))
 
 
 @given(limit=st.none() | limits, box_size=st.integers(1, 9), share=st.floats(0, 0.99), seed=st.integers(0, 2**32 - 1))
@@ -197,7 +197,7 @@ def test_logits_are_found_from_selecting_vectors(limit: float | None, box_size: 
     drawn = torch.randn(5, box_size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     drawn = F.normalize(drawn - drawn.mean(1, keepdim=True)) * box_size**0.5 * share * (limit or 10)
     vectors = drawn.softmax(1)
-    assert torch.allclose(hsn.select(hsn.logits_of(vectors)), vectors, rtol=1e-9, atol=0)
+    assert torch.allclose(hsn.vectors_of(hsn.logits_of(vectors)), vectors, rtol=1e-9, atol=0)
 
 
 def test_vectors_beyond_the_limit_have_no_logits() -> None:
@@ -208,7 +208,7 @@ def test_vectors_beyond_the_limit_have_no_logits() -> None:
 
 def test_half_precision_does_not_lose_large_logits() -> None:
     hsn = HyperSelectingNet(4, 1, 3, (), 2.0).half()
-    assert torch.equal(hsn.select(torch.tensor([6e4, -6e4, 0]).half()).argsort(), torch.tensor([1, 2, 0]))
+    assert torch.equal(hsn.vectors_of(torch.tensor([6e4, -6e4, 0]).half()).argsort(), torch.tensor([1, 2, 0]))
 
 
 @pytest.mark.parametrize(("limit", "leaves"), [(None, False), (2.0, True)])

@@ -70,7 +70,9 @@ def test_givs_and_units_have_mean_0_and_variance_1(form: str) -> None:
         hooks = [m.register_forward_hook(lambda _, i, o, to=outputs: to.append(o)) for m in hsn.layers]
         hsn(givs)
         assert len(hooks) == len(outputs) == len(hair.plan.hsn_widths) + 1
-        for output, deviation in zip(outputs, [1.0] * len(hair.plan.hsn_widths) + [hsn.spread], strict=True):
+        for output, deviation in zip(
+            outputs, [1.0] * len(hair.plan.hsn_widths) + [2.0 if hsn.limit is None else 4.0], strict=True
+        ):
             if output is outputs[-1] and not hsn.selects():
                 continue
             assert output.mean(1).abs().max() < 1e-8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import itertools
@@ -26,6 +27,7 @@ from util import assert_close, assert_differs
 
 from hairify import hairify
 from hairify.errors import DataError, OptionError, TrainingError
+from hairify.models import restormer
 from hairify.training import StepReport, TrainedRun, TrainingSettings, l1_loss
 from hairify.training import _sharding as sharding
 from hairify.training._logs import RunLog
@@ -235,6 +237,15 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path: Path
         path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(TrainingError, match=r"no checkpoint that can be read.*00000004.safetensors is damaged"):
         run(seeded(Plain), tmp_path, resume=True)
+
+
+def test_a_network_whose_nets_have_another_limit_is_not_gone_on_with(tmp_path: Path) -> None:
+    """The limit is no part of the weights, so they would fit, and compute something else."""
+    unlimited = dataclasses.replace(converted("low_rank").plan, hsn_limit=None)
+    network = seeded(lambda: restormer(dim=8, num_blocks=(1, 1, 1, 2), num_refinement_blocks=1))
+    run(hairify(network, plan=unlimited), tmp_path, steps=2)
+    with pytest.raises(TrainingError, match=r"`hsn_limit` was None, is 2\.0"):
+        run(converted("low_rank"), tmp_path, steps=4, resume=True)
 
 
 def test_what_cannot_be_resumed(tmp_path: Path) -> None:
