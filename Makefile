@@ -52,10 +52,11 @@ commands-page: $(VENV)/.installed-test ## write docs/commands.md anew
 docs: $(VENV)/.installed-docs ## build the documentation's site, site-output/index.html
 	$(BIN)/mkdocs build --strict --site-dir site-output
 
-check: $(VENV)/.installed-dev ## lint, format and types
+check: $(VENV)/.installed-dev ## lint, format, types and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean: ## remove the environment, caches and builds
 	rm -rf $(VENV) build dist demo-output bench-output evidence-output site-output zoo-output

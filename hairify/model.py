@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 import torch.fx
@@ -16,15 +16,14 @@ from hairify.nn._baking import bake
 from hairify.nn._boxes import LowRankBox, WeightBox
 from hairify.nn._calibration import calibrate, check_untrained
 from hairify.nn._checkpointing import checkpoint_blocks, is_checkpointed, stop_checkpointing
-from hairify.nn._context import Hyper, Scope
+from hairify.nn._context import Scope
+from hairify.nn._converted import Converted
 from hairify.nn._graph import graph
 from hairify.nn._hsn import GIVStandardization
-
-if TYPE_CHECKING:
-    from hairify.planning._plans import Plan
+from hairify.planning._plans import Plan
 
 
-class HairModel(nn.Module):
+class HairModel(Converted):
     """A converted network; made by `hairify` and `load`, not directly.
 
     It takes and returns what the original takes and returns. Attributes that it does not have itself are
@@ -39,11 +38,6 @@ class HairModel(nn.Module):
         plan: what was converted, and why.
     """
 
-    base: nn.Module
-    dac: nn.Module
-    standardization: GIVStandardization
-    hsn: nn.ModuleList
-    boxes: nn.ModuleList
     plan: Plan
 
     def __init__(
@@ -279,10 +273,6 @@ class HairModel(nn.Module):
             )
         return super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
 
-    @property
-    def _hyper(self) -> Hyper:
-        return Hyper(self.dac, self.standardization, self.hsn, self.boxes)
-
     def _checked(self, giv: Tensor) -> Tensor:
         if not isinstance(giv, Tensor) or giv.ndim != 2 or giv.shape[1] != self.plan.giv_dim or not giv.shape[0]:
             got = tuple(giv.shape) if isinstance(giv, Tensor) else type(giv).__name__
@@ -290,9 +280,3 @@ class HairModel(nn.Module):
                 f"A GIV of this model has shape (B, {self.plan.giv_dim}); got {got}. `hair.giv(x)` makes one."
             )
         return giv
-
-
-def within_hair_models(model: nn.Module) -> set[str]:
-    """Names of all that lies within HairModels that are themselves parts of a model."""
-    held = [(name, module) for name, module in model.named_modules() if isinstance(module, HairModel)]
-    return {f"{name}.{part}" for name, module in held for part, _ in module.named_modules() if part}

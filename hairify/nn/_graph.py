@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch.fx
 from torch import nn
@@ -14,14 +14,12 @@ from hairify._support.randomness import ONE_AT_A_TIME
 from hairify.errors import GraphError
 from hairify.nn._baking import unhook
 from hairify.nn._checkpointing import stop_checkpointing
+from hairify.nn._converted import Converted
 from hairify.nn._fx_tracer import IN_PLACE, InPlaceTracer, ModelTracer
 from hairify.nn._layers import HyperLayer
 
-if TYPE_CHECKING:
-    from hairify.model import HairModel
 
-
-def graph(hair: HairModel) -> torch.fx.GraphModule:
+def graph(hair: Converted) -> torch.fx.GraphModule:
     """Trace a copy of the model. The hook at the split is traced too, and taken off the copy afterwards.
 
     Args:
@@ -33,7 +31,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
     _check_hooks(hair)
     copied = copy_model(hair)
     stop_checkpointing(copied.base, copied._scope)
-    split = copied.base.get_submodule(hair.plan.split)
+    split = copied.base.get_submodule(hair._scope.split)
     parts = {id(copied.dac), id(copied.standardization), *map(id, copied.hsn), *map(id, copied.boxes)}
 
     def after_leaf(module: nn.Module, output: Any) -> None:
@@ -53,7 +51,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
             traced._tracer_cls = InPlaceTracer  # by which pickles are restored
             root = copy_model(hair)  # in the copy that was traced, attributes that forward assigns hold proxies now
             vars(root).update({k: v for k, v in vars(copied).items() if k.startswith("_tensor_constant")})  # torch.fx's
-            unhook(root.base.get_submodule(hair.plan.split), root._scope)
+            unhook(root.base.get_submodule(hair._scope.split), root._scope)
             module = torch.fx.GraphModule(root, traced, class_name=f"Hair{type(hair.base).__name__}")
             module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes_in_place(node))
             module.recompile()
@@ -65,7 +63,7 @@ def graph(hair: HairModel) -> torch.fx.GraphModule:
     return module
 
 
-def _check_hooks(hair: HairModel) -> None:
+def _check_hooks(hair: Converted) -> None:
     """Hooks that the graph would lose, or run in another order than the model.
 
     Raises:
@@ -73,15 +71,15 @@ def _check_hooks(hair: HairModel) -> None:
     """
     if hair._forward_hooks or hair._forward_pre_hooks:
         raise GraphError("The HairModel has forward hooks of its own, which a graph would lose. Take them off first.")
-    hooks = list(hair.base.get_submodule(hair.plan.split)._forward_hooks.values())
+    hooks = list(hair.base.get_submodule(hair._scope.split)._forward_hooks.values())
     if hooks.index(hair._scope.on_split) < len(hooks) - 1:
         raise GraphError(
-            f"The split '{hair.plan.split}' got forward hooks after its conversion, which in a graph would run before "
-            "the DAC. Take them off first."
+            f"The split '{hair._scope.split}' got forward hooks after its conversion, which in a graph would run "
+            "before the DAC. Take them off first."
         )
 
 
-def _with_required_arguments(hair: HairModel) -> type[HairModel]:
+def _with_required_arguments(hair: Converted) -> type[Converted]:
     """The model's class with a forward that takes what its base's must be given.
 
     torch.fx makes an input of every argument that it reads off a function's code. Those with a default must be left

@@ -13,7 +13,7 @@ from hairify.errors import (
     AlreadyConvertedError,
     OptionError,
 )
-from hairify.model import HairModel
+from hairify.nn._converted import Converted
 from hairify.nn._layers import HyperLayer
 
 Init: TypeAlias = Literal["preserve", "random"]
@@ -41,8 +41,8 @@ def check_options(
 ) -> None:
     if not isinstance(model, nn.Module):
         raise OptionError(f"`model` is a {type(model).__name__}; hairify converts an nn.Module.")
-    own = {m._scope for m in model.modules() if isinstance(m, HairModel)}
-    if isinstance(model, HairModel) or any(
+    own = {m._scope for m in model.modules() if isinstance(m, Converted)}
+    if isinstance(model, Converted) or any(
         isinstance(m, HyperLayer) and m.hair_slot.scope not in own for m in model.modules()
     ):
         raise AlreadyConvertedError(

@@ -16,7 +16,7 @@ from hairify.errors import (
     NothingToConvertError,
     OptionError,
 )
-from hairify.model import within_hair_models
+from hairify.nn._converted import within_converted
 from hairify.nn._dac import DACSource, make_dac, measure_dac
 from hairify.nn._features import Feature
 from hairify.nn._hsn import HyperSelectingNet
@@ -141,7 +141,7 @@ def _added(levels: tuple[Level, ...], dac: nn.Module, giv_dim: int, widths: Sequ
 
 def _share(probe: Probe, split: str, converted: set[str]) -> float:
     first = probe.recording.first_calls()
-    inner = within_hair_models(probe.model)
+    inner = within_converted(probe.model)
     after: dict[str, int] = {
         name: sum(p.numel() for p in module.parameters(recurse=False))
         for name, module in probe.model.named_modules()

@@ -11,7 +11,7 @@ from typing import TypeAlias
 from hairify._support.module_names import all_names
 from hairify._support.nested import Size
 from hairify.errors import OptionError, SplitError
-from hairify.model import within_hair_models
+from hairify.nn._converted import within_converted
 from hairify.nn._features import Feature, find_feature
 from hairify.nn._layers import is_layer, why_not
 from hairify.planning._families import Siblings
@@ -67,7 +67,7 @@ class _Splitter:
         self._model, self._pairs = probe.model, pairs
         self._batch, self._image, self._padded = probe.inputs.batch, probe.inputs.image, _padded_size(probe)
         self._image_channels = max(t.shape[1] if t.ndim == 4 else 0 for t in probe.inputs.tensors)
-        inner = within_hair_models(probe.model)
+        inner = within_converted(probe.model)
         self._calls = [call for call in probe.recording.calls if call.module not in inner]
         self._first = probe.recording.first_calls()
         self._modules = dict(probe.model.named_modules())

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from hairify._support.module_names import all_names, tied_layers
-from hairify.model import within_hair_models
+from hairify.nn._converted import within_converted
 from hairify.nn._layers import is_layer, why_not
 from hairify.planning._dependence import dependents, without_effect
 from hairify.planning._pairs import Pairs
@@ -34,7 +34,7 @@ def judge_layers(
     observed = _differentiated(probe, split)
     reachable, tracer = dependents(probe, split, observed)
     idle = without_effect(observed) if observed else set()
-    tied, names, inner = tied_layers(model), all_names(model), within_hair_models(model)
+    tied, names, inner = tied_layers(model), all_names(model), within_converted(model)
     verdicts: dict[str, str | None] = {}
     for name, module in sorted(
         model.named_modules(), key=lambda item: first[item[0]].start if item[0] in first else 2**62
