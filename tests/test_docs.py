@@ -333,3 +333,14 @@ def headings(page: Path) -> set[str]:
     text = BLOCK.sub("", page.read_text(encoding="utf-8"))
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_map_for_contributors_has_every_room_and_names_only_what_exists() -> None:
+    text = (DOCS / "contributing.md").read_text(encoding="utf-8")
+    rooms = {path.name for path in (ROOT / "hairify").iterdir() if (path / "__init__.py").is_file()}
+    rooms |= {path.stem for path in (ROOT / "hairify").glob("*.py") if not path.stem.startswith("__")}
+    assert rooms == set(re.findall(r"^\| `hairify\.(\w+)` \|", text, re.MULTILINE))
+    for path in re.findall(r"`([\w/]+(?:\.py|/))`", text):
+        assert (ROOT / "hairify" / path).exists() or (ROOT / path).exists() or (ROOT / "hairify/cli" / path).exists(), (
+            path
+        )

@@ -148,7 +148,7 @@ def settings_classes() -> list[type]:
     from hairify.data.datasets import DataSettings
     from hairify.networks._named import NetworkSettings
     from hairify.report import ReportSettings
-    from hairify.restoring._restorer import RestoringSettings
+    from hairify.restoring._restored_files import RestoringSettings
     from hairify.restoring._tiling import TilingSettings
     from hairify.training import TrainingSettings
 

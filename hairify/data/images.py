@@ -15,13 +15,15 @@ import numpy as np
 from torch import Tensor
 
 from hairify._support.files import replacing
-from hairify.data._decoding import decode
+from hairify.data._decoding import LARGEST, decode
 from hairify.data._encoding import BY_PILLOW, LONGEST_SIDE, encode
 from hairify.data._exif import (
     upright,
 )
 from hairify.data._image import Image, to_pixels, to_tensor, turned
 from hairify.errors import DataError, ImageError, OptionError
+
+__all__ = ["LARGEST", "SUFFIXES", "Image", "find_images", "read", "read_rgb", "write"]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
 """The endings of the files that are read and written."""

@@ -1,4 +1,4 @@
-"""Weight Boxes and Hyper Selecting Nets (paper, section 3.1.2)."""
+"""Weight Boxes: the rows that selecting vectors mix (paper, section 3.1.2)."""
 
 from __future__ import annotations
 

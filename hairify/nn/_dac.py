@@ -1,4 +1,4 @@
-"""The Degradation-Aware Classifier (DAC): split feature F_g → global information vector (GIV)."""
+"""Which Degradation-Aware Classifier (DAC) maps F_g to the GIV: one of hairify's own, or the user's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hyper Selecting Nets: GIV → selecting vectors."""
+"""Hyper Selecting Nets: GIV → selecting vectors (paper, section 3.1.2)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a conversion is told: its options, checked."""
+"""What a conversion is told."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ import typer
 
 from hairify.cli._common import DacOption, DeviceOption, TrustOption, open_restorer, progress, say
 from hairify.cli.options import in_flags
-from hairify.restoring._restorer import Outcome, RestoringSettings, planned, restore_files
+from hairify.restoring._restored_files import Outcome, RestoringSettings, planned, restore_files
 from hairify.restoring._tiling import TilingSettings
 
 _ARGUMENTS = {field.name for cls in (TilingSettings, RestoringSettings) for field in dataclasses.fields(cls)}
