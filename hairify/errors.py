@@ -105,5 +105,9 @@ class ExportError(HairError, RuntimeError):
     """PyTorch's exporter cannot follow the network."""
 
 
+class TorchVersionError(HairError, RuntimeError):
+    """This release of PyTorch lacks something undocumented that hairify uses."""
+
+
 class HairWarning(UserWarning):
     """Conversion worked, but less of the model was converted than one would expect."""

@@ -36,7 +36,7 @@ from hairify.cli.options import make_settings, read_tables, settings_classes, ta
 from hairify.data.datasets import DataSettings
 from hairify.networks import NetworkSettings
 from hairify.planning import Level
-from hairify.sharing._hub import Restorer, save_pretrained
+from hairify.sharing import Restorer, save_pretrained
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -158,7 +158,7 @@ def test_the_report_opens_without_errors(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_restorer_is_what_was_trained(run: Path) -> None:
-    from hairify.sharing._hub import from_pretrained
+    from hairify.sharing import from_pretrained
 
     saved = dict(from_pretrained(run).model.named_parameters())
     newest = safetensors.torch.load_file(max((run / "checkpoints").glob("*.safetensors")))

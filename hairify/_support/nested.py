@@ -8,14 +8,15 @@ from typing import Any, TypeAlias
 import torch
 import torch.fx
 from torch import Tensor
-from torch.utils import _pytree as pytree
+
+from hairify._support.torch_internals import tree_leaves
 
 Size: TypeAlias = tuple[int, int]
 
 
 def image_size(args: Sequence[Any], kwargs: dict[str, Any]) -> Size | None:
     """(H, W) of the first image, shape (B, C, H, W), among the inputs; symbolic while torch.fx traces."""
-    for value in pytree.tree_leaves((args, kwargs)):
+    for value in tree_leaves((args, kwargs)):
         if isinstance(value, torch.fx.Proxy) or (isinstance(value, Tensor) and value.ndim == 4):
             height, width = value.shape[2], value.shape[3]  # type: ignore[index]  # a Proxy has any attribute
             return height, width
@@ -24,13 +25,13 @@ def image_size(args: Sequence[Any], kwargs: dict[str, Any]) -> Size | None:
 
 def tensors(tree: Any) -> list[Tensor]:
     """All tensors in nested lists, tuples and dicts, in their order."""
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
 
 
 def all_tensors(value: Any) -> list[Tensor]:
     """All tensors in a model's output of any kind: as `tensors`, and in dataclasses and other objects' attributes."""
     found: list[Tensor] = []
-    for leaf in pytree.tree_leaves(value):
+    for leaf in tree_leaves(value):
         if isinstance(leaf, Tensor):
             found.append(leaf)
         elif isinstance(leaf, Mapping):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import torch
 
+from hairify._support.torch_internals import has_one_value
+
 
 def is_symbolic(size: int) -> bool:
     """Whether a compiler or exporter traces for any value of `size`, so that Python cannot decide by it."""
     if not torch.compiler.is_compiling():
         return not isinstance(size, int)
-    # Dynamo shows every size as an int. Slow to import, and needed here alone.
-    from torch.fx.experimental.symbolic_shapes import has_static_value
-
-    return not has_static_value(size)
+    return not has_one_value(size)

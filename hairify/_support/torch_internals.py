@@ -1,10 +1,169 @@
-"""All that hairify uses of PyTorch and is not documented there, each use with a name."""
+"""All of PyTorch that hairify uses and that is not documented there, each use under a name of its own.
+
+Where one of them may be missing from a PyTorch to come, there is either something in its place that computes the same,
+or a `TorchVersionError` that says so; none is left out in silence. `tests/support/test_torch_internals.py` has a test
+for each.
+"""
 
 from __future__ import annotations
 
-from torch import Tensor
+from collections.abc import Callable, Mapping, MutableMapping
+from contextlib import AbstractContextManager
+from typing import Any, cast
+
+import torch
+import torch.fx
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils import _pytree as pytree
+
+from hairify.errors import TorchVersionError
+
+# Nested values: no public module of PyTorch flattens all of the lists, tuples, dicts and dataclasses that it knows.
+tree_flatten: Callable[[Any], tuple[list[Any], Any]] = pytree.tree_flatten
+tree_unflatten: Callable[[list[Any], Any], Any] = pytree.tree_unflatten
+tree_leaves: Callable[[Any], list[Any]] = pytree.tree_leaves
+tree_map: Callable[[Callable[..., Any], Any], Any] = pytree.tree_map
+tree_map_only: Callable[[type, Callable[..., Any], Any], Any] = pytree.tree_map_only
 
 
 def version(tensor: Tensor) -> int:
     """How often a tensor was written to; not counted in those made in inference mode."""
     return 0 if tensor.is_inference() else tensor._version
+
+
+def backward_pass() -> int:
+    """The number of the backward pass that runs in this thread, -1 outside of any; always -1 in what is compiled."""
+    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
+
+
+def in_function_transform() -> bool:
+    """Whether `torch.func` transforms (vmap, grad, jvp, functionalize) what runs."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode gradients (`torch.autograd.forward_ad`) are computed."""
+    return forward_ad._current_level >= 0
+
+
+def without_torch_function() -> AbstractContextManager[None]:
+    """Within it, no `TorchFunctionMode` and no tensor subclass sees what is computed."""
+    return torch._C.DisableTorchFunction()
+
+
+def has_one_value(size: int) -> bool:
+    """Whether a size has one value in a program that is compiled: Dynamo shows every size as an int."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value  # slow to import, and needed here alone
+
+    return has_static_value(size)
+
+
+def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None]:
+    """A module's own parameters under their names, with those that are None; to be read and changed."""
+    return module._parameters
+
+
+def own_buffers(module: nn.Module) -> Mapping[str, Tensor | None]:
+    """A module's own buffers under their names, with those that are None."""
+    return module._buffers
+
+
+def own_modules(module: nn.Module) -> MutableMapping[str, nn.Module | None]:
+    """A module's children under their names, with those that are None; to be read and changed."""
+    return module._modules
+
+
+def twin(module: nn.Module, buffers: Mapping[str, Tensor | None], children: Mapping[str, Any]) -> nn.Module:
+    """A module that shares everything with another, but has other buffers and children."""
+    made = module.__new__(type(module))
+    made.__dict__ = module.__dict__ | {"_buffers": dict(buffers), "_modules": dict(children)}
+    return made
+
+
+def forward_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., Any]]:
+    """A module's own forward hooks, in the order in which they run; to be read, and taken off."""
+    return module._forward_hooks
+
+
+def forward_pre_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
+    """A module's own forward pre-hooks."""
+    return module._forward_pre_hooks
+
+
+CONVOLUTION: type[nn.Module] = nn.modules.conv._ConvNd
+"""The class of all convolutions, transposed ones included."""
+
+BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._BatchNorm
+"""The class of all batch normalisations."""
+
+
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """The module that `torch.compile` was given to make this one; None where it was not made so."""
+    inner = module.__dict__.get("_modules", {}).get("_orig_mod")
+    return inner if isinstance(inner, nn.Module) else None
+
+
+INNER_METHODS: Mapping[type[nn.Module], str] = {
+    nn.Conv1d: "_conv_forward",
+    nn.Conv2d: "_conv_forward",
+    nn.ConvTranspose2d: "_output_padding",
+}
+"""What the forward of a layer calls on the layer itself: a subclass that overrides it computes something else."""
+
+
+def inner_method(plain: type[nn.Module]) -> str | None:
+    """The entry of `INNER_METHODS` for a class.
+
+    Raises:
+        TorchVersionError: the class has no such method any more, so that it is not known what a subclass may override.
+    """
+    name = INNER_METHODS.get(plain)
+    if name is not None and not hasattr(plain, name):
+        raise TorchVersionError(
+            _gone(f"`{plain.__name__}` has no `{name}`, by which a subclass may compute something else than its class")
+        )
+    return name
+
+
+def output_padding_for(
+    input: Tensor, output_size: list[int], stride: Any, padding: Any, kernel_size: Any, dilation: Any
+) -> Any:
+    """What `nn.ConvTranspose2d` makes of its argument `output_size`; it does not look at the layer for that.
+
+    Raises:
+        TorchVersionError: it has no such method any more.
+    """
+    compute = getattr(nn.ConvTranspose2d, cast(str, inner_method(nn.ConvTranspose2d)))
+    return compute(None, input, output_size, stride, padding, kernel_size, 2, dilation)
+
+
+def amounts_of_padding(layer: nn.Conv1d | nn.Conv2d) -> list[int]:
+    """By how much a convolution pads its input where its padding mode is not zeros, as `F.pad` has it.
+
+    It is what the layer found when it was made: a change of its `padding` after that counts for zeros alone.
+
+    Raises:
+        TorchVersionError: layers do not keep it any more.
+    """
+    amounts = getattr(layer, "_reversed_padding_repeated_twice", None)
+    if amounts is None:
+        raise TorchVersionError(_gone(f"`{type(layer).__name__}` has no `_reversed_padding_repeated_twice`"))
+    return list(amounts)
+
+
+def set_tracer(graph: torch.fx.Graph, tracer: type[torch.fx.Tracer]) -> None:
+    """Have pickles of the graph's module restored by a tracer of this class."""
+    graph._tracer_cls = tracer
+
+
+def traced_constants(root: nn.Module) -> dict[str, Any]:
+    """Tensors that torch.fx put on a module while it traced it: constants of the graph, under the names used there."""
+    return {name: value for name, value in vars(root).items() if name.startswith("_tensor_constant")}
+
+
+def _gone(what: str) -> str:
+    return (
+        f"In PyTorch {torch.__version__} {what}. Install a release of PyTorch that this hairify was tested with, or a "
+        "newer hairify."
+    )

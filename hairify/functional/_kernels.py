@@ -37,6 +37,7 @@ import torch
 from torch import Tensor
 
 from hairify._support.symbolic import is_symbolic
+from hairify._support.torch_internals import in_function_transform
 from hairify.errors import BatchMismatchError, ShapeError
 from hairify.functional._operations import Convolution, Operation
 from hairify.functional._unfolding import unfolded
@@ -241,7 +242,7 @@ def _by_image(features: Tensor, batch: int) -> list[Tensor]:
 
 def _joined(parts: Iterator[Tensor], batch: int) -> Tensor:
     """The parts of all images one after another; without gradients no more than one is held beside the whole."""
-    if torch.is_grad_enabled() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or in_function_transform():
         return torch.cat(list(parts))
     first = next(parts)
     shape = (batch * first.shape[0], *first.shape[1:])

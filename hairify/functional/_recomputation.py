@@ -7,9 +7,9 @@ from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from hairify._support.precision import autocast_dtype, full_precision, lowered
+from hairify._support.torch_internals import in_forward_mode, in_function_transform
 from hairify.functional._kernels import per_image, per_image_backward
 from hairify.functional._operations import Operation
 
@@ -44,8 +44,8 @@ def is_possible(*tensors: Tensor) -> bool:
         torch.is_grad_enabled()
         and any(t.requires_grad for t in tensors)
         and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
+        and not in_function_transform()
+        and not in_forward_mode()
     )
 
 

@@ -7,11 +7,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from hairify._support.copying import copy_model
 from hairify._support.nested import image_size
 from hairify._support.randomness import cpu_generator, seeded
+from hairify._support.torch_internals import tree_flatten, tree_unflatten
 from hairify.errors import CalibrationError, NetworkError, OutsideForwardError
 from hairify.functional._kernels import rows_per_image
 from hairify.nn._calibration import calibrate
@@ -212,10 +212,10 @@ class _Shift:
                 f"gradient checkpointing runs it there), or before the split {self.scope.split!r}."
             )
         shift = forward.selecting[self.index]  # (B, C)
-        leaves, structure = pytree.tree_flatten(output)
+        leaves, structure = tree_flatten(output)
         position = [i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor)][self.place.index]
         leaves[position] = self._shifted(leaves[position], shift)
-        return pytree.tree_unflatten(leaves, structure)
+        return tree_unflatten(leaves, structure)
 
     def _shifted(self, feature: Tensor, shift: Tensor) -> Tensor:
         shift = shift.repeat_interleave(rows_per_image(feature, shift.shape[0]), dim=0).to(feature)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hairify._support.modes import evaluation_mode
 from hairify._support.nested import all_tensors
+from hairify._support.torch_internals import compiled_from
 from hairify.errors import NetworkError
 from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
@@ -51,7 +52,7 @@ def original_of(network: nn.Module) -> nn.Module:
             network = network.base
         elif isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             network = network.module
-        elif isinstance(inner := network.__dict__.get("_modules", {}).get("_orig_mod"), nn.Module):  # compiled
+        elif (inner := compiled_from(network)) is not None:
             network = inner
         else:
             return network

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from hairify._support.copying import copy_model
+from hairify._support.torch_internals import forward_hooks
 from hairify.nn._checkpointing import stop_checkpointing
 from hairify.nn._context import Hyper, Scope
 from hairify.nn._layers import HyperLayer, make_ordinary
@@ -48,6 +49,7 @@ def _parameter(generated: Tensor) -> nn.Parameter:
 
 def unhook(split: nn.Module, scope: Scope) -> None:
     """Take off the forward hook that conversion put on the split."""
-    for key, hook in list(split._forward_hooks.items()):
+    hooks = forward_hooks(split)
+    for key, hook in list(hooks.items()):
         if getattr(hook, "__self__", None) is scope:
-            del split._forward_hooks[key]
+            del hooks[key]

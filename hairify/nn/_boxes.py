@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from hairify._support.torch_internals import own_modules
 from hairify.functional._kernels import per_image
 from hairify.functional._mixing import mix, mix_low_rank, mix_outputs, mixes_outputs
 from hairify.functional._operations import Operation, Prepare
@@ -40,7 +41,7 @@ class WeightBox(nn.Module):
         for entry, parameters in rows.items():
             home: nn.Module = self
             for part in entry.split(".") if entry else ():
-                home = home._modules.setdefault(part, nn.Module())  # type: ignore[assignment]
+                home = cast(nn.Module, own_modules(home).setdefault(part, nn.Module()))
             for name, parameter in parameters.items():
                 home.register_parameter(name, parameter)
 
@@ -92,7 +93,7 @@ class WeightBox(nn.Module):
         """The module that holds one layer's parameters, as attributes: replicas of `nn.DataParallel` have no others."""
         home: Any = self
         for part in entry.split(".") if entry else ():
-            home = home._modules[part]
+            home = own_modules(home)[part]
         return home
 
     @staticmethod

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from hairify._support.modes import evaluation_mode
 from hairify._support.nested import tensors
+from hairify._support.torch_internals import tree_map
 from hairify.errors import CalibrationError
 from hairify.nn._boxes import WeightBox
 from hairify.nn._context import Hyper, Scope
@@ -68,7 +68,7 @@ def _parts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tupl
         return
     for start in range(0, batch, _AT_ONCE):
         cut = slice(start, start + _AT_ONCE)
-        yield pytree.tree_map(lambda x, cut=cut: x[cut] if isinstance(x, Tensor) else x, (args, kwargs))
+        yield tree_map(lambda x, cut=cut: x[cut] if isinstance(x, Tensor) else x, (args, kwargs))
 
 
 def check_untrained(hyper: Hyper) -> None:

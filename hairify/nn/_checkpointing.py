@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hairify._support.nested import tensors
-from hairify._support.torch_internals import version
+from hairify._support.torch_internals import own_buffers, own_modules, twin, version
 from hairify.errors import RecomputationError
 from hairify.nn._context import Hyper, Scope
 
@@ -137,13 +137,12 @@ def _is_method_of(module: nn.Module, forward: Any) -> bool:
 def _twin(module: nn.Module, buffers: dict[int, Tensor], made: dict[int, nn.Module]) -> nn.Module:
     """A module that shares everything with another but its buffers, as threads may run the other one meanwhile."""
     if id(module) not in made:
-        twin = made[id(module)] = module.__new__(type(module))
-        own = twin.__dict__ = dict(module.__dict__)
-        own["_buffers"] = {name: b if b is None else buffers[id(b)].clone() for name, b in module._buffers.items()}
-        own["_modules"] = {
-            name: child if child is None else _twin(child, buffers, made) for name, child in module._modules.items()
+        copies = {name: b if b is None else buffers[id(b)].clone() for name, b in own_buffers(module).items()}
+        children = {
+            name: child if child is None else _twin(child, buffers, made) for name, child in own_modules(module).items()
         }
-        forward: Any = own.get("forward")
+        made[id(module)] = one = twin(module, copies, children)
+        forward: Any = vars(one).get("forward")
         if _is_method_of(module, forward):
-            own["forward"] = MethodType(forward.__func__, twin)
+            vars(one)["forward"] = MethodType(forward.__func__, one)
     return made[id(module)]

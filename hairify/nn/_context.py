@@ -14,7 +14,7 @@ import torch.fx
 from torch import Tensor, nn
 
 from hairify._support.nested import Size, image_size, tensors
-from hairify._support.torch_internals import version
+from hairify._support.torch_internals import backward_pass, in_function_transform, version
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
@@ -46,11 +46,6 @@ class Hyper:
     boxes: nn.ModuleList
 
 
-def _backward_pass() -> int:
-    """The number of the backward pass that runs in this thread, -1 outside of any."""
-    return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
-
-
 Until: TypeAlias = Literal["feature", "giv"]
 
 
@@ -66,7 +61,7 @@ class _Forward:
     """F_g or the GIV, as `until` says."""
     selecting: list[Tensor] = field(default_factory=list)
     """Per level (B, M, N); empty until the split has run."""
-    backward: int = field(default_factory=_backward_pass)
+    backward: int = field(default_factory=backward_pass)
     """The backward pass within which it started."""
     grad: bool = field(default_factory=torch.is_grad_enabled)
     """Whether gradients were recorded where it started."""
@@ -81,7 +76,7 @@ def _is_run_again(forward: _Forward | None) -> bool:
     """Whether this is a backward pass that runs a part of some other forward again."""
     if torch.compiler.is_compiling():  # compilers have no number to compare
         return False
-    return (-1 if forward is None else forward.backward) != _backward_pass()
+    return (-1 if forward is None else forward.backward) != backward_pass()
 
 
 Weights: TypeAlias = tuple[Tensor, Tensor | None]
@@ -124,7 +119,7 @@ class _Given:
 
     giv: Tensor
     cache: _Cache = field(default_factory=_Cache)
-    backward: int = field(default_factory=_backward_pass)
+    backward: int = field(default_factory=backward_pass)
     """The backward pass within which it was given."""
 
     def is_cached(self) -> bool:
@@ -133,7 +128,7 @@ class _Given:
             self.giv.shape[0] == 1
             and not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active()
+            and not in_function_transform()
         )
 
 
@@ -243,7 +238,7 @@ class Scope:
         if torch.compiler.is_compiling():
             return
         given = self._local.given
-        if (-1 if given is None else given.backward) == _backward_pass():
+        if (-1 if given is None else given.backward) == backward_pass():
             # The reentrant kind runs the first time without gradients, though inputs require them.
             trained = training and (torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs)))
             self._given_in_training |= given is not None and trained

@@ -11,6 +11,7 @@ from torch import nn
 from hairify._support.copying import copy_model
 from hairify._support.isolation import isolated
 from hairify._support.randomness import ONE_AT_A_TIME
+from hairify._support.torch_internals import forward_hooks, forward_pre_hooks, set_tracer, traced_constants
 from hairify.errors import GraphError
 from hairify.nn._baking import unhook
 from hairify.nn._checkpointing import stop_checkpointing
@@ -48,9 +49,9 @@ def graph(hair: Converted) -> torch.fx.GraphModule:
         copied.__class__ = _with_required_arguments(copied)
         with ONE_AT_A_TIME, isolated(copied):
             traced = tracer.trace(copied)
-            traced._tracer_cls = InPlaceTracer  # by which pickles are restored
+            set_tracer(traced, InPlaceTracer)
             root = copy_model(hair)  # in the copy that was traced, attributes that forward assigns hold proxies now
-            vars(root).update({k: v for k, v in vars(copied).items() if k.startswith("_tensor_constant")})  # torch.fx's
+            vars(root).update(traced_constants(copied))
             unhook(root.base.get_submodule(hair._scope.split), root._scope)
             module = torch.fx.GraphModule(root, traced, class_name=f"Hair{type(hair.base).__name__}")
             module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes_in_place(node))
@@ -69,9 +70,9 @@ def _check_hooks(hair: Converted) -> None:
     Raises:
         GraphError: there are some.
     """
-    if hair._forward_hooks or hair._forward_pre_hooks:
+    if forward_hooks(hair) or forward_pre_hooks(hair):
         raise GraphError("The HairModel has forward hooks of its own, which a graph would lose. Take them off first.")
-    hooks = list(hair.base.get_submodule(hair._scope.split)._forward_hooks.values())
+    hooks = list(forward_hooks(hair.base.get_submodule(hair._scope.split)).values())
     if hooks.index(hair._scope.on_split) < len(hooks) - 1:
         raise GraphError(
             f"The split '{hair._scope.split}' got forward hooks after its conversion, which in a graph would run "

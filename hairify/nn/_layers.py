@@ -9,12 +9,13 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hairify._support.torch_internals import amounts_of_padding, inner_method, output_padding_for, own_parameters
 from hairify.functional._operations import Ints, Prepare, convolution, linear, transposed_convolution
 from hairify.functional._per_image import hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
 from hairify.nn._context import Slot
 
 # In `HairModel.graph()` each is one named node: they branch on shapes, which torch.fx cannot follow.
-for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "_output_padding"):
+for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "output_padding_for"):
     torch.fx.wrap(_name)
 
 
@@ -111,7 +112,7 @@ class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
         padding: Any = self.padding  # never a string here
         output_padding: Any = self.output_padding
         if output_size is not None:
-            output_padding = _output_padding(input, output_size, stride, padding, kernel_size, dilation)
+            output_padding = output_padding_for(input, output_size, stride, padding, kernel_size, dilation)
         return _compute(
             self,
             hyper_conv_transpose2d,
@@ -124,6 +125,25 @@ class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
             dilation=dilation,
         )
 
+
+_CONVOLUTION = (
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "padding_mode",
+    "output_padding",
+    "in_channels",
+    "out_channels",
+    "kernel_size",
+)
+_SETTINGS: Mapping[type[nn.Module], tuple[str, ...]] = {
+    nn.Conv1d: _CONVOLUTION,
+    nn.Conv2d: _CONVOLUTION,
+    nn.ConvTranspose2d: _CONVOLUTION,
+    nn.Linear: ("in_features", "out_features"),
+}
+"""Attributes that decide what a layer computes, beside its parameters."""
 
 _HYPER_CLASSES: dict[type[nn.Module], type[HyperLayer]] = {
     cls.hair_plain: cls for cls in (HyperConv2d, HyperConvTranspose2d, HyperConv1d, HyperLinear)
@@ -167,14 +187,15 @@ def make_hyper(layer: nn.Module, slot: Slot) -> None:
     and its weights go.
     """
     layer.__class__ = hyper_class(type(layer))
-    layer._parameters.update(dict.fromkeys(layer._parameters))
+    parameters = own_parameters(layer)
+    parameters.update(dict.fromkeys(parameters))
     layer.__dict__["hair_slot"] = slot
 
 
 def make_ordinary(layer: HyperLayer, parameters: Mapping[str, nn.Parameter | None]) -> None:
     """Turn a hyper layer back into a layer of its original class that owns `parameters`, in place."""
     layer.__class__ = type(layer).hair_source  # type: ignore[assignment]
-    layer._parameters.update(parameters)
+    own_parameters(layer).update(parameters)
     del layer.__dict__["hair_slot"]
 
 
@@ -182,15 +203,7 @@ def _pad(layer: nn.Conv1d | nn.Conv2d, input: Tensor) -> tuple[Tensor, Ints | st
     """Padding modes other than zeros are applied to the input, as the plain layers do."""
     if layer.padding_mode == "zeros":
         return input, layer.padding
-    return F.pad(input, layer._reversed_padding_repeated_twice, mode=layer.padding_mode), 0
-
-
-def _output_padding(
-    input: Tensor, output_size: list[int], stride: Ints, padding: Ints, kernel_size: Ints, dilation: Ints
-) -> Any:
-    """What `nn.ConvTranspose2d` makes of its argument `output_size`; it does not look at the layer for that."""
-    compute: Any = nn.ConvTranspose2d._output_padding
-    return compute(None, input, output_size, stride, padding, kernel_size, 2, dilation)
+    return F.pad(input, amounts_of_padding(layer), mode=layer.padding_mode), 0
 
 
 def _plain_class(cls: type[nn.Module]) -> type[nn.Module] | None:
@@ -210,15 +223,17 @@ def why_not(layer: nn.Module) -> str | None:
     cls, plain = type(layer), _plain_class(type(layer))
     if isinstance(layer, HyperLayer):
         return "already a hyper layer"
-    for method in ("__call__", "forward", "_conv_forward", "_output_padding"):
-        if getattr(cls, method, None) is not getattr(plain, method, None):
+    assert plain is not None
+    for method in filter(None, ("__call__", "forward", inner_method(plain))):
+        if getattr(cls, method) is not getattr(plain, method):
             return f"its class {cls.__name__} overrides {method}"
         if method in layer.__dict__:
             return f"its {method} was replaced on the instance"
-    weight = layer._parameters.get("weight")
-    if weight is None or "bias" not in layer._parameters:
+    parameters = own_parameters(layer)
+    weight = parameters.get("weight")
+    if weight is None or "bias" not in parameters:
         return "its weight is parametrised (weight_norm, spectral_norm, parametrize, ...)"
-    if set(layer._parameters) != {"weight", "bias"}:
+    if set(parameters) != {"weight", "bias"}:
         return "it owns parameters besides weight and bias"
     if not weight.is_floating_point():
         return "its weight holds no real numbers"
@@ -233,10 +248,10 @@ def why_not(layer: nn.Module) -> str | None:
 
 def settings(module: nn.Module) -> tuple[Any, ...]:
     """What modules must have in common to share a Weight Box: class, settings, shapes, dtype and device."""
-    names = getattr(module, "__constants__", ()) if is_layer(module) else ()
-    configured = tuple((name, str(module.__dict__.get(name))) for name in names)
+    plain = _plain_class(type(module))
+    configured = () if plain is None else tuple((name, str(vars(module).get(name))) for name in _SETTINGS[plain])
     parameters = tuple(
         (name, None if p is None else (tuple(p.shape), p.dtype, str(p.device)))
-        for name, p in module._parameters.items()
+        for name, p in own_parameters(module).items()
     )
     return type(module), configured, parameters

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from hairify._support.torch_internals import own_parameters
 from hairify.nn._hsn import HyperSelectingNet, StackedLinear
 
 _PEAK = 0.7  # share of its own row in a block's selecting vector at the start, whatever N is: far from saturation
@@ -123,7 +124,7 @@ def make_rows(
     rows: dict[str, nn.Parameter] = {}
     fan_in = _fan_in(layers[0].weight)  # type: ignore[arg-type]
     for name in ("weight", "bias"):
-        sources: list[nn.Parameter] = [layer._parameters[name] for layer in layers]  # type: ignore[misc]
+        sources: list[nn.Parameter] = [own_parameters(layer)[name] for layer in layers]  # type: ignore[misc]
         if sources[0] is None:
             continue
         if generator is None:
@@ -161,7 +162,7 @@ def make_low_rank(
         generator: for right factors and fresh weights; None leaves all uninitialised, to be loaded.
         shared: one set of factors for all blocks, as in models saved by hairify 0.1.
     """
-    weights = [layer._parameters["weight"] for layer in layers]
+    weights = [own_parameters(layer)["weight"] for layer in layers]
     like = weights[0]
     assert like is not None
     out, columns = like.shape[0], like[0].numel()
@@ -172,7 +173,7 @@ def make_low_rank(
         "left": like.new_zeros(sets, box_size, out, rank),
         "right": like.new_empty(sets, box_size, rank, columns),
     }
-    if (bias := layers[0]._parameters["bias"]) is not None:
+    if (bias := own_parameters(layers[0])["bias"]) is not None:
         values["bias"] = _own(layers, "bias", preserve, generator)
         values["bias_change"] = like.new_zeros(sets, box_size, *bias.shape)
     if generator is not None:
@@ -181,17 +182,17 @@ def make_low_rank(
     made = {}
     for name, value in values.items():
         source = "bias" if name.startswith("bias") else "weight"
-        trained = any(layer._parameters[source].requires_grad for layer in layers)  # type: ignore[union-attr]
+        trained = any(own_parameters(layer)[source].requires_grad for layer in layers)  # type: ignore[union-attr]
         made[name] = nn.Parameter(value.to(like, copy=True), requires_grad=trained)
     return made
 
 
 def _own(layers: list[nn.Module], name: str, preserve: bool, generator: torch.Generator | None) -> Tensor:
     """The weights (or biases) that the blocks have of their own, shape (M, *shape)."""
-    trained: list[Tensor] = [layer._parameters[name].detach() for layer in layers]  # type: ignore[union-attr]
+    trained: list[Tensor] = [own_parameters(layer)[name].detach() for layer in layers]  # type: ignore[union-attr]
     if preserve or generator is None:
         return torch.stack(trained)
-    fan_in = _fan_in(layers[0]._parameters["weight"])  # type: ignore[arg-type]
+    fan_in = _fan_in(own_parameters(layers[0])["weight"])  # type: ignore[arg-type]
     return torch.cat([fresh_rows(one.shape, fan_in, torch.ones(1, 1), generator) for one in trained])
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from hairify._support.torch_internals import own_parameters
 from hairify.nn._layers import is_layer, settings
 from hairify.planning._recording import Call
 
@@ -105,7 +106,7 @@ class Siblings:
                 for attribute, child in self._children[name].items()
                 if (signature := self._signature(child)) is not None
             ]
-            if inside or module._parameters:
+            if inside or own_parameters(module):
                 key = (settings(module), name in self._eligible, tuple(inside))
                 self._signatures[name] = self._ids.setdefault(key, len(self._ids))
             else:

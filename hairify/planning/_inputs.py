@@ -10,10 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from hairify._support.isolation import SEED
 from hairify._support.nested import Size, image_size, tensors
+from hairify._support.torch_internals import tree_flatten, tree_unflatten
 from hairify.errors import ExampleInputError
 
 _SIZES: tuple[Size, ...] = ((64, 96), (128, 192), (64, 64), (128, 128), (48, 48), (256, 256))
@@ -52,7 +52,7 @@ class Inputs:
 
     def map(self, fn: Callable[..., Tensor], *others: Inputs, batched_only: bool = False) -> Inputs:
         """The same arguments with `fn` applied to every tensor, and to those of `others` in its place."""
-        flat, spec = pytree.tree_flatten((self.args, self.kwargs))
+        flat, spec = tree_flatten((self.args, self.kwargs))
         changed = iter(
             [
                 fn(*each) if batched or not batched_only else each[0]
@@ -60,7 +60,7 @@ class Inputs:
             ]
         )
         leaves = [next(changed) if isinstance(leaf, Tensor) else leaf for leaf in flat]
-        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        args, kwargs = tree_unflatten(leaves, spec)
         return Inputs(args, kwargs, self.batched)
 
     @property

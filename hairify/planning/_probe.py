@@ -15,6 +15,7 @@ from torch import nn
 
 from hairify._support.copying import copy_model
 from hairify._support.isolation import SEED, isolated
+from hairify._support.torch_internals import BATCH_NORM
 from hairify.errors import ExampleInputError
 from hairify.planning._inputs import Inputs, default_inputs
 from hairify.planning._recording import Recorder, Recording
@@ -71,7 +72,7 @@ class Probe:
         # In training mode momentum encoders write into parameters.
         model = copy_model(self.model, share_parameters=not training).train(training)
         for module in () if batch_norm else model.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            if isinstance(module, BATCH_NORM):
                 module.eval()
         return model
 

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
 from hairify._support.nested import tensors
-from hairify._support.torch_internals import version
+from hairify._support.torch_internals import tree_map_only, version, without_torch_function
 from hairify.nn._layers import is_layer
 
 
@@ -126,7 +125,7 @@ class Recorder(TorchFunctionMode):
         if name != self._cut_at:
             return None
         self._cut_at = None  # the first output alone
-        return pytree.tree_map_only(Tensor, _cut, output)
+        return tree_map_only(Tensor, _cut, output)
 
     def _returned(self, t: Tensor) -> Returned:
         wanted = self._mark_for is not None and t.ndim > 1 and t.shape[0] == self._mark_for
@@ -190,7 +189,7 @@ def _marks(t: Tensor) -> Tensor:
 
     It is the sum of the bits, as integers: that does not depend on the order of the sum, as rounding would.
     """
-    with torch.no_grad(), torch._C.DisableTorchFunction():
+    with torch.no_grad(), without_torch_function():
         values = t.detach().flatten(1).contiguous()
         size = values.element_size()
         if values.shape[1] * size % 8:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from hairify._support.module_names import all_names, tied_layers
+from hairify._support.torch_internals import CONVOLUTION
 from hairify.nn._converted import within_converted
 from hairify.nn._layers import is_layer, why_not
 from hairify.planning._dependence import dependents, without_effect
@@ -18,7 +19,7 @@ from hairify.planning._probe import Probe
 from hairify.planning._recording import Recording
 from hairify.planning._rehearsal import unfaithful
 
-_NEVER_CONVERTED = (nn.modules.conv._ConvNd, nn.Bilinear, nn.Embedding, nn.RNNBase)
+_NEVER_CONVERTED = (CONVOLUTION, nn.Bilinear, nn.Embedding, nn.RNNBase)
 
 
 def judge_layers(

@@ -15,7 +15,7 @@ from hairify.cli import main
 from hairify.data._image import Image
 from hairify.data.images import write
 from hairify.networks import NetworkSettings
-from hairify.sharing._hub import Restorer, save_pretrained
+from hairify.sharing import Restorer, save_pretrained
 
 SMALL = ["--option", "dim=8", "--option", "num_blocks=[1,1,1,2]", "--option", "num_refinement_blocks=1"]
 COMMANDS = ("plan", "train", "evaluate", "restore", "export", "ablate", "report", "push", "demo")

@@ -10,7 +10,7 @@ import pytest
 from hairify.cli import _demonstration as demo
 from hairify.cli import main
 from hairify.report import ReportSettings
-from hairify.sharing._hub import from_pretrained
+from hairify.sharing import from_pretrained
 
 TINY = ["demo", "--before", "1", "--steps", "2", "--patches", "1", "--photographs", "1"]
 FILES = {"ablation.json", "ablation.md", "before", "both", "report.html", "scores", "static"}

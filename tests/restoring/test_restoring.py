@@ -20,8 +20,7 @@ from hairify import HairModel, hairify, restoring
 from hairify.data._image import Image
 from hairify.data.images import read, write
 from hairify.errors import ImageError, OptionError
-from hairify.restoring import TilingSettings, restore_tiled
-from hairify.restoring._restored_files import Job, Outcome, RestoringSettings, planned, restore_files
+from hairify.restoring import Job, Outcome, RestoringSettings, TilingSettings, planned, restore_files, restore_tiled
 
 TILES = TilingSettings(tile=32, overlap=8, giv_tiles=2)
 SETTINGS = RestoringSettings()

@@ -14,7 +14,7 @@ from util import assert_close, assert_differs, perturb
 
 from hairify import HairModel, hairify
 from hairify.errors import ExportError, OptionError
-from hairify.sharing._exporting import export
+from hairify.sharing import export
 
 
 class TwoInputs(nn.Module):

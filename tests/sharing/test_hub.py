@@ -19,7 +19,7 @@ from hairify import HairModel
 from hairify.errors import CheckpointError, NetworkError
 from hairify.evaluation import Results, Score
 from hairify.networks import Network, NetworkSettings
-from hairify.sharing._hub import CARD, CONFIG, RESULTS, WEIGHTS, Restorer, from_pretrained, push_to_hub, save_pretrained
+from hairify.sharing import CARD, CONFIG, RESULTS, WEIGHTS, Restorer, from_pretrained, push_to_hub, save_pretrained
 
 SMALL = {"dim": 8, "num_blocks": [1, 1, 1, 2], "num_refinement_blocks": 1}
 RESULT = Results(
