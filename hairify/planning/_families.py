@@ -14,6 +14,8 @@ from hairify.planning._recording import Call
 
 # Two equal layers in a row are more often conv1 and conv2 of one residual block than a repeat.
 _LEAST_BARE_LAYERS = 3
+# Elsewhere layers have roles: q, k and v of an attention are no repeat, however alike.
+_CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,15 @@ class Siblings:
         return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
     def families(self) -> list[Family]:
-        """Each eligible layer in the largest group around it; ties go to the innermost.
+        """Each eligible layer in the largest group of blocks around it, else in its own; ties go to the innermost.
 
         Layers without a repeat around them are left out.
         """
         members: dict[tuple[str, ...], list[str]] = defaultdict(list)
         for layer in self._order:
             around = [a for a in self._and_ancestors(layer) if a in self._groups]
-            best = max(around, key=lambda a: len(self._groups[a]), default=layer)  # max keeps the first, the innermost
+            repeated = [a for a in around if a != layer and len(self._groups[a]) > 1]
+            best = max(repeated or around, key=lambda a: len(self._groups[a]), default=layer)  # the first of equals
             group = self._groups.get(best, ())
             if len(group) > 1 and best == group[0]:  # the first block speaks for all: they are identical
                 members[group].append(layer[len(best) :].lstrip("."))
@@ -92,8 +95,9 @@ class Siblings:
                 call = self._calls.get(child)
                 alike[self._signature(child), call and call.interface].append(child)
         for group in alike.values():
-            bare = is_layer(self._modules[group[0]])
-            if len(group) >= (_LEAST_BARE_LAYERS if bare else 1):
+            if not is_layer(self._modules[group[0]]) or (
+                len(group) >= _LEAST_BARE_LAYERS and isinstance(self._modules[parent], _CONTAINERS)
+            ):
                 ordered = tuple(sorted(group, key=lambda name: self._order[self._within[name][0]]))
                 self._groups.update(dict.fromkeys(group, ordered))
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from util import assert_unchanged, perturb, snapshot
 
 from hairify import Plan, hairify, plan
-from hairify.errors import HairWarning, OptionError
+from hairify.errors import HairWarning, NothingToConvertError, OptionError
 from hairify.planning import _dependence
 from hairify.planning._probe import Probe
 
@@ -182,6 +182,54 @@ def test_bare_layers_are_a_family_from_three_on() -> None:
 
     assert levels(plan(convs(3), targets="families", preset="published")) == {"body": (3, 4, 1)}
     assert levels(plan(convs(2), preset="published")) == {"body.0": (1, 2, 1), "body.1": (1, 2, 1), "last": (1, 2, 1)}
+
+
+class Roles(nn.Module):
+    """Four equal layers with different roles, as in an attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.proj = (nn.Conv2d(8, 8, 1) for _ in range(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.proj((self.q(x) * self.k(x)).softmax(1) * self.v(x))
+
+
+class Held(nn.Module):
+    """Equal layers in a container of any kind."""
+
+    def __init__(self, container: Callable[[list[nn.Module]], nn.Module]) -> None:
+        super().__init__()
+        self.layers = container([nn.Conv2d(8, 8, 1) for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        held = self.layers.values() if isinstance(self.layers, nn.ModuleDict) else self.layers
+        return sum((layer(x) for layer in held), x)
+
+
+CONTAINERS: dict[str, Callable[[list[nn.Module]], nn.Module]] = {
+    "Sequential": lambda layers: nn.Sequential(*layers),
+    "ModuleList": nn.ModuleList,
+    "ModuleDict": lambda layers: nn.ModuleDict({f"branch{i}": layer for i, layer in enumerate(layers)}),
+}
+
+
+@pytest.mark.parametrize("preset", ["default", "published"])
+def test_layers_with_roles_are_no_family(preset: Any) -> None:
+    with pytest.raises(NothingToConvertError):
+        plan(Chain(Roles()), targets="families", preset=preset)
+    repeated = plan(Chain(Roles(), Roles()), targets="families", preset=preset)
+    assert [(level.name, len(level.blocks), level.layers) for level in repeated.levels] == [
+        ("body", 2, ("q", "k", "v", "proj"))
+    ]
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_entries_of_a_container_are_a_family_where_no_block_around_them_is_repeated(kind: str) -> None:
+    alone = plan(Chain(Held(CONTAINERS[kind])), targets="families")
+    assert [(level.name, len(level.blocks), level.layers) for level in alone.levels] == [("body.0.layers", 3, ("",))]
+    repeated = plan(Chain(Held(CONTAINERS[kind]), Held(CONTAINERS[kind])), targets="families")
+    assert [(level.name, len(level.blocks), len(level.layers)) for level in repeated.levels] == [("body", 2, 3)]
 
 
 class Halves(nn.Module):
