@@ -51,7 +51,7 @@ def dependents(probe: Probe, split: str, observed: Recording | None) -> tuple[se
 
 def dependents_by_run(observed: Recording) -> set[str]:
     """From a run with frozen parameters in which the split's output is the only thing that requires a gradient."""
-    return {name for name, received in observed.received.items() if any(t.requires_grad for t in received)}
+    return {name for name, received in observed.received.items() if any(one.depends for one in received)}
 
 
 def without_effect(observed: Recording) -> set[str]:

@@ -11,7 +11,7 @@ from hairify._support.nested import all_tensors
 from hairify.errors import ExampleInputError
 from hairify.planning._inputs import Inputs
 from hairify.planning._probe import Probe
-from hairify.planning._recording import Recording
+from hairify.planning._recording import Received, Recording
 
 _SEED = 1  # of the second image
 _NEARLY_BLACK = 0.02
@@ -68,7 +68,7 @@ class Pairs:
         self.inputs, self._alone = both_images(a, b), probe.recording
         try:
             self.ab, self._aa, self._bb = (
-                probe.run(both_images(*pair), mark_images=True) for pair in ((a, b), (a, a), (b, b))
+                probe.run(both_images(*pair), fingerprints=True) for pair in ((a, b), (a, a), (b, b))
             )
         except Exception as error:
             raise ExampleInputError(
@@ -110,7 +110,7 @@ class Pairs:
 
     def _train(self, inputs: Inputs, batch_norm: bool = True) -> Recording | None:
         try:
-            return self._probe.run(inputs, training=True, batch_norm=batch_norm)
+            return self._probe.run(inputs, fingerprints=True, training=True, batch_norm=batch_norm)
         except Exception:  # in training mode models may fail as they like
             return None
 
@@ -129,24 +129,19 @@ class Pairs:
         return [of[index].marks if index < len(of) else () for of in tensors_of]
 
 
-def _apart(ab: Tensor, aa: Tensor, bb: Tensor) -> bool:
-    if not ab.ndim or ab.shape[0] % 2 or not ab.shape == aa.shape == bb.shape:
-        return False
-    half = ab.shape[0] // 2
-    return _identical(ab[:half], aa[:half]) and _identical(ab[half:], bb[half:])
+def _apart(ab: Received, aa: Received, bb: Received) -> bool:
+    halved = ab.shape == aa.shape == bb.shape and len(ab.halves) == 2
+    return halved and ab.halves[0] == aa.halves[0] and ab.halves[1] == bb.halves[1]
 
 
-def _first_apart(ab: Tensor, aa: Tensor) -> bool:
-    return ab.ndim > 0 and ab.shape == aa.shape and _identical(ab[: len(ab) // 2], aa[: len(aa) // 2])
+def _first_apart(ab: Received, aa: Received) -> bool:
+    return ab.shape == aa.shape and len(ab.halves) == 2 and ab.halves[0] == aa.halves[0]
 
 
 def _same_received(one: Recording, other: Recording) -> bool:
     """Whether all layers received the same in two runs, and the models returned the same."""
-    if one.received.keys() != other.received.keys():
-        return False
-    pairs = [(one.received[name], other.received[name]) for name in one.received]
-    pairs.append((all_tensors(one.output), all_tensors(other.output)))
-    return all(len(x) == len(y) and all(map(_same_tensor, x, y)) for x, y in pairs)
+    outputs = all_tensors(one.output), all_tensors(other.output)
+    return one.received == other.received and len(outputs[0]) == len(outputs[1]) and all(map(_same_tensor, *outputs))
 
 
 def _same_tensor(x: Tensor, y: Tensor) -> bool:

@@ -7,11 +7,13 @@ buffers that move, inputs overwritten and random numbers drawn change nothing an
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from hairify._support.copying import copy_model
 from hairify._support.isolation import SEED, isolated
@@ -81,9 +83,10 @@ class Probe:
         inputs: Inputs | None = None,
         *,
         cut_at: str | None = None,
-        mark_images: bool = False,
+        fingerprints: bool = False,
         training: bool = False,
         batch_norm: bool = True,
+        saved: bool = False,
     ) -> Recording:
         """Run the model once on a fresh copy.
 
@@ -91,14 +94,17 @@ class Probe:
             inputs: None for the example inputs.
             cut_at: a module at whose first output the autograd graph starts, so that whatever depends on it
                 requires a gradient; without it no graph is recorded.
-            mark_images: fill in `Returned.marks`.
+            fingerprints: fill in `Received.halves` and `Returned.marks`.
             training: run in training mode.
             batch_norm: then also BatchNorm, which otherwise stays in evaluation mode.
+            saved: keep what the autograd graph saves for a backward pass, which takes memory, and is needed only by a
+                model that computes gradients in its own forward.
         """
         model = self.copy(training=training, batch_norm=batch_norm)
         inputs = (inputs or self.inputs).map(torch.clone)
-        recorder = Recorder(model, cut_at, inputs.batch if mark_images else None)
-        with isolated(model), torch.set_grad_enabled(cut_at is not None), recorder:
+        recorder = Recorder(model, cut_at, inputs.batch if fingerprints else None)
+        keeping = contextlib.nullcontext() if cut_at is None or saved else _without_saved_tensors()
+        with isolated(model), torch.set_grad_enabled(cut_at is not None), recorder, keeping:
             recorder.recording.output = model(*inputs.args, **inputs.kwargs)
         if inspect.isgenerator(recorder.recording.output):
             raise ExampleInputError(
@@ -106,6 +112,15 @@ class Probe:
                 "iterates, after the forward has ended, and has no weights then: return a list instead."
             )
         return recorder.recording
+
+
+def _without_saved_tensors() -> AbstractContextManager[Any]:
+    """Within it, the autograd graph shows what depends on what, but cannot be run backward."""
+
+    def refuse(_: None) -> Tensor:
+        raise RuntimeError("this run is only recorded, and has no backward pass")
+
+    return torch.autograd.graph.saved_tensors_hooks(lambda tensor: None, refuse)
 
 
 def _without_zeros(model: nn.Module) -> nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,8 +13,9 @@ from torch.autograd.graph import Node
 from torch.overrides import TorchFunctionMode
 
 from hairify._support.nested import tensors
-from hairify._support.torch_internals import tree_map_only, version, without_torch_function
+from hairify._support.torch_internals import tree_map_only, version
 from hairify.nn._layers import is_layer
+from hairify.planning._fingerprints import fingerprints
 
 
 @dataclass(frozen=True)
@@ -21,16 +23,32 @@ class Returned:
     """One tensor that a module returned. Those that compare equal are the very same, unchanged in between.
 
     Attributes:
-        key: the tensor's identity and version.
+        key: the tensor's number in the run, and its version.
         shape: its shape.
         real: whether it holds real floating-point numbers.
-        marks: for each image a number that differs where its values differ; empty unless it was asked for.
+        marks: for each image its fingerprint; empty unless it was asked for.
     """
 
     key: tuple[int, int]
     shape: tuple[int, ...]
     real: bool
     marks: tuple[int, ...] = field(default=(), compare=False)
+
+
+@dataclass(frozen=True)
+class Received:
+    """What a layer received in one call.
+
+    Attributes:
+        shape: of its input.
+        depends: whether it requires a gradient, and so depends on what the run was cut at.
+        halves: fingerprints of the two halves of its first dimension, or of the whole where it is odd; empty unless
+            they were asked for.
+    """
+
+    shape: tuple[int, ...]
+    depends: bool
+    halves: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,14 +76,14 @@ class Recording:
 
     Attributes:
         calls: all module calls, in the order in which they ended.
-        received: for each layer, the input of each of its calls.
+        received: for each layer, what it received in each of its calls.
         read_outside: layers whose parameters were used other than by calling the layer.
         output: what the model returned.
         results: for each layer, its outputs' places in the autograd graph; recorded with `cut_at` only.
     """
 
     calls: list[Call] = field(default_factory=list)
-    received: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    received: dict[str, list[Received]] = field(default_factory=lambda: defaultdict(list))
     read_outside: set[str] = field(default_factory=set)
     output: Any = None
     results: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
@@ -79,17 +97,24 @@ class Recording:
 
 
 class Recorder(TorchFunctionMode):
-    """Records calls by hooks, and by watching torch functions the parameters used outside their layer's call."""
+    """Records calls by hooks, and by watching torch functions the parameters used outside their layer's call.
 
-    def __init__(self, model: nn.Module, cut_at: str | None, mark_for: int | None) -> None:
+    Args:
+        model: a copy, which gets the hooks.
+        cut_at: see `Probe.run`.
+        images: how many there are, where fingerprints are asked for; else None.
+    """
+
+    def __init__(self, model: nn.Module, cut_at: str | None, images: int | None) -> None:
         super().__init__()
         self.recording = Recording()
-        self._cut_at, self._mark_for, self._keep_results = cut_at, mark_for, cut_at is not None
+        self._cut_at, self._images, self._keep_results = cut_at, images, cut_at is not None
         self._running: list[tuple[str, int, tuple[Any, ...]]] = []
         self._leaving: list[tuple[str, int, tuple[Any, ...]]] = []
         self._clock = 0
         self._owners: dict[int, str] = {}
-        self._alive: list[Tensor] = []  # ids identify tensors only while they live
+        self._numbers = _Numbers()
+        self._returned_before: dict[tuple[int, int], Returned] = {}
         for name, module in model.named_modules():
             layer = is_layer(module)
             if layer:
@@ -105,7 +130,7 @@ class Recorder(TorchFunctionMode):
         self._running.append((name, self._tick(), interface))
         received = tensors((args, kwargs))
         if layer and received:
-            self.recording.received[name].append(received[0].clone())  # the network may change its own later
+            self.recording.received[name].append(self._received(received[0]))
 
     def left(self, name: str) -> None:
         """Note that its own code has ended; its further forward hooks are still to run."""
@@ -117,7 +142,6 @@ class Recorder(TorchFunctionMode):
         """Note its output, and return another in its place where the graph of gradients is to start."""
         _, start, interface = self._leaving.pop()
         found = tensors(output)
-        self._alive += found
         returned = tuple(map(self._returned, found))
         self.recording.calls.append(Call(name, interface, start, self._tick(), returned))
         if self._keep_results and name in self.recording.received:
@@ -127,11 +151,17 @@ class Recorder(TorchFunctionMode):
         self._cut_at = None  # the first output alone
         return tree_map_only(Tensor, _cut, output)
 
+    def _received(self, t: Tensor) -> Received:
+        parts = 2 if t.ndim and t.shape[0] % 2 == 0 else 1
+        return Received(tuple(t.shape), t.requires_grad, fingerprints(t, parts) if self._images else ())
+
     def _returned(self, t: Tensor) -> Returned:
-        wanted = self._mark_for is not None and t.ndim > 1 and t.shape[0] == self._mark_for
-        marked = wanted and t.is_floating_point() and t.element_size() > 1
-        marks = tuple(_marks(t).tolist()) if marked else ()
-        return Returned((id(t), version(t)), tuple(t.shape), t.is_floating_point(), marks)
+        key = self._numbers.of(t), version(t)
+        if key not in self._returned_before:  # modules often return what the last one within them returned
+            marked = t.ndim > 1 and t.shape[0] == self._images and t.is_floating_point()
+            marks = fingerprints(t, t.shape[0]) if marked else ()
+            self._returned_before[key] = Returned(key, tuple(t.shape), t.is_floating_point(), marks)
+        return self._returned_before[key]
 
     def _tick(self) -> int:
         self._clock += 1
@@ -146,6 +176,22 @@ class Recorder(TorchFunctionMode):
                 if owner is not None and owner != inside:
                     self.recording.read_outside.add(owner)
         return func(*args, **kwargs)
+
+
+class _Numbers:
+    """Numbers tensors, without keeping them: an `id` alone is given again when its tensor is gone."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._count = 0
+
+    def of(self, tensor: Tensor) -> int:
+        """The number of a tensor, the same as long as it lives, and no other's."""
+        known = self._known.get(id(tensor))
+        if known is None or known[0]() is not tensor:
+            self._count += 1
+            known = self._known[id(tensor)] = weakref.ref(tensor), self._count
+        return known[1]
 
 
 @dataclass(frozen=True)
@@ -182,19 +228,3 @@ def _cut(tensor: Tensor) -> Tensor:
         return tensor
     with torch.enable_grad():  # the network may freeze what comes before by `no_grad`
         return tensor.detach().requires_grad_().clone()
-
-
-def _marks(t: Tensor) -> Tensor:
-    """For each image a number that tells its values from others, to the last bit.
-
-    It is the sum of the bits, as integers: that does not depend on the order of the sum, as rounding would.
-    """
-    with torch.no_grad(), without_torch_function():
-        values = t.detach().flatten(1).contiguous()
-        size = values.element_size()
-        if values.shape[1] * size % 8:
-            kind = {2: torch.int16, 4: torch.int32}[size]
-            return values.view(kind).sum(1, dtype=torch.int64)
-        if values.storage_offset() * size % 8:
-            values = values.clone()
-        return values.view(torch.int64).sum(1)  # words of 64 bits, which are summed faster

@@ -241,7 +241,7 @@ def _padded_size(probe: Probe) -> Size | None:
     """(H, W) of what the first layer receives: networks pad images to a multiple of their windows."""
     received = next(iter(probe.recording.received.values()), None)
     image = probe.inputs.image
-    if received is None or received[0].ndim != 4 or image is None:
+    if received is None or len(received[0].shape) != 4 or image is None:
         return image
     height, width = received[0].shape[2:]
     return (height, width) if abs(math.log(height * image[1] / (width * image[0]))) < math.log(_MOST_PADDED) else image

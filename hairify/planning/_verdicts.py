@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import math
 from collections.abc import Sequence
@@ -77,10 +78,10 @@ def judge_layers(
 
 def _differentiated(probe: Probe, split: str) -> Recording | None:
     """A run cut at the split; None where the model fails when gradients are recorded, as some may."""
-    try:
-        return probe.run(cut_at=split)
-    except Exception:
-        return None
+    for saved in (False, True):  # a model may compute gradients in its own forward
+        with contextlib.suppress(Exception):
+            return probe.run(cut_at=split, saved=saved)
+    return None
 
 
 def _before(recording: Recording, split: str) -> set[str]:

@@ -1,0 +1,78 @@
+"""Fingerprints stand for values: equal where these are, different where a bit or a place is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from hairify.planning import _fingerprints
+from hairify.planning._fingerprints import fingerprints
+
+DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.bfloat16,
+    torch.float16,
+    torch.complex64,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+]
+
+
+def drawn(dtype: torch.dtype, *shape: int, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    if dtype.is_floating_point or dtype.is_complex:
+        return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    return torch.randint(0, 2 if dtype == torch.bool else 200, shape, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@given(rows=st.sampled_from([1, 2, 4]), length=st.integers(1, 40), seed=st.integers(0, 2**32 - 1))
+def test_equal_values_alone_have_equal_fingerprints(dtype: torch.dtype, rows: int, length: int, seed: int) -> None:
+    x = drawn(dtype, rows, length, seed=seed)
+    prints = fingerprints(x, rows)
+    assert len(prints) == rows
+    assert prints == fingerprints(x.clone(), rows)
+    assert prints == tuple(fingerprints(row, 1)[0] for row in x.clone())  # whatever the others hold, wherever it lies
+    assert prints == fingerprints(torch.stack([x, x], dim=-1)[..., 0], rows)  # however it lies in memory
+    for place in {0, length // 2, length - 1}:
+        other = x.clone()
+        other[-1, place] = 1 if x[-1, place] == 0 else 0
+        changed = fingerprints(other, rows)
+        assert changed[:-1] == prints[:-1]
+        assert changed[-1] != prints[-1]
+
+
+@pytest.mark.parametrize("length", [7, 8, 63, 64, 65, 1000])
+def test_the_order_counts_also_from_chunk_to_chunk(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_fingerprints, "_CHUNK", 16)
+    _fingerprints._weights.cache_clear()
+    try:
+        x = drawn(torch.float32, 1, length)
+        seen = {fingerprints(x, 1)}
+        for i in range(1, length):
+            swapped = x.clone()
+            swapped[0, [0, i]] = x[0, [i, 0]]
+            seen.add(fingerprints(swapped, 1))
+        assert len(seen) == length
+    finally:
+        _fingerprints._weights.cache_clear()
+
+
+def test_what_cannot_be_compared_by_value() -> None:
+    nan = torch.tensor([[1.0, torch.nan, torch.inf]])
+    assert fingerprints(nan, 1) == fingerprints(nan.clone(), 1)
+    assert fingerprints(torch.zeros(2, 0), 2) == (0, 0)
+    assert len(fingerprints(torch.tensor(3.0), 1)) == 1
+
+
+def test_parts_of_several_rows() -> None:
+    x = drawn(torch.float32, 6, 5)
+    first, second = fingerprints(x, 2)
+    assert (first,) == fingerprints(x[:3], 1)
+    assert (second,) == fingerprints(x[3:], 1)
