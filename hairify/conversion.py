@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
-from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from hairify._support.copying import copy_model
 from hairify._support.module_names import full_name
@@ -17,33 +15,18 @@ from hairify.errors import AlreadyConvertedError, DACError, HairWarning, OptionE
 from hairify.model import HairModel
 from hairify.nn._boxes import LowRankBox, WeightBox
 from hairify.nn._context import Scope, Slot
-from hairify.nn._dac import DACSource, measure_dac
+from hairify.nn._dac import measure_dac
 from hairify.nn._hsn import GIVStandardization, HyperSelectingNet
 from hairify.nn._layers import make_hyper
 from hairify.nn._warm_start import make_low_rank, make_rows, peaked_vectors, start_apart, start_at
-from hairify.planning._options import BoxKind, BoxSize, Init, PresetName, Targets, network_of
+from hairify.planning._options import Options, check_generator, given, network_of, showing_options
 from hairify.planning._planner import plan as make_plan
 from hairify.planning._plans import Level, Plan, carried_out
 
 
+@showing_options
 def hairify(
-    model: nn.Module,
-    *,
-    plan: Plan | None = None,
-    inplace: bool = False,
-    preset: PresetName = "default",
-    split_at: str | float | None = None,
-    example_inputs: Any = None,
-    box_size: BoxSize = None,
-    box: BoxKind | None = None,
-    rank: int | None = None,
-    targets: Targets | None = None,
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    dac: DACSource = None,
-    giv_dim: int | None = None,
-    init: Init = "preserve",
-    generator: torch.Generator | None = None,
+    model: nn.Module, *, plan: Plan | None = None, inplace: bool = False, **options: Unpack[Options]
 ) -> HairModel:
     """Turn an image-to-image network into an all-in-one restorer by HAIR.
 
@@ -100,29 +83,16 @@ def hairify(
     Warns:
         HairWarning: less than half of the parameters after the split are converted.
     """
-    options: dict[str, Any] = {
-        "preset": preset,
-        "split_at": split_at,
-        "example_inputs": example_inputs,
-        "box_size": box_size,
-        "box": box,
-        "rank": rank,
-        "targets": targets,
-        "include": include,
-        "exclude": exclude,
-        "giv_dim": giv_dim,
-        "init": init,
-    }
-    for name, value, kind in (("plan", plan, Plan), ("generator", generator, torch.Generator)):
-        if value is not None and not isinstance(value, kind):
-            raise OptionError(f"`{name}` is {value!r}; accepted is a {kind.__name__}.")
+    if plan is not None and not isinstance(plan, Plan):
+        raise OptionError(f"`plan` is {plan!r}; accepted is a Plan.")
     model = network_of(model)
     if plan is None:
-        plan = make_plan(model, dac=dac, **options)
+        plan = make_plan(model, **options)
     else:
         _check_plan_alone(options)
-        if dac is not None:
+        if (dac := options.get("dac")) is not None:
             plan = plan.with_dac(dac)
+    generator = options.get("generator")
     with torch.inference_mode(False):  # the result can be trained wherever it was made
         hair = assemble(model, plan, cpu_generator(generator), inplace=inplace)
     if plan.warning:
@@ -199,11 +169,11 @@ def _make_box(
     return WeightBox(rows) if level.rank is None else LowRankBox(rows)
 
 
-def _check_plan_alone(options: dict[str, Any]) -> None:
-    defaults = {name: p.default for name, p in inspect.signature(hairify).parameters.items()}
-    given = [name for name, value in options.items() if value is not defaults[name] and value != defaults[name]]
-    if given:
+def _check_plan_alone(options: Options) -> None:
+    decided = [name for name in given(options) if name not in ("dac", "generator")]
+    if decided:
         raise OptionError(
-            f"`plan` is given together with {', '.join(f'`{name}`' for name in given)}, which the plan decides "
+            f"`plan` is given together with {', '.join(f'`{name}`' for name in decided)}, which the plan decides "
             "already. Make a new plan with these options, or leave them out."
         )
+    check_generator(options.get("generator"))

@@ -22,7 +22,7 @@ from hairify.errors import CheckpointError, HairError, HairWarning, NetworkError
 from hairify.model import HairModel
 from hairify.models import load_published, load_weights
 from hairify.nn._dac import DACName
-from hairify.planning._options import BoxKind, PresetName, Targets
+from hairify.planning._presets import BoxKind, PresetName, Targets
 
 BUILT_IN: Mapping[str, Mapping[str, Any]] = {
     "restormer": {},

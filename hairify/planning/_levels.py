@@ -16,9 +16,8 @@ from hairify.errors import (
 )
 from hairify.nn._warm_start import low_rank
 from hairify.planning._families import Family, Siblings
-from hairify.planning._options import BoxSize, Init, Targets
+from hairify.planning._options import Choices
 from hairify.planning._plans import Level
-from hairify.planning._presets import Preset
 from hairify.planning._probe import Probe
 
 # Families that hold less than this part of what can be converted are strays; then all layers are converted.
@@ -26,18 +25,23 @@ _LEAST_FAMILY_SHARE = 0.5
 
 
 def layers_of(levels: tuple[Level, ...]) -> set[str]:
+    """Full names of all that is converted."""
     return {name for level in levels for layer in level.layers for name in level.layer_names(layer)}
 
 
-def make_levels(
-    probe: Probe,
-    eligible: list[str],
-    targets: Targets,
-    box_size: BoxSize,
-    rank: int | None,
-    init: Init,
-    usual: Preset,
-) -> tuple[Level, ...]:
+def make_levels(probe: Probe, eligible: list[str], choices: Choices) -> tuple[Level, ...]:
+    """What is converted, in levels.
+
+    Args:
+        probe: the recorded model.
+        eligible: names of the layers that may be converted, in the order of their first call.
+        choices: which of them are, and how large their boxes are.
+
+    Raises:
+        OptionError: `box_size` is no number, or names no level.
+        BoxSizeError: it is too small.
+    """
+    targets, rank = choices.targets, choices.rank
     sizes = {name: sum(p.numel() for p in probe.model.get_submodule(name).parameters()) for name in eligible}
     families = Siblings(probe.model, eligible, probe.recording.first_calls()).families() if targets != "layers" else []
     taken = {full_name(block, layer) for f in families for block in f.blocks for layer in f.layers}
@@ -52,16 +56,8 @@ def make_levels(
         first = family.blocks[0]
         candidates = itertools.chain((family.parent, first), (f"{first}+{i}" for i in itertools.count(2)))
         names.append(next(name for name in candidates if name and name not in names))
-    whole = rank is None and init == "preserve"  # then N ≥ M rows are needed to hold M trained sets
-    chosen = _box_sizes(
-        names,
-        [len(f.blocks) for f in families],
-        box_size,
-        whole,
-        [usual.box_size(len(f.blocks), rank) for f in families],
-    )
     levels = []
-    for name, family, n in zip(names, families, chosen, strict=True):
+    for name, family, n in zip(names, families, _box_sizes(names, families, choices), strict=True):
         layers = [full_name(family.blocks[0], layer) for layer in family.layers]
         shapes = [p.shape for layer in layers for p in probe.model.get_submodule(layer).parameters(recurse=False)]
         row_size = sum(sizes[layer] for layer in layers)
@@ -79,10 +75,10 @@ def _low_rank_size(shapes: list[torch.Size], blocks: int, box_size: int, rank: i
     return whole + blocks * box_size * factors
 
 
-def _box_sizes(
-    names: list[str], blocks: list[int], box_size: BoxSize, at_least_blocks: bool, usual: list[int]
-) -> list[int]:
+def _box_sizes(names: list[str], families: list[Family], choices: Choices) -> list[int]:
     """N of each level; the usual one where none is given."""
+    box_size, blocks = choices.box_size, [len(family.blocks) for family in families]
+    usual = [choices.usual.box_size(m, choices.rank) for m in blocks]
     wanted = {"*": box_size} if not isinstance(box_size, Mapping) and box_size is not None else dict(box_size or {})
     for pattern, size in wanted.items():
         if not isinstance(pattern, str):
@@ -103,7 +99,7 @@ def _box_sizes(
                 f"`box_size` is {n} for level {name!r}: with a single row all images get the same weights, and DAC and "
                 "HSNs never learn. Give at least 2."
             )
-        if at_least_blocks and n < m:
+        if choices.keeps_whole_sets and n < m:
             raise BoxSizeError(
                 f"`box_size` is {n} for level {name!r}, whose {m} blocks have {m} weight sets to preserve. Give "
                 f"at least {m} (the default is {m + 1}), or `box='low_rank'`, or `init='random'` for fresh weights."

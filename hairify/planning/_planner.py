@@ -5,26 +5,26 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
+from typing_extensions import Unpack
 
 from hairify._support.randomness import ONE_AT_A_TIME, seeded
 from hairify.errors import (
     DACError,
     NothingToConvertError,
-    OptionError,
 )
 from hairify.nn._converted import within_converted
-from hairify.nn._dac import DACSource, make_dac, measure_dac
+from hairify.nn._dac import make_dac, measure_dac
 from hairify.nn._features import Feature
 from hairify.nn._hsn import HyperSelectingNet
 from hairify.planning._levels import layers_of, make_levels
-from hairify.planning._options import BoxKind, BoxSize, Init, PresetName, Targets, check_options, network_of
+from hairify.planning._options import Choices, Options, network_of, showing_options
 from hairify.planning._pairs import Pairs
 from hairify.planning._plans import Level, Plan, TracerName, dac_facts
-from hairify.planning._presets import DEFAULT_RANK, PRESETS, hsn_widths
+from hairify.planning._presets import hsn_widths
 from hairify.planning._probe import Probe
 from hairify.planning._splits import possible_splits
 from hairify.planning._verdicts import judge_layers
@@ -32,23 +32,8 @@ from hairify.planning._verdicts import judge_layers
 _MOST_SPLITS_TRIED = 5
 
 
-def plan(
-    model: nn.Module,
-    *,
-    preset: PresetName = "default",
-    split_at: str | float | None = None,
-    example_inputs: Any = None,
-    box_size: BoxSize = None,
-    box: BoxKind | None = None,
-    rank: int | None = None,
-    targets: Targets | None = None,
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    dac: DACSource = None,
-    giv_dim: int | None = None,
-    init: Init = "preserve",
-    generator: torch.Generator | None = None,
-) -> Plan:
+@showing_options
+def plan(model: nn.Module, **options: Unpack[Options]) -> Plan:
     """A dry run of `hairify`, with the same arguments: what would be converted, what not, and why.
 
     `generator` is accepted so that one set of arguments serves both; planning draws nothing from it.
@@ -60,46 +45,24 @@ def plan(
         HairError: see `hairify`.
     """
     model = network_of(model)
-    check_options(model, preset, targets, init, box, rank, giv_dim, include, exclude)
-    usual = PRESETS[preset]
-    box, targets = box or usual.box, targets or usual.targets
-    if rank is not None and box != "low_rank":
-        raise OptionError(f"`rank` is {rank}, but the boxes are full; give `box='low_rank'` too, or leave `rank` out.")
-    rank = (rank or DEFAULT_RANK) if box == "low_rank" else None
-    dac = usual.dac if dac is None else dac
+    choices = Choices.of(model, options)
     with ONE_AT_A_TIME:
-        probe = Probe(model, example_inputs)
-        pairs = Pairs(probe)
-        tried: list[_Attempt] = []
-        for split, feature in itertools.islice(possible_splits(probe, pairs, split_at), _MOST_SPLITS_TRIED):
-            verdicts, tracer = judge_layers(probe, pairs, split, include, exclude)
-            eligible = [name for name, reason in verdicts.items() if reason is None]
-            levels = make_levels(probe, eligible, targets, box_size, rank, init, usual) if eligible else ()
-            tried.append(_Attempt(split, feature, tracer, levels, _skipped(verdicts, levels)))
-            if levels:
-                break
-        chosen = tried[-1]
-        if not chosen.levels:
-            raise NothingToConvertError(_nothing(tried[0].split, tried[0].skipped))
-        size = sum(p.numel() for p in model.parameters())
-        if isinstance(dac, nn.Module):
-            giv_dim = measure_dac(dac, chosen.feature.shape)
-        blocks, box_sizes = [len(v.blocks) for v in chosen.levels], [v.box_size for v in chosen.levels]
-        channels = chosen.feature.channels if dac == "moments" else None
-        giv_dim, widths = hsn_widths(preset, giv_dim, channels, blocks, box_sizes, size)
-        made = _make_dac(dac, chosen.feature, giv_dim)
-        return Plan(
-            **chosen._asdict(),
-            parameters=(size, size + _added(chosen.levels, made, giv_dim, widths)),
-            share=_share(probe, chosen.split, layers_of(chosen.levels)),
-            giv_dim=giv_dim,
-            **dac_facts(made, chosen.feature),
-            hsn_widths=widths,
-            hsn_limit=usual.hsn_limit,
-            init=init,
-            inputs=probe.inputs.describe(),
-            dac_source=None if isinstance(dac, str) else dac,
-        )
+        probe = Probe(model, choices.example_inputs)
+        chosen = _first_that_converts(probe, choices)
+    size = sum(p.numel() for p in model.parameters())
+    dac, giv_dim, widths = _dac_and_widths(choices, chosen, size)
+    return Plan(
+        **chosen._asdict(),
+        parameters=(size, size + _added(chosen.levels, dac, giv_dim, widths)),
+        share=_share(probe, chosen.split, layers_of(chosen.levels)),
+        giv_dim=giv_dim,
+        **dac_facts(dac, chosen.feature),
+        hsn_widths=widths,
+        hsn_limit=choices.usual.hsn_limit,
+        init=choices.init,
+        inputs=probe.inputs.describe(),
+        dac_source=None if isinstance(choices.dac, str) else choices.dac,
+    )
 
 
 class _Attempt(NamedTuple):
@@ -112,14 +75,39 @@ class _Attempt(NamedTuple):
     skipped: dict[str, str]
 
 
-def _make_dac(source: DACSource, feature: Feature, giv_dim: int) -> nn.Module:
-    """A DAC to measure; the one that is trained is made anew by `hairify`."""
+def _first_that_converts(probe: Probe, choices: Choices) -> _Attempt:
+    """Of the splits in question, the first after which something can be converted.
+
+    Raises:
+        NothingToConvertError: there is none.
+    """
+    pairs = Pairs(probe)
+    first: _Attempt | None = None
+    for split, feature in itertools.islice(possible_splits(probe, pairs, choices.split_at), _MOST_SPLITS_TRIED):
+        verdicts, tracer = judge_layers(probe, pairs, split, choices)
+        eligible = [name for name, reason in verdicts.items() if reason is None]
+        levels = make_levels(probe, eligible, choices) if eligible else ()
+        attempt = _Attempt(split, feature, tracer, levels, _skipped(verdicts, levels))
+        if levels:
+            return attempt
+        first = first or attempt
+    assert first is not None  # `possible_splits` raises, or yields one
+    raise NothingToConvertError(_nothing(first.split, first.skipped))
+
+
+def _dac_and_widths(choices: Choices, chosen: _Attempt, parameters: int) -> tuple[nn.Module, int, tuple[int, ...]]:
+    """A DAC to measure (the one that is trained is made anew by `hairify`), D, and the hidden widths of the HSNs."""
+    source, feature = choices.dac, chosen.feature
+    giv_dim = measure_dac(source, feature.shape) if isinstance(source, nn.Module) else choices.giv_dim
+    blocks, box_sizes = [len(v.blocks) for v in chosen.levels], [v.box_size for v in chosen.levels]
+    channels = feature.channels if source == "moments" else None
+    giv_dim, widths = hsn_widths(choices.preset, giv_dim, channels, blocks, box_sizes, parameters)
     with seeded(torch.Generator()):
         dac = make_dac(source, feature.shape, giv_dim, single=feature.is_single)
         measured = measure_dac(dac, feature.shape)
     if measured != giv_dim:
         raise DACError(f"The DAC factory was asked for giv_dim={giv_dim}, but its product returns {measured} numbers.")
-    return dac
+    return dac, giv_dim, widths
 
 
 def _skipped(verdicts: dict[str, str | None], levels: tuple[Level, ...]) -> dict[str, str]:

@@ -14,6 +14,7 @@ from hairify._support.torch_internals import CONVOLUTION
 from hairify.nn._converted import within_converted
 from hairify.nn._layers import is_layer, why_not
 from hairify.planning._dependence import dependents, without_effect
+from hairify.planning._options import Choices
 from hairify.planning._pairs import Pairs
 from hairify.planning._plans import TracerName
 from hairify.planning._probe import Probe
@@ -23,9 +24,7 @@ from hairify.planning._rehearsal import unfaithful
 _NEVER_CONVERTED = (CONVOLUTION, nn.Bilinear, nn.Embedding, nn.RNNBase)
 
 
-def judge_layers(
-    probe: Probe, pairs: Pairs, split: str, include: Sequence[str], exclude: Sequence[str]
-) -> tuple[dict[str, str | None], TracerName]:
+def judge_layers(probe: Probe, pairs: Pairs, split: str, choices: Choices) -> tuple[dict[str, str | None], TracerName]:
     """For every layer, in the order of first calls: None where it may be converted, else the reason against it."""
     model = probe.model
     first = probe.recording.first_calls()
@@ -49,7 +48,7 @@ def judge_layers(
             verdicts[name] = reason
         elif name in inner:
             verdicts[name] = "belongs to a HairModel within the model"
-        elif not _matches(names[name], include) or _matches(names[name], exclude):
+        elif not _matches(names[name], choices.include) or _matches(names[name], choices.exclude):
             verdicts[name] = "ruled out by `include` or `exclude`"
         elif name in tied:
             verdicts[name] = f"its weight is tied to that of {tied[name]}"
