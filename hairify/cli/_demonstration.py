@@ -21,7 +21,7 @@ from hairify.ablation.tables import AblationTable
 from hairify.data.datasets import Task
 from hairify.data.photographs import TRAINING, photographs
 from hairify.data.samples import TrainingSamples
-from hairify.evaluation._scores import Score, conditioning_on, evaluate
+from hairify.evaluation._scores import Results, Score, conditioning_on, evaluate
 from hairify.model import HairModel
 from hairify.networks._named import NetworkSettings
 from hairify.report import Baseline, ReportSettings, collect, write_report
@@ -76,26 +76,13 @@ def demonstrate(
         DataError: a package lacks a photograph.
         OSError: the output cannot be written.
     """
-    learnt, tested = tasks(TRAINING), tasks(held_out)
+    tested = tasks(held_out)
     with _written_at_once(output) as folder:
-
-        def trained(model: nn.Module, name: str, settings: TrainingSettings) -> TrainedRun:
-            console.print(f"[bold]{name}[/bold]: {sum(p.numel() for p in model.parameters()):,} parameters")
-            samples = TrainingSamples(learnt, PATCH, settings.seed, _CACHE)
-            done = train(model, samples, settings, output=folder / name, console=console)
-            if done.interrupted:
-                raise KeyboardInterrupt
-            shutil.rmtree(folder / name / "checkpoints")
-            return done
 
         def run(model: nn.Module, _: int, name: str) -> Mapping[str, Score]:
             # The rates of the end of a training: both go on with what is learned already, on the same new patches.
-            done = trained(model, name, _settings(steps, patches, seed + 1, 5e-4, 5e-5))
-            results = evaluate(done.model, tested, multiple=MULTIPLE, seed=seed)
-            if isinstance(done.model, HairModel):
-                found = conditioning_on(done.model, tested, multiple=MULTIPLE, seed=seed)
-                results = dataclasses.replace(results, conditioning=found.plain() if found else None)
-                console.print(str(found), markup=False)
+            done = _trained(model, folder / name, _settings(steps, patches, seed + 1, 5e-4, 5e-5), console)
+            results = _evaluated(done.model, tested, seed, console)
             about = {
                 "degradations": ", ".join(DEGRADATIONS),
                 "steps": f"{before} unconverted, then {steps}",
@@ -109,7 +96,8 @@ def demonstrate(
             "A small U-Net is trained, then goes on twice on the same patches: as it is ([bold]static[/bold]) and "
             "converted ([bold]both[/bold]: DAC and HSNs)."
         )
-        network = trained(NETWORK.build(seed), "before", _settings(before, patches, seed, 1e-3, 1e-3)).model
+        first = _settings(before, patches, seed, 1e-3, 1e-3)
+        network = _trained(NETWORK.build(seed), folder / "before", first, console).model
         settings = AblationSettings(variants=("static", "both"), seeds=1)
         table = ablate(lambda _: network, settings, run, folder=folder / "scores")
         write_text(folder / "ablation.json", table.to_json())
@@ -119,6 +107,25 @@ def demonstrate(
     console.print(table.table())
     console.print(f"Open {output / 'report.html'}; the table is in {output / 'ablation.md'}.", markup=False)
     return table
+
+
+def _trained(model: nn.Module, folder: Path, settings: TrainingSettings, console: Console) -> TrainedRun:
+    console.print(f"[bold]{folder.name}[/bold]: {sum(p.numel() for p in model.parameters()):,} parameters")
+    samples = TrainingSamples(tasks(TRAINING), PATCH, settings.seed, _CACHE)
+    done = train(model, samples, settings, output=folder, console=console)
+    if done.interrupted:
+        raise KeyboardInterrupt
+    shutil.rmtree(folder / "checkpoints")
+    return done
+
+
+def _evaluated(model: nn.Module, tested: Sequence[Task], seed: int, console: Console) -> Results:
+    results = evaluate(model, tested, multiple=MULTIPLE, seed=seed)
+    if not isinstance(model, HairModel):
+        return results
+    found = conditioning_on(model, tested, multiple=MULTIPLE, seed=seed)
+    console.print(str(found), markup=False)
+    return dataclasses.replace(results, conditioning=found.plain() if found else None)
 
 
 def _settings(steps: int, patches: int, seed: int, rate: float, final_rate: float) -> TrainingSettings:

@@ -77,20 +77,8 @@ def export(
         ModuleNotFoundError: ONNX's packages are not installed.
         OSError: the file cannot be written, as on a full disk.
     """
-    if path.suffix not in ENDINGS:
-        raise OptionError(f"The file is {path}; accepted are the endings {', '.join(ENDINGS)}.")
-    if not path.parent.is_dir():
-        raise OptionError(f"The file is {path}, but there is no folder {path.parent}; make it first.")
-    if size is not None and any(side < 1 or side % multiple for side in size):
-        raise OptionError(
-            f"`size` is {size}; accepted are multiples of {multiple}, such as {(multiple * 8, multiple * 12)}."
-        )
-    if giv_input and not isinstance(model, HairModel):
-        raise OptionError(f"`giv_input` is set, but a {type(model).__name__} has no GIV.")
-    like = next(model.parameters(), torch.empty(0))
-    count = max(_LEAST_SIDE // multiple, 2) + 1  # one multiple less is two or more: to exporters, 1 is special
-    height, width = size or (count * multiple, (count + 2) * multiple)
-    image = torch.rand(2 if size is None else 1, 3, height, width, generator=torch.Generator().manual_seed(0)).to(like)
+    _check(model, path, multiple, size, giv_input)
+    image = _example(model, multiple, size)
     with evaluation_mode(model), replacing(path) as file:
         wrapped = _Conditioned(model) if giv_input and isinstance(model, HairModel) else _Images(model)
         try:
@@ -103,6 +91,7 @@ def export(
                 f"{'any size' if size is None else f'size {size}'}: {type(error).__name__}: {str(error)[:500]}. "
                 "A fixed `size` asks less of it, and a baked network is an ordinary one (`bake`)."
             ) from error
+        height, width = image.shape[2:]
         other = image.flip(1) if size is not None else image[:1, :, : height - multiple, : width - multiple]
         difference = _difference(file, wrapped, _inputs(model, other, giv_input))
         if difference is not None and not difference <= _LARGEST_DIFFERENCE:  # also where it is no number
@@ -112,6 +101,26 @@ def export(
                 "the network, or a branch that depends on the image? Nothing was written."
             )
     return difference
+
+
+def _check(model: nn.Module, path: Path, multiple: int, size: tuple[int, int] | None, giv_input: bool) -> None:
+    if path.suffix not in ENDINGS:
+        raise OptionError(f"The file is {path}; accepted are the endings {', '.join(ENDINGS)}.")
+    if not path.parent.is_dir():
+        raise OptionError(f"The file is {path}, but there is no folder {path.parent}; make it first.")
+    if size is not None and any(side < 1 or side % multiple for side in size):
+        raise OptionError(
+            f"`size` is {size}; accepted are multiples of {multiple}, such as {(multiple * 8, multiple * 12)}."
+        )
+    if giv_input and not isinstance(model, HairModel):
+        raise OptionError(f"`giv_input` is set, but a {type(model).__name__} has no GIV.")
+
+
+def _example(model: nn.Module, multiple: int, size: tuple[int, int] | None) -> Tensor:
+    """Images to export with: one of the fixed size, or two of a size that no exporter takes for a special one."""
+    count = max(_LEAST_SIDE // multiple, 2) + 1  # one multiple less is two or more: to exporters, 1 is special
+    shape = (2 if size is None else 1, 3, *(size or (count * multiple, (count + 2) * multiple)))
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(next(model.parameters(), torch.empty(0)))
 
 
 def _write(module: nn.Module, inputs: tuple[Tensor, ...], file: Path, *, fixed: bool) -> None:

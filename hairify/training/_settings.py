@@ -128,3 +128,8 @@ class TrainingSettings:
                 f"micro-batch(es) each cannot share evenly; accepted are multiples of {parts}, such as {nearest}."
             )
         return self.batch_size // parts
+
+
+def due(step: int, every: int) -> bool:
+    """Whether what is done every so many steps is done after this one; 0: never."""
+    return every > 0 and step % every == 0

@@ -32,7 +32,7 @@ from hairify.training._loading import Reporting, calibration_images, collate_or_
 from hairify.training._logs import RunLog, Scores, StepReport
 from hairify.training._losses import Loss, l1_loss
 from hairify.training._progress import ProgressBar
-from hairify.training._settings import TrainingSettings
+from hairify.training._settings import TrainingSettings, due
 from hairify.training._sharding import accelerated, forked_random_state
 
 Validate: TypeAlias = Callable[[nn.Module], Scores]
@@ -190,7 +190,7 @@ class _Run:
                 report, stop = self._take_step(batches, lambda: interruption.asked)
                 if log is not None:
                     self._tell(report, log, on_step)
-                if stop or self.step == self.steps or _due(self.step, self.settings.save_every):
+                if stop or self.step == self.steps or due(self.step, self.settings.save_every):
                     self._save(log)
                 if not stop:
                     self._look(validate, measure, log)
@@ -322,9 +322,9 @@ class _Run:
 
     def _look(self, validate: Validate | None, measure: Measure | None, log: RunLog | None) -> None:
         """Validate, and see whether the GIV is used, where either is due. All processes call it; the main one looks."""
-        if not (due := _due(self.step, self.settings.validate_every)):
+        if not (validating := due(self.step, self.settings.validate_every)):
             validate = None
-        if not isinstance(self.model, HairModel) or not (due or self.step == self.steps):
+        if not isinstance(self.model, HairModel) or not (validating or self.step == self.steps):
             measure = None
         if validate is None and measure is None:
             return
@@ -396,7 +396,3 @@ class _Run:
     def _last_checkpoint(self) -> str:
         paths = self.checkpoints.paths()
         return f"The checkpoint {paths[-1]} is as it was." if paths else "There is no checkpoint yet."
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0

@@ -64,10 +64,3 @@ def test_what_fails_leaves_the_output_as_it_was(
     assert main([*TINY, "--output", "file"]) == 1
     assert "is not a folder" in " ".join(capsys.readouterr().err.split())
     assert (tmp_path / "file").read_text() == "no folder"
-
-
-def test_photographs_are_held_out() -> None:
-    assert not set(demo.TRAINING) & set(demo.HELD_OUT)
-    assert all(path.is_file() for path in demo.photographs((*demo.TRAINING, *demo.HELD_OUT)))
-    with pytest.raises(demo.DataError, match="does not ship the photograph 'nothing'"):
-        demo.photographs(["nothing"])

@@ -39,13 +39,7 @@ def run(
     [dim]hairify ablate --data photographs --output ablation --steps 20000 --seeds 3
     hairify ablate --data photographs --output splits --steps 20000 --splits 0.25,0.5,0.75[/dim]
     """
-    if network.network == "res_hair" or not network.convert:
-        raise OptionError(
-            "An ablation starts from the network before its conversion, and converts it by itself: give another "
-            "`network` than res_hair (its own is restormer with the option hair_neck=true), and leave `convert` on."
-        )
-    if is_begun(output):
-        raise OptionError(f"{output} holds a training run; give another folder as `output`.")
+    _check(network, output)
     tasks, tests = training_tasks(data), test_tasks(data)
     base = network.build(0)
 
@@ -85,3 +79,13 @@ def run(
     write_text(output / "ablation.md", table.to_markdown())
     console.print(table.table())
     say(f"The table is in {output / 'ablation.json'} and {output / 'ablation.md'}.")
+
+
+def _check(network: NetworkSettings, output: Path) -> None:
+    if network.network == "res_hair" or not network.convert:
+        raise OptionError(
+            "An ablation starts from the network before its conversion, and converts it by itself: give another "
+            "`network` than res_hair (its own is restormer with the option hair_neck=true), and leave `convert` on."
+        )
+    if is_begun(output):
+        raise OptionError(f"{output} holds a training run; give another folder as `output`.")
