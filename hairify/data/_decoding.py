@@ -32,9 +32,7 @@ LARGEST = 2**29
 For WebP, Pillow's own limit is a third of that.
 """
 
-
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
 
 # Opened by `PIL.Image.open`, a photograph of 90 megapixels would be taken for a decompression bomb; `LARGEST` is the
 # limit here.

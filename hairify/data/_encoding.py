@@ -124,8 +124,6 @@ def _encode_tiff(levels: Levels, image: Image) -> bytes:
 
 TIFF = {".tif", ".tiff"}
 
-
 BY_PILLOW = {".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP", ".bmp": "BMP"}
-
 
 LONGEST_SIDE = {".jpg": 65535, ".jpeg": 65535, ".webp": 16383}

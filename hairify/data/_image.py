@@ -15,7 +15,6 @@ from hairify.errors import ImageError
 Levels: TypeAlias = npt.NDArray[Any]
 """Pixels as files have them: (H, W, C) of uint8 or uint16, with grey, grey and alpha, RGB, or RGB and alpha."""
 
-
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 

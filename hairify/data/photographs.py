@@ -12,13 +12,10 @@ from hairify.errors import DataError
 TRAINING = ("astronaut.png", "motorcycle_left.png", "motorcycle_right.png", "china.jpg", "flower.jpg")
 """Photographs to train on. The motorcycle is one scene seen by two cameras, so both views stay on this side."""
 
-
 HELD_OUT = ("coffee.png", "chelsea.png", "rocket.jpg")
 """Photographs no network sees before it is evaluated."""
 
-
 _SHIPPED = dict.fromkeys(("china.jpg", "flower.jpg"), ("scikit-learn", "sklearn", "datasets/images"))
-
 
 _USUALLY = ("scikit-image", "skimage", "data")
 

@@ -16,7 +16,6 @@ from hairify.networks._embedding import ConditionalEmbedding
 
 _MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 
-
 _LEAST_SIDE = 48  # of images on which multiples are tried: windows and a few downsamplings fit into it
 
 

@@ -149,7 +149,6 @@ _HYPER_CLASSES: dict[type[nn.Module], type[HyperLayer]] = {
     cls.hair_plain: cls for cls in (HyperConv2d, HyperConvTranspose2d, HyperConv1d, HyperLinear)
 }
 
-
 # For users' subclasses of these, made when first met.
 _HYPER_SUBCLASSES: dict[type[nn.Module], type[HyperLayer]] = {}
 

@@ -12,27 +12,19 @@ from hairify.errors import CalibrationError
 
 _SHRINKAGE = 0.1  # of the moments' covariance towards a multiple of the identity, in units of its mean eigenvalue
 
-
 _USUAL_DETAIL, _USUAL_STRENGTH = -3.0, -2.0  # of networks on photographs, within 1 or so; until calibration finds them
-
 
 _LEAST_MOMENT = 1e-8  # added to mean squares before the logarithm; a feature's are some 1e-3
 
-
 _VARIES = 1e-4  # least deviation, relative to the moment, of a channel that tells images apart: a dead one does not
-
 
 _LEAST_DEVIATION = 0.1  # of the usual one: what hardly varied in calibration may vary more when training goes on
 
-
 _FARTHEST = 6.0  # deviations that a moment is taken for at most, once calibrated: flat images, features of a few pixels
-
 
 _LEAST_DIRECTION = 1e-3  # of the largest singular value; less is rounding
 
-
 _STRENGTHS = 4  # numbers that strengths are given at most, of four of detail each ...
-
 
 _WEIGHT_OF_STRENGTHS = 0.5  # ... and how large they are beside those: scenes differ in brightness, too
 

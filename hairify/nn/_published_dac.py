@@ -8,15 +8,11 @@ from torch import Tensor, nn
 
 DEFAULT_WIDTH = 40
 
-
 _STAGES = 3
-
 
 _BLOCKS_PER_STAGE = 3
 
-
 _MOST_GROUPS = 24
-
 
 _LEAST_SIDE = 2  # of what a downsampling returns
 

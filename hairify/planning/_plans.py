@@ -274,7 +274,6 @@ def _plain(value: Any) -> Any:
 
 TracerName: TypeAlias = Literal["fx", "observed"]
 
-
 _HEADS = ("level", "blocks M", "box size N", "layers", "P", "rank", "in the box")
 
 

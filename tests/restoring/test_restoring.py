@@ -16,11 +16,20 @@ from networks import small_restormer
 from torch import Tensor, nn
 from util import assert_close, perturb
 
-from hairify import HairModel, hairify, restoring
+from hairify import HairModel, hairify
 from hairify.data._image import Image
 from hairify.data.images import read, write
 from hairify.errors import ImageError, OptionError
-from hairify.restoring import Job, Outcome, RestoringSettings, TilingSettings, planned, restore_files, restore_tiled
+from hairify.restoring import (
+    Job,
+    Outcome,
+    RestoringSettings,
+    TilingSettings,
+    _restored_files,
+    planned,
+    restore_files,
+    restore_tiled,
+)
 
 TILES = TilingSettings(tile=32, overlap=8, giv_tiles=2)
 SETTINGS = RestoringSettings()
@@ -112,7 +121,7 @@ def test_baked_is_the_same(tmp_path: Path) -> None:
         seen.append(type(model))
         return restore_tiled(model, *args, **kwargs)
 
-    with mock.patch.object(restoring, "restore_tiled", tiled):
+    with mock.patch.object(_restored_files, "restore_tiled", tiled):
         for name, bake in (("plain", False), ("baked", True)):
             restore(hair, [source], tmp_path / name, multiple=8, settings=RestoringSettings(bake=bake))
     assert seen == [HairModel, type(hair.base)]
@@ -266,7 +275,7 @@ def failing(error: BaseException, of: int = 1) -> Iterator[None]:
             raise error
         write(*args, **kwargs)
 
-    with mock.patch.object(restoring, "write", write_some):
+    with mock.patch.object(_restored_files, "write", write_some):
         yield
 
 
