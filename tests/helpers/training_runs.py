@@ -248,7 +248,7 @@ class on_cpu:
         from accelerate import Accelerator
         from accelerate.utils import DistributedType
 
-        from hairify.training import sharding
+        from hairify.training import _sharding as sharding
 
         def accelerator_for(settings: TrainingSettings) -> Any:
             accelerator = Accelerator(cpu=True)
@@ -259,7 +259,7 @@ class on_cpu:
         self.original, sharding.accelerator_for = sharding.accelerator_for, accelerator_for
 
     def __exit__(self, *_: object) -> None:
-        from hairify.training import sharding
+        from hairify.training import _sharding as sharding
 
         sharding.accelerator_for = self.original
 

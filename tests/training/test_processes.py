@@ -92,7 +92,8 @@ def test_a_signal_to_all_processes_of_a_run(tmp_path: Path, number: int) -> None
 def test_processes_wait_for_a_long_validation() -> None:
     code = (
         "import torch\n"
-        "from hairify.training import TrainingSettings, processes, sharding\n"
+        "from hairify.training import TrainingSettings, processes\n"
+        "from hairify.training import _sharding as sharding\n"
         "settings = TrainingSettings(cpu=True)\n"
         "processes(settings)\n"
         "with sharding.accelerated(settings):\n"
