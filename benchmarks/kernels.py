@@ -22,7 +22,7 @@ from benchmarks.report import table
 from hairify.functional import _kernels as kernels
 from hairify.functional import mix
 from hairify.functional._kernels import Kernel
-from hairify.functional._mixing import mix_outputs, mixes_outputs
+from hairify.functional._mixing import mix_outputs, outputs_are_cheaper
 from hairify.functional._operations import Linear, Operation, convolution, transposed_convolution
 
 KERNELS: tuple[Kernel, ...] = ("matmul", "grouped", "loop", "unfolded")
@@ -129,13 +129,13 @@ class Problem:
 
     def chosen(self) -> str:
         """What hairify computes it by."""
-        if mixes_outputs(self.operation, self.input, self.selecting, self.rows):
+        if outputs_are_cheaper(self.operation, self.input, self.selecting, self.rows):
             return MIXING
         return self.chosen_kernel()
 
     def chosen_kernel(self) -> str:
         """What hairify computes it by, once there are weights."""
-        return kernels.chosen(self.operation, self.input, mix(self.selecting, self.rows))
+        return kernels.kernel_for(self.operation, self.input, mix(self.selecting, self.rows))
 
 
 Calls = dict[str, Callable[[], object]]
@@ -175,7 +175,7 @@ def forced(kernel: Kernel, call: Callable[[], object]) -> Callable[[], object]:
         return kernel
 
     def run() -> object:
-        with mock.patch.object(kernels, "choose", choose):
+        with mock.patch.object(kernels, "choose_kernel", choose):
             return call()
 
     return run

@@ -58,7 +58,7 @@ class HairModel(Converted):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original network takes and returns, each image restored with its own weights."""
         self._scope.check_checkpointing((args, kwargs), self.training)
-        with self._scope.forward(self._hyper, image_size(args, kwargs)):
+        with self._scope.forward(self._hypernetwork, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 
     def giv(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -67,7 +67,7 @@ class HairModel(Converted):
         Raises:
             GIVError: the split never ran.
         """
-        return self._scope.at_split("giv", self._hyper, self.base, args, kwargs)
+        return self._scope.at_split("giv", self._hypernetwork, self.base, args, kwargs)
 
     def calibrate(self, *args: Any, **kwargs: Any) -> HairModel:
         """Set DAC and HSNs to what degraded images look like to this network, before it is trained.
@@ -96,7 +96,7 @@ class HairModel(Converted):
                 finite, or a model that has been trained since its conversion. The model is as it was.
         """
         self.check_calibration()
-        calibrate(self.base, self._hyper, self._scope, args, kwargs)
+        calibrate(self.base, self._hypernetwork, self._scope, args, kwargs)
         return self
 
     def check_calibration(self) -> None:
@@ -105,7 +105,7 @@ class HairModel(Converted):
         Raises:
             CalibrationError: it has been trained since its conversion.
         """
-        check_untrained(self._hyper)
+        check_untrained(self._hypernetwork)
 
     @property
     def is_calibrated(self) -> bool:
@@ -165,7 +165,7 @@ class HairModel(Converted):
                 f"`bake` makes a network for one image, but got {giv.shape[0]}. Bake each on its own, or the mean of "
                 "their GIVs: `bake(giv=hair.giv(x).mean(0, keepdim=True))`."
             )
-        return bake(self.base, self._scope, self._hyper, giv)
+        return bake(self.base, self._scope, self._hypernetwork, giv)
 
     def graph(self) -> torch.fx.GraphModule:
         """The whole computation as a graph: split → DAC → HSNs → boxes → per-image operations, each a named node.

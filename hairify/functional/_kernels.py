@@ -1,6 +1,6 @@
 """How an operation with weights of its own for each image is computed, chosen by shapes.
 
-    operation, input, weights ── choose() ──► plain │ matmul │ grouped │ loop │ unfolded ──► output
+    operation, input, weights ── choose_kernel() ──► plain │ matmul │ grouped │ loop │ unfolded ──► output
 
 No single kernel will do. Medians on two cores of an EPYC (Zen 5) with PyTorch 2.13, eight images, relative to the
 ordinary operation with one weight, within networks' forward passes (`make bench-kernels` measures such shapes apart):
@@ -61,7 +61,7 @@ _FEW_POSITIONS = 16
 _MANY_POSITIONS = 256
 
 
-def choose(
+def choose_kernel(
     operation: Operation,
     batch: int,
     input: Sequence[int],
@@ -128,7 +128,7 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
     out = operation.channels(weight.shape[1:])[1]
     if bias is not None and bias.shape != (weight.shape[0], out):
         raise ShapeError(f"The bias has shape {tuple(bias.shape)}; with this weight it is ({weight.shape[0]}, {out}).")
-    kernel = chosen(operation, input, weight)
+    kernel = kernel_for(operation, input, weight)
     if kernel == "plain":
         return operation(input, weight[0], None if bias is None else bias[0])
     rows_per_image(input, weight.shape[0])
@@ -136,9 +136,9 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
     return laid_out_like(operation, input, output)
 
 
-def chosen(operation: Operation, input: Tensor, weight: Tensor) -> Kernel:
-    """As `choose`, for these tensors."""
-    return choose(
+def kernel_for(operation: Operation, input: Tensor, weight: Tensor) -> Kernel:
+    """As `choose_kernel`, for these tensors."""
+    return choose_kernel(
         operation,
         weight.shape[0],
         input.shape,
@@ -280,7 +280,7 @@ def per_image_backward(operation: Operation, grad: Tensor, input: Tensor, weight
     Returns:
         Those gradients, None where not needed.
     """
-    kernel = chosen(operation, input, weight)
+    kernel = kernel_for(operation, input, weight)
     if not isinstance(operation, Convolution) or kernel == "matmul":
         return _matmul_backward(operation, grad, input, weight, needed)
     batch = weight.shape[0]

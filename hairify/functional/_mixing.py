@@ -72,7 +72,7 @@ def mix_low_rank(selecting: Tensor, weight: Tensor, left: Tensor, right: Tensor)
         return weight + change.unflatten(2, weight.shape[1:])
 
 
-def mixes_outputs(operation: Operation, input: Tensor, selecting: Tensor, rows: Tensor) -> bool:
+def outputs_are_cheaper(operation: Operation, input: Tensor, selecting: Tensor, rows: Tensor) -> bool:
     """Whether mixing outputs takes less time than mixing weights, by shapes and dtypes alone.
 
     Args:

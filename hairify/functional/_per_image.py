@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hairify.errors import OptionError, ShapeError
 from hairify.functional._kernels import per_image
-from hairify.functional._mixing import mix, mix_low_rank, mix_outputs, mixes_outputs
+from hairify.functional._mixing import mix, mix_low_rank, mix_outputs, outputs_are_cheaper
 from hairify.functional._operations import Ints, Linear, Prepare, convolution, linear, transposed_convolution
 
 Strategy: TypeAlias = Literal["auto", "mix_weights", "mix_outputs"]
@@ -70,7 +70,7 @@ def mixture(
         raise OptionError(f"`op` is {op!r}; accepted are the `hyper_*` operations of this module.")
     input, operation = _PREPARATIONS[op](input, weight.shape[3:], **settings)
     if strategy == "auto":
-        strategy = "mix_outputs" if mixes_outputs(operation, input, selecting, weight) else "mix_weights"
+        strategy = "mix_outputs" if outputs_are_cheaper(operation, input, selecting, weight) else "mix_weights"
     if strategy == "mix_outputs":
         return mix_outputs(operation, input, selecting, weight, bias)
     return per_image(operation, input, mix(selecting, weight), None if bias is None else mix(selecting, bias))

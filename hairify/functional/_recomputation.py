@@ -21,7 +21,7 @@ Generate: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
 _USES_PER_TERM = 4
 
 
-def pays(operation: Operation, input: Tensor, batch: int, terms: int) -> bool:
+def is_worthwhile(operation: Operation, input: Tensor, batch: int, terms: int) -> bool:
     """Whether making the weights again costs little beside the operation itself, by shapes alone.
 
     Those of a single GIV are as many as the network's own, and kept.

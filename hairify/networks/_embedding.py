@@ -15,7 +15,7 @@ from hairify._support.torch_internals import tree_flatten, tree_unflatten
 from hairify.errors import CalibrationError, NetworkError, OutsideForwardError
 from hairify.functional._kernels import rows_per_image
 from hairify.nn._calibration import calibrate
-from hairify.nn._context import Hyper, Scope
+from hairify.nn._context import Hypernetwork, Scope
 from hairify.nn._features import find_feature
 from hairify.nn._hsn import GIVStandardization
 from hairify.nn._layers import is_layer
@@ -54,7 +54,7 @@ class ConditionalEmbedding(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network takes and returns."""
         # A scope runs the DAC, then all that makes something of the GIV: HSNs in a HairModel, projections here.
-        with self._scope.forward(self._hyper, image_size(args, kwargs)):
+        with self._scope.forward(self._hypernetwork, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 
     def calibrate(self, *args: Any, **kwargs: Any) -> ConditionalEmbedding:
@@ -64,7 +64,7 @@ class ConditionalEmbedding(nn.Module):
             CalibrationError: see `HairModel.calibrate`.
         """
         self.check_calibration()
-        calibrate(self.base, self._hyper, self._scope, args, kwargs)
+        calibrate(self.base, self._hypernetwork, self._scope, args, kwargs)
         return self
 
     @property
@@ -82,8 +82,8 @@ class ConditionalEmbedding(nn.Module):
             raise CalibrationError("The network has been trained: its blocks are shifted already. Calibrate it before.")
 
     @property
-    def _hyper(self) -> Hyper:
-        return Hyper(self.dac, self.standardization, self.projections, nn.ModuleList())
+    def _hypernetwork(self) -> Hypernetwork:
+        return Hypernetwork(self.dac, self.standardization, self.projections, nn.ModuleList())
 
 
 def embed(

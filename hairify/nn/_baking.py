@@ -8,17 +8,17 @@ from torch import Tensor, nn
 from hairify._support.copying import copy_model
 from hairify._support.torch_internals import forward_hooks
 from hairify.nn._checkpointing import stop_checkpointing
-from hairify.nn._context import Hyper, Scope
+from hairify.nn._context import Hypernetwork, Scope
 from hairify.nn._layers import HyperLayer, make_ordinary
 
 
-def bake(base: nn.Module, scope: Scope, hyper: Hyper, giv: Tensor) -> nn.Module:
+def bake(base: nn.Module, scope: Scope, hypernetwork: Hypernetwork, giv: Tensor) -> nn.Module:
     """A copy of the base network in which every hyper layer owns the weights that `giv` selects.
 
     Args:
         base: the base network of a HairModel; left as it is.
         scope: the HairModel's; layers of another HairModel within the base stay as they are.
-        hyper: the HairModel's parts.
+        hypernetwork: the HairModel's parts.
         giv: shape (1, D).
 
     Returns:
@@ -34,10 +34,10 @@ def bake(base: nn.Module, scope: Scope, hyper: Hyper, giv: Tensor) -> nn.Module:
         copied_scope = layers[0].hair_slot.scope
         unhook(model.get_submodule(scope.split), copied_scope)
         stop_checkpointing(model, copied_scope)
-        selecting = [hsn(giv.detach().clone()).detach() for hsn in hyper.hsn]
+        selecting = [hsn(giv.detach().clone()).detach() for hsn in hypernetwork.hsn]
         for layer in layers:
             slot = layer.hair_slot
-            weight, bias = hyper.boxes[slot.level](slot.entry, selecting[slot.level][:, slot.block], slot.block)
+            weight, bias = hypernetwork.boxes[slot.level](slot.entry, selecting[slot.level][:, slot.block], slot.block)
             make_ordinary(layer, {"weight": _parameter(weight), "bias": None if bias is None else _parameter(bias)})
     return model
 

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from hairify._support.torch_internals import own_modules
 from hairify.functional._kernels import per_image
-from hairify.functional._mixing import mix, mix_low_rank, mix_outputs, mixes_outputs
+from hairify.functional._mixing import mix, mix_low_rank, mix_outputs, outputs_are_cheaper
 from hairify.functional._operations import Operation, Prepare
-from hairify.functional._recomputation import is_possible, pays, recomputed
+from hairify.functional._recomputation import is_possible, is_worthwhile, recomputed
 
 FACTORS = ("left", "right", "bias_change")
 """Names of the parameters by which rows of a low-rank box differ."""
@@ -111,7 +111,7 @@ class WeightBox(nn.Module):
         operation: Operation, input: Tensor, selecting: Tensor, parameters: tuple[Tensor, ...]
     ) -> Tensor | None:
         """The layer's output by the other side of the distributive law, where that takes less time."""
-        if not mixes_outputs(operation, input, selecting, parameters[0]):
+        if not outputs_are_cheaper(operation, input, selecting, parameters[0]):
             return None
         return mix_outputs(operation, input, selecting, *parameters)
 
@@ -122,7 +122,7 @@ class WeightBox(nn.Module):
             return False
         if self.recompute is not None:
             return self.recompute
-        return pays(operation, input, selecting.shape[0], self._terms(parameters))
+        return is_worthwhile(operation, input, selecting.shape[0], self._terms(parameters))
 
     @staticmethod
     def _terms(parameters: tuple[Tensor, ...]) -> int:

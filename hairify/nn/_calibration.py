@@ -13,7 +13,7 @@ from hairify._support.nested import tensors
 from hairify._support.torch_internals import tree_map
 from hairify.errors import CalibrationError
 from hairify.nn._boxes import WeightBox
-from hairify.nn._context import Hyper, Scope
+from hairify.nn._context import Hypernetwork, Scope
 from hairify.nn._hsn import GIVStandardization, HyperSelectingNet
 from hairify.nn._moments_dac import MomentsDAC
 
@@ -22,14 +22,16 @@ _AT_ONCE = 8  # images that run together
 
 
 @torch.no_grad()
-def calibrate(base: nn.Module, hyper: Hyper, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def calibrate(
+    base: nn.Module, hypernetwork: Hypernetwork, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> None:
     """Whiten the DAC's moments, standardise GIVs, and bring each unit of the HSNs to mean 0 and variance 1.
 
     The network and the DAC run in evaluation mode. Nothing is changed unless everything can be.
 
     Args:
         base: the network, with the scope's hook at its split.
-        hyper: the parts that are calibrated.
+        hypernetwork: the parts that are calibrated.
         scope: of the model.
         args: the network's inputs, for a batch of degraded images.
         kwargs: further inputs.
@@ -37,13 +39,13 @@ def calibrate(base: nn.Module, hyper: Hyper, scope: Scope, args: tuple[Any, ...]
     Raises:
         CalibrationError: there are fewer than two images, F_g is not finite, or the parts are sharded.
     """
-    if any(hasattr(p, "full_tensor") for part in (hyper.dac, hyper.hsn) for p in part.parameters()):
+    if any(hasattr(p, "full_tensor") for part in (hypernetwork.dac, hypernetwork.hsn) for p in part.parameters()):
         raise CalibrationError("The model is sharded. Calibrate it before `fully_shard`; shards keep what it found.")
-    dac, standardization = hyper.dac, hyper.standardization
+    dac, standardization = hypernetwork.dac, hypernetwork.standardization
     assert isinstance(standardization, GIVStandardization)
     read = dac.moments if isinstance(dac, MomentsDAC) else dac
     with evaluation_mode(base), evaluation_mode(dac):
-        parts = [read(scope.at_split("feature", hyper, base, *part)) for part in _parts(args, kwargs)]
+        parts = [read(scope.at_split("feature", hypernetwork, base, *part)) for part in _parts(args, kwargs)]
     if (count := sum(map(len, parts))) < _LEAST_IMAGES:
         raise CalibrationError(f"Calibration takes {_LEAST_IMAGES} images at least, better 256 or so; got {count}.")
     found = torch.cat(parts)
@@ -54,7 +56,7 @@ def calibrate(base: nn.Module, hyper: Hyper, scope: Scope, args: tuple[Any, ...]
         found = dac.from_moments(found)
     standardization.calibrate(found)
     giv = standardization(found)
-    for hsn in hyper.hsn:
+    for hsn in hypernetwork.hsn:
         if isinstance(hsn, HyperSelectingNet):  # another may stand there in an ablation
             hsn.calibrate(giv)
 
@@ -71,13 +73,13 @@ def _parts(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[tupl
         yield tree_map(lambda x, cut=cut: x[cut] if isinstance(x, Tensor) else x, (args, kwargs))
 
 
-def check_untrained(hyper: Hyper) -> None:
+def check_untrained(hypernetwork: Hypernetwork) -> None:
     """Make sure that calibration cannot change what the network computes.
 
     Raises:
         CalibrationError: in some level, selecting vectors depend on the image already, and its rows differ.
     """
-    for index, (hsn, box) in enumerate(zip(hyper.hsn, hyper.boxes, strict=True)):
+    for index, (hsn, box) in enumerate(zip(hypernetwork.hsn, hypernetwork.boxes, strict=True)):
         if not isinstance(hsn, HyperSelectingNet) or not isinstance(box, WeightBox):
             continue  # another may stand there in an ablation
         if hsn.selects() and not box.rows_agree():

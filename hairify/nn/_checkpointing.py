@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from hairify._support.nested import tensors
 from hairify._support.torch_internals import own_buffers, own_modules, twin, version
 from hairify.errors import RecomputationError
-from hairify.nn._context import Hyper, Scope
+from hairify.nn._context import Hypernetwork, Scope
 
 
 def checkpoint_blocks(base: nn.Module, scope: Scope, blocks: Iterable[str]) -> None:
@@ -76,18 +76,18 @@ class _CheckpointedForward:
             return self._plain(self.block, args, kwargs)
         # Compilers see to buffers and to writes in place by themselves, and trace no state.
         run = self.run if torch.compiler.is_compiling() else _Runs(self)
-        return checkpoint(run, running.hyper, running.selecting, args, kwargs, use_reentrant=False)
+        return checkpoint(run, running.hypernetwork, running.selecting, args, kwargs, use_reentrant=False)
 
     def run(
         self,
-        hyper: Hyper,
+        hypernetwork: Hypernetwork,
         selecting: list[Tensor],
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         block: nn.Module | None = None,
     ) -> Any:
         """The block's own forward, on the block or a twin of it."""
-        with self.scope.selected(hyper, selecting):
+        with self.scope.selected(hypernetwork, selecting):
             return self._plain(self.block if block is None else block, args, kwargs)
 
     def _plain(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -110,14 +110,16 @@ class _Runs:
         self._versions: list[int] = []
         self._buffers = {id(b): b.clone() for b in forward.block.buffers()}
 
-    def __call__(self, hyper: Hyper, selecting: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def __call__(
+        self, hypernetwork: Hypernetwork, selecting: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         inputs = tensors((args, kwargs))
         if not self._first:
             self._check(inputs)
             block = _twin(self._forward.block, self._buffers, {}) if self._buffers else None
-            return self._forward.run(hyper, selecting, args, kwargs, block)
+            return self._forward.run(hypernetwork, selecting, args, kwargs, block)
         self._first, self._versions = False, list(map(version, inputs))
-        output = self._forward.run(hyper, selecting, args, kwargs)
+        output = self._forward.run(hypernetwork, selecting, args, kwargs)
         self._check(inputs)
         return output
 

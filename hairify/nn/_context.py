@@ -30,7 +30,7 @@ torch.fx.wrap("read_feature")  # one named node in `HairModel.graph()`: it branc
 
 
 @dataclass
-class Hyper:
+class Hypernetwork:
     """The parts that make weights, used by calling them only (sharded parameters exist during a call alone).
 
     Attributes:
@@ -53,7 +53,7 @@ Until: TypeAlias = Literal["feature", "giv"]
 class _Forward:
     """One running forward."""
 
-    hyper: Hyper
+    hypernetwork: Hypernetwork
     image: Size | None = None
     until: Until | None = None
     """What it is run for, where it ends at the split."""
@@ -93,9 +93,9 @@ class _Cache:
     weights: dict[tuple[int, int, str], Weights] = field(default_factory=dict)
     """By level, block and entry."""
 
-    def of(self, hyper: Hyper) -> _Cache | None:
+    def of(self, hypernetwork: Hypernetwork) -> _Cache | None:
         """Itself, empty where parameters have changed since; None where that cannot be seen."""
-        parts = (hyper.hsn, hyper.boxes)
+        parts = (hypernetwork.hsn, hypernetwork.boxes)
         of = list(itertools.chain(*((*part.parameters(), *part.buffers()) for part in parts)))
         if any(t.is_inference() for t in of):  # their changes are not counted
             return None
@@ -167,23 +167,25 @@ class Scope:
         self.__init__(**state)  # type: ignore[misc]
 
     @contextlib.contextmanager
-    def forward(self, hyper: Hyper, image: Size | None, *, until: Until | None = None) -> Iterator[_Forward]:
+    def forward(
+        self, hypernetwork: Hypernetwork, image: Size | None, *, until: Until | None = None
+    ) -> Iterator[_Forward]:
         """The time of one forward: within it, hyper layers have weights once the split has run.
 
         Args:
-            hyper: the parts that make weights.
+            hypernetwork: the parts that make weights.
             image: size of the input images.
             until: end at the split, with F_g as the DAC gets it or the GIV in `found`.
         """
         before = self.running()  # a hook in the model may run the model, say for its GIV
-        self._local.forward = _Forward(hyper, image, until)
+        self._local.forward = _Forward(hypernetwork, image, until)
         try:
             yield self._local.forward
         finally:
             self._local.forward = before
 
     def at_split(
-        self, until: Until, hyper: Hyper, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, until: Until, hypernetwork: Hypernetwork, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
         """F_g or the GIV; the network runs up to the split only.
 
@@ -191,7 +193,7 @@ class Scope:
             GIVError: the split never ran.
         """
         image = image_size(args, kwargs)
-        with self.forward(hyper, image, until=until) as forward, contextlib.suppress(SplitReached):
+        with self.forward(hypernetwork, image, until=until) as forward, contextlib.suppress(SplitReached):
             base(*args, **kwargs)
         if forward.found is None:
             raise GIVError(f"The split {self.split!r} never ran on these inputs, so there is no GIV.")
@@ -202,10 +204,10 @@ class Scope:
         return self._local.forward
 
     @contextlib.contextmanager
-    def selected(self, hyper: Hyper, selecting: list[Tensor]) -> Iterator[None]:
+    def selected(self, hypernetwork: Hypernetwork, selecting: list[Tensor]) -> Iterator[None]:
         """The time of a part of a forward behind the split, run with the selecting vectors given."""
         before = self.running()
-        self._local.forward = _Forward(hyper, selecting=selecting)
+        self._local.forward = _Forward(hypernetwork, selecting=selecting)
         try:
             yield
         finally:
@@ -266,11 +268,11 @@ class Scope:
         given = None if forward.until else self._local.given
         if given is None:
             feature = read_feature(output, self.feature.index, self.feature.layout, forward.image)
-            feature = _in_precision_of(forward.hyper.dac, feature)
+            feature = _in_precision_of(forward.hypernetwork.dac, feature)
             if forward.until == "feature":
                 forward.found = feature
                 raise SplitReached
-            giv = forward.hyper.standardization(forward.hyper.dac(feature))
+            giv = forward.hypernetwork.standardization(forward.hypernetwork.dac(feature))
         else:
             giv = given.giv
             if giv.shape[0] not in (1, batch := tensors(output)[self.feature.index].shape[0]):
@@ -281,14 +283,14 @@ class Scope:
         if forward.until == "giv":
             forward.found = giv
             raise SplitReached
-        if given is not None and given.is_cached() and (cache := given.cache.of(forward.hyper)):
+        if given is not None and given.is_cached() and (cache := given.cache.of(forward.hypernetwork)):
             forward.cache = cache
             if not cache.selecting:
                 with _ordinary_tensors():
-                    cache.selecting = [hsn(giv) for hsn in forward.hyper.hsn]
+                    cache.selecting = [hsn(giv) for hsn in forward.hypernetwork.hsn]
             forward.selecting = cache.selecting
         else:
-            forward.selecting = [hsn(giv) for hsn in forward.hyper.hsn]
+            forward.selecting = [hsn(giv) for hsn in forward.hypernetwork.hsn]
 
     def generate(self, slot: Slot) -> Weights:
         """The per-image weight (B, *shape) and bias (B, out) of one hyper layer.
@@ -297,7 +299,7 @@ class Scope:
             OutsideForwardError: no forward is running in this thread, or the split has not run yet.
         """
         forward = self._selected_forward(slot)
-        weight, bias = forward.hyper.boxes[slot.level](slot.entry, forward.selecting_of(slot), slot.block)
+        weight, bias = forward.hypernetwork.boxes[slot.level](slot.entry, forward.selecting_of(slot), slot.block)
         return weight, bias
 
     def compute(self, slot: Slot, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
@@ -307,7 +309,7 @@ class Scope:
             OutsideForwardError: no forward is running in this thread, or the split has not run yet.
         """
         forward = self._selected_forward(slot)
-        box, selecting = forward.hyper.boxes[slot.level], forward.selecting_of(slot)
+        box, selecting = forward.hypernetwork.boxes[slot.level], forward.selecting_of(slot)
         if forward.cache is None or torch.is_grad_enabled():
             return box(slot.entry, selecting, slot.block, prepare, input, **settings)
         made, key = forward.cache.weights, (slot.level, slot.block, slot.entry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from hairify.nn._context import Hyper, Scope
+from hairify.nn._context import Hypernetwork, Scope
 from hairify.nn._hsn import GIVStandardization
 
 
@@ -27,8 +27,8 @@ class Converted(nn.Module):
     _scope: Scope
 
     @property
-    def _hyper(self) -> Hyper:
-        return Hyper(self.dac, self.standardization, self.hsn, self.boxes)
+    def _hypernetwork(self) -> Hypernetwork:
+        return Hypernetwork(self.dac, self.standardization, self.hsn, self.boxes)
 
 
 def within_converted(model: nn.Module) -> set[str]:

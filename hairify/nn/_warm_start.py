@@ -166,7 +166,7 @@ def make_low_rank(
     like = weights[0]
     assert like is not None
     out, columns = like.shape[0], like[0].numel()
-    rank = low_rank(like.shape, rank)
+    rank = limited_rank(like.shape, rank)
     sets = 1 if shared else len(layers)
     values = {
         "weight": _own(layers, "weight", preserve, generator),
@@ -196,7 +196,7 @@ def _own(layers: list[nn.Module], name: str, preserve: bool, generator: torch.Ge
     return torch.cat([fresh_rows(one.shape, fan_in, torch.ones(1, 1), generator) for one in trained])
 
 
-def low_rank(shape: Sequence[int], rank: int) -> int:
+def limited_rank(shape: Sequence[int], rank: int) -> int:
     """The rank of the factors for a weight of `shape`: at most that at which they still are smaller than it."""
     out, columns = shape[0], math.prod(shape[1:])
     return max(1, min(rank, out * columns // (out + columns)))

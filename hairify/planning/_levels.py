@@ -14,7 +14,7 @@ from hairify.errors import (
     BoxSizeError,
     OptionError,
 )
-from hairify.nn._warm_start import low_rank
+from hairify.nn._warm_start import limited_rank
 from hairify.planning._families import Family, Siblings
 from hairify.planning._options import Choices
 from hairify.planning._plans import Level
@@ -70,7 +70,8 @@ def _low_rank_size(shapes: list[torch.Size], blocks: int, box_size: int, rank: i
     """The number of parameters in a low-rank box for layers with parameters of these shapes."""
     whole = blocks * sum(map(math.prod, shapes))
     factors = sum(
-        low_rank(shape, rank) * (shape[0] + math.prod(shape[1:])) if len(shape) > 1 else shape[0] for shape in shapes
+        limited_rank(shape, rank) * (shape[0] + math.prod(shape[1:])) if len(shape) > 1 else shape[0]
+        for shape in shapes
     )
     return whole + blocks * box_size * factors
 

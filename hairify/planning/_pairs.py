@@ -80,12 +80,12 @@ class Pairs:
             for recording in (self.ab, self._aa, self._bb)
         ]
 
-    def received_apart(self, layer: str) -> bool:
+    def inputs_kept_apart(self, layer: str) -> bool:
         """Whether each image's rows of what a layer receives, in all of its calls, come from that image alone."""
         alone, *received = [r.received.get(layer, []) for r in (self._alone, self.ab, self._aa, self._bb)]
         return len({len(alone), *map(len, received)}) == 1 and all(map(_apart, *received))
 
-    def received_apart_in_training(self, layer: str) -> bool:
+    def inputs_kept_apart_in_training(self, layer: str) -> bool:
         """Likewise in training mode, where that can be seen."""
         if self.training_apart is None:
             return True
@@ -114,12 +114,12 @@ class Pairs:
         except Exception:  # in training mode models may fail as they like
             return None
 
-    def returned_apart(self, module: str, index: int) -> bool:
+    def output_kept_apart(self, module: str, index: int) -> bool:
         """Whether a tensor of the first output of a module keeps the images apart."""
         ab, aa, bb = self._marks(module, index)
         return bool(ab) and ab[0] == aa[0] and ab[1] == bb[1]
 
-    def returned_alike(self, module: str, index: int) -> bool:
+    def output_alike_for_all(self, module: str, index: int) -> bool:
         """Whether a tensor of the first output of a module is the same for every image."""
         ab, _, _ = self._marks(module, index)
         return len(set(ab)) == 1

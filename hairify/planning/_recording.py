@@ -121,7 +121,7 @@ class Recorder(TorchFunctionMode):
                 self._owners.update((id(p), name) for p in module.parameters(recurse=False))
             module.register_forward_pre_hook(_Before(self, name, layer), with_kwargs=True)
             # Two hooks: the user's own forward hooks run in between, outside the layer but part of its output.
-            module.register_forward_hook(_Left(self, name), prepend=True)
+            module.register_forward_hook(_Leave(self, name), prepend=True)
             module.register_forward_hook(_After(self, name))
 
     def before(self, name: str, layer: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -132,7 +132,7 @@ class Recorder(TorchFunctionMode):
         if layer and received:
             self.recording.received[name].append(self._received(received[0]))
 
-    def left(self, name: str) -> None:
+    def leave(self, name: str) -> None:
         """Note that its own code has ended; its further forward hooks are still to run."""
         while self._running[-1][0] != name:  # calls that raised, where the model caught the error
             self._running.pop()
@@ -205,12 +205,12 @@ class _Before:
 
 
 @dataclass(frozen=True)
-class _Left:
+class _Leave:
     recorder: Recorder
     name: str
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self.recorder.left(self.name)
+        self.recorder.leave(self.name)
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,8 @@ def unfaithful(probe: Probe, pairs: Pairs, layers: list[str]) -> list[str]:
         return found or names  # each half may do without its weights, and not both
 
     refused: list[str] = []
-    while (left := [name for name in layers if name not in refused]) and not same(left):
-        refused += search(left)
+    while (remaining := [name for name in layers if name not in refused]) and not same(remaining):
+        refused += search(remaining)
     return refused
 
 

@@ -22,7 +22,7 @@ from hairify.planning._recording import Call
 # What runs at a resolution whose layers hold less than this is a side branch: pooled gates, pyramid arms.
 _LEAST_HELD = 0.1
 # A split that leaves a smaller part of the layers' parameters to convert is too late.
-_LEAST_LEFT = 0.1
+_LEAST_REMAINING = 0.1
 # Convolutions without padding shrink a map a little; a stride of two leaves a quarter of it.
 _SAME_RESOLUTION = 1.4
 # The first layer's input may be the padded image, but then not of quite another shape.
@@ -105,12 +105,12 @@ class _Splitter:
                 "2 to 4 dimensions: (B, C, h, w), (B, h, w, C), (B, L, C) or (B, C), of real numbers. Choose another "
                 "`split_at`."
             )
-        if self._pairs.returned_alike(name, feature.index):
+        if self._pairs.output_alike_for_all(name, feature.index):
             raise SplitError(
                 f"The split {name!r} returns the same for every image, so its output cannot tell them apart. Choose a "
                 "`split_at` whose output comes from the image."
             )
-        if not self._pairs.returned_apart(name, feature.index):
+        if not self._pairs.output_kept_apart(name, feature.index):
             raise SplitError(
                 f"The split {name!r} does not keep the images of a batch apart, so its output cannot give one GIV per "
                 "image. Choose another `split_at`, before windows or patches are folded into the batch."
@@ -138,7 +138,7 @@ class _Splitter:
                 "No module returns a feature to split at: a map of the whole image that comes from the image and keeps "
                 "the images of a batch apart. Name one yourself: `split_at='...'`."
             )
-        yield from sorted(found, key=lambda choice: self._left_after(choice[0]) < _LEAST_LEFT)  # late ones last
+        yield from sorted(found, key=lambda choice: self._remaining_after(choice[0]) < _LEAST_REMAINING)
 
     def _from_fraction(self, fraction: float) -> Iterator[Found]:
         """The features from a part of the layer calls on, those of the whole image first."""
@@ -185,13 +185,13 @@ class _Splitter:
 
     def _early(self) -> Found | None:
         """The feature that leaves most to convert: in a recursive network, that before the repetition."""
-        left = {name: self._left_after(name) for name in self._first if name}
-        latest_first = reversed([self._first[name] for name in left])
-        by_what_is_left = sorted(latest_first, key=lambda call: -left[call.module])
-        reached = (self._outermost(call, strict=True) for call in by_what_is_left if left[call.module])
+        remaining = {name: self._remaining_after(name) for name in self._first if name}
+        latest_first = reversed([self._first[name] for name in remaining])
+        by_what_remains = sorted(latest_first, key=lambda call: -remaining[call.module])
+        reached = (self._outermost(call, strict=True) for call in by_what_remains if remaining[call.module])
         return next((found for found in reached if found), None)
 
-    def _left_after(self, name: str) -> float:
+    def _remaining_after(self, name: str) -> float:
         """The part of the parameters in usable layers whose first call comes after that of a module."""
         after = sum(n for layer, n in self._sizes.items() if self._first[layer].start > self._first[name].end)
         return after / max(1, sum(self._sizes.values()))
@@ -226,7 +226,7 @@ class _Splitter:
         return None
 
     def _tells_images_apart(self, name: str, index: int) -> bool:
-        return self._pairs.returned_apart(name, index) and not self._pairs.returned_alike(name, index)
+        return self._pairs.output_kept_apart(name, index) and not self._pairs.output_alike_for_all(name, index)
 
     def _feature(self, call: Call, strict: bool) -> Feature | None:
         key = call.start, strict

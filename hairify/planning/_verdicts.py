@@ -64,9 +64,9 @@ def judge_layers(probe: Probe, pairs: Pairs, split: str, choices: Choices) -> tu
             verdicts[name] = "does not depend on the split's output"
         elif name in idle:
             verdicts[name] = "the model's output does not depend on it"
-        elif not pairs.received_apart(name):
+        elif not pairs.inputs_kept_apart(name):
             verdicts[name] = "what it receives is not ordered by image"
-        elif not pairs.received_apart_in_training(name):
+        elif not pairs.inputs_kept_apart_in_training(name):
             verdicts[name] = "what it receives in training mode is not ordered by image"
         else:
             verdicts[name] = None

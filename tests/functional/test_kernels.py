@@ -17,7 +17,7 @@ from util import assert_close
 
 from hairify.functional import _kernels as kernels
 from hairify.functional import mix
-from hairify.functional._kernels import choose, per_image, per_image_backward
+from hairify.functional._kernels import choose_kernel, per_image, per_image_backward
 from hairify.functional._mixing import mix_outputs
 from hairify.functional._operations import Convolution, Linear, Operation, convolution, linear, transposed_convolution
 from hairify.functional._recomputation import recomputed
@@ -123,7 +123,7 @@ def force(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
     def forcing(kernel: str) -> list[str]:
         ran: list[str] = []
         original = kernels._KERNELS[kernel]
-        monkeypatch.setattr(kernels, "choose", lambda *args: kernel)
+        monkeypatch.setattr(kernels, "choose_kernel", lambda *args: kernel)
         monkeypatch.setitem(kernels._KERNELS, kernel, lambda *args: ran.append(kernel) or original(*args))
         return ran
 
@@ -311,13 +311,13 @@ def test_the_choice_is_a_table_by_shapes(
     operation: Operation, batch: int, input: tuple[int, ...], weight: tuple[int, ...], on_cpu: str, elsewhere: str
 ) -> None:
     with NoTensors():
-        assert choose(operation, batch, input, weight, 4, "cpu") == on_cpu
+        assert choose_kernel(operation, batch, input, weight, 4, "cpu") == on_cpu
         for device in ("cuda", "meta"):
-            assert choose(operation, batch, torch.Size(input), weight, 4, device) == elsewhere
+            assert choose_kernel(operation, batch, torch.Size(input), weight, 4, device) == elsewhere
 
 
 def test_the_choice_goes_by_bytes() -> None:
-    chosen = [choose(dense(), 7, (7, 256, 16, 16), (256, 256, 3, 3), itemsize, "cpu") for itemsize in (2, 4, 8)]
+    chosen = [choose_kernel(dense(), 7, (7, 256, 16, 16), (256, 256, 3, 3), itemsize, "cpu") for itemsize in (2, 4, 8)]
     assert chosen == ["grouped", "grouped", "loop"]
 
 
@@ -329,8 +329,8 @@ def test_the_choice_goes_by_layout_on_cpus() -> None:
         (dense(1), (8, 64, 8, 8), (64, 64, 1, 1), "matmul"),
     ]
     for operation, input, weight, expected in cases:
-        assert choose(operation, 8, input, weight, 4, "cpu", channels_last=True) == expected
-        assert choose(operation, 8, input, weight, 4, "cuda", channels_last=True) != "loop"
+        assert choose_kernel(operation, 8, input, weight, 4, "cpu", channels_last=True) == expected
+        assert choose_kernel(operation, 8, input, weight, 4, "cuda", channels_last=True) != "loop"
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
@@ -350,14 +350,14 @@ def test_an_open_number_of_images_takes_kernels_without_groups_and_loops(
     operation: Operation, row: tuple[int, ...], weight: tuple[int, ...], kernel: str, device: str
 ) -> None:
     batch = ShapeEnv().create_unbacked_symint()  # raises where Python decides by it
-    assert choose(operation, batch, (2 * batch, *row), weight, 4, device) == kernel
+    assert choose_kernel(operation, batch, (2 * batch, *row), weight, 4, device) == kernel
 
 
 @pytest.mark.parametrize(("operation", "kernel"), [(dense(1), "matmul"), (dense(), "grouped"), (TRANSPOSED, "grouped")])
 def test_open_sizes_of_a_map_are_not_asked_for(operation: Convolution, kernel: str) -> None:
     size = ShapeEnv().create_unbacked_symint()
     weight = (64, 64, *operation.kernel)
-    assert choose(operation, 2, (2, 64, size, 32), weight, 4, "cpu") == kernel
+    assert choose_kernel(operation, 2, (2, 64, size, 32), weight, 4, "cpu") == kernel
 
 
 def test_each_name_has_its_kernel() -> None:

@@ -15,7 +15,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from util import assert_close, perturb, published
 
 from hairify import HairModel
-from hairify.functional._mixing import mixes_outputs
+from hairify.functional._mixing import outputs_are_cheaper
 from hairify.functional._operations import Convolution, Linear, Operation
 from hairify.nn import _boxes as boxes
 
@@ -42,7 +42,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 def decided(operation: Operation, batch: int, row: tuple[int, ...], size: int, rows: int = 1) -> bool:
     """For N = `size` and as many rows of input for each image."""
     weight = meta(size, 64, 64, *KERNEL[operation])
-    return mixes_outputs(operation, meta(batch * rows, *row), meta(batch, size), weight)
+    return outputs_are_cheaper(operation, meta(batch * rows, *row), meta(batch, size), weight)
 
 
 @pytest.mark.parametrize("batch", [2, 8])
@@ -81,11 +81,11 @@ def test_rows_of_one_image_use_its_weights_together() -> None:
 def test_open_sizes_and_mixed_precision_mix_weights() -> None:
     n = ShapeEnv().create_unbacked_symint()  # raises where Python decides by it
     weight = meta(4, 64, 64, 1, 1)
-    assert mixes_outputs(POINT, meta(2, 64, 1, 1), meta(2, 4), weight)
+    assert outputs_are_cheaper(POINT, meta(2, 64, 1, 1), meta(2, 4), weight)
     pooled, vectors, rows = torch.rand(2, 64, 1, 1), torch.rand(2, 4), torch.rand(4, 64, 64, 1, 1)
-    assert mixes_outputs(POINT, pooled, vectors, rows)
+    assert outputs_are_cheaper(POINT, pooled, vectors, rows)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not mixes_outputs(POINT, pooled, vectors, rows)
+        assert not outputs_are_cheaper(POINT, pooled, vectors, rows)
 
     class Sizes:  # shape and dtype are all that is asked for
         dtype = torch.float32
@@ -98,8 +98,8 @@ def test_open_sizes_and_mixed_precision_mix_weights() -> None:
         (Sizes(2, 64, n, 1), Sizes(2, 4)),
         (Sizes(2, 64, 1, n), Sizes(2, 4)),
     ):
-        assert not mixes_outputs(POINT, input, selecting, weight)
-    assert not mixes_outputs(POINT, meta(2, 64, 1, 1, dtype=torch.bfloat16), meta(2, 4), weight)
+        assert not outputs_are_cheaper(POINT, input, selecting, weight)
+    assert not outputs_are_cheaper(POINT, meta(2, 64, 1, 1, dtype=torch.bfloat16), meta(2, 4), weight)
 
 
 @pytest.fixture
@@ -108,10 +108,10 @@ def decisions(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, tuple[int, ..
     found: list[tuple[bool, tuple[int, ...]]] = []
 
     def recorded(operation: Operation, input: Tensor, *others: Tensor) -> bool:
-        found.append((mixes_outputs(operation, input, *others), tuple(input.shape[2:])))
+        found.append((outputs_are_cheaper(operation, input, *others), tuple(input.shape[2:])))
         return found[-1][0]
 
-    monkeypatch.setattr(boxes, "mixes_outputs", recorded)
+    monkeypatch.setattr(boxes, "outputs_are_cheaper", recorded)
     return found
 
 
@@ -132,7 +132,7 @@ def test_both_sides_agree_in_whole_networks(name: str, batch: int, monkeypatch: 
     hair, x = converted(name), images(batch)
     found: list[tuple[Tensor, ...]] = []
     for outputs in (True, False):
-        monkeypatch.setattr(boxes, "mixes_outputs", lambda *args, outputs=outputs: outputs)
+        monkeypatch.setattr(boxes, "outputs_are_cheaper", lambda *args, outputs=outputs: outputs)
         parameters = [p for p in hair.parameters() if p.requires_grad]
         output = hair(x)
         found.append((output.detach(), *torch.autograd.grad(output.square().mean(), parameters, allow_unused=True)))

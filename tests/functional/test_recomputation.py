@@ -22,7 +22,7 @@ from util import assert_close, assert_differs, bytes_kept, perturb, published
 
 from hairify import HairModel, hairify
 from hairify.functional._operations import Convolution, Linear, Operation, convolution
-from hairify.functional._recomputation import pays
+from hairify.functional._recomputation import is_worthwhile
 from hairify.nn import WeightBox
 from hairify.nn import _boxes as boxes
 
@@ -113,7 +113,7 @@ def test_gradients_are_the_same(name: str, box: str) -> None:
 @every_box
 @pytest.mark.parametrize("batch", [1, 2])
 def test_no_weight_is_kept(box: str, batch: int, made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boxes, "mixes_outputs", lambda *args: False)
+    monkeypatch.setattr(boxes, "outputs_are_cheaper", lambda *args: False)
     for recompute in (True, False):
         hair = converted("nafnet", box).recompute_weights(recompute)
         made.found.clear()
@@ -129,7 +129,7 @@ def test_no_weight_is_kept(box: str, batch: int, made: Made, monkeypatch: pytest
 
 @every_box
 def test_no_copy_in_another_precision_is_kept_either(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boxes, "mixes_outputs", lambda *args: False)
+    monkeypatch.setattr(boxes, "outputs_are_cheaper", lambda *args: False)
     hair, x = converted("nafnet", box).float(), images(4).float()
     numbers = sum(len(level.blocks) * level.row_size for level in hair.plan.levels)
     with torch.autocast("cpu", torch.bfloat16):
@@ -435,16 +435,16 @@ def test_it_pays_from_four_uses_of_each_number_for_each_term(
 ) -> None:
     input = torch.empty(2 * per_image, *row, device="meta")
     terms = uses * per_image // 4  # 4·terms ≤ uses of one image
-    assert pays(operation, input, 2, terms)
-    assert not pays(operation, input, 2, terms + 1)
-    assert not pays(operation, input, 1, 1)
+    assert is_worthwhile(operation, input, 2, terms)
+    assert not is_worthwhile(operation, input, 2, terms + 1)
+    assert not is_worthwhile(operation, input, 1, 1)
 
 
 @every_box
 def test_by_default_weights_are_kept_on_small_maps_and_for_single_givs(
     box: str, made: Made, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(boxes, "mixes_outputs", lambda *arguments: False)  # or there would be none on small maps
+    monkeypatch.setattr(boxes, "outputs_are_cheaper", lambda *arguments: False)  # or there would be none on small maps
     options = {"rank": 4} if box == "low_rank" else {}  # such that both of the sizes lie on either side
     hair = perturb(published(Chain(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))).double(), box=box, **options))
     terms = hair.plan.levels[0].box_size * (1 if box == "full" else (hair.plan.levels[0].rank or 1))

@@ -17,7 +17,7 @@ from util import published
 
 from hairify.errors import OutsideForwardError
 from hairify.nn import Feature, HyperLayer, HyperSelectingNet, WeightBox
-from hairify.nn._context import Hyper, Scope, Slot
+from hairify.nn._context import Hypernetwork, Scope, Slot
 from hairify.nn._layers import is_layer, make_hyper, make_ordinary, settings, why_not
 
 BOX_SIZE = 3
@@ -71,7 +71,7 @@ class Setting:
         self.layer, self.plain = layer, copy.deepcopy(layer)
         rows = {n: torch.randn(BOX_SIZE, *p.shape, dtype=p.dtype) for n, p in layer.named_parameters()}
         self.box = WeightBox({"": {name: nn.Parameter(row) for name, row in rows.items()}})
-        self.hyper = Hyper(
+        self.hypernetwork = Hypernetwork(
             Mean(),
             nn.Identity(),
             nn.ModuleList([HyperSelectingNet(3, 2, BOX_SIZE, (4,)).double()]),
@@ -83,13 +83,13 @@ class Setting:
 
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
-        with self.scope.forward(self.hyper, None):
+        with self.scope.forward(self.hypernetwork, None):
             self.scope.on_split(nn.Identity(), (), self.feature)
             yield
 
     def one_by_one(self, x: Tensor, *args: Any) -> Tensor:
         """The oracle: a plain layer for each image, its weights summed up row by row."""
-        selecting = self.hyper.hsn[0](self.feature.mean((2, 3)))[:, 1]
+        selecting = self.hypernetwork.hsn[0](self.feature.mean((2, 3)))[:, 1]
         images = zip(selecting, x.tensor_split(len(selecting)), strict=True)
         return torch.cat([self.plain_with(v)(image, *args) for v, image in images])
 
@@ -228,7 +228,7 @@ def test_outside_a_forward(cls: type[nn.Module]) -> None:
         refusals.append(match)
 
     refused("outside its HairModel's forward")
-    with setting.scope.forward(setting.hyper, None):
+    with setting.scope.forward(setting.hypernetwork, None):
         refused("before the split 'the_split'")
     with setting.forward():
         setting.layer(x)

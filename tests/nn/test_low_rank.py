@@ -18,7 +18,7 @@ from hairify import HairModel, Plan, hairify, load, plan, save
 from hairify.errors import BoxSizeError, OptionError
 from hairify.functional import hyper_conv2d, mix_low_rank
 from hairify.nn import LowRankBox
-from hairify.nn._warm_start import low_rank, make_low_rank
+from hairify.nn._warm_start import limited_rank, make_low_rank
 
 
 def images(batch: int = 3) -> Tensor:
@@ -170,10 +170,10 @@ def test_the_plan_counts_what_is_made(name: str, options: dict[str, object]) -> 
 @pytest.mark.parametrize("shape", [(8, 1, 3, 3), (1, 8, 1, 1), (64, 64, 3, 3), (16, 16)])
 def test_factors_are_never_larger_than_what_they_stand_for(shape: tuple[int, ...]) -> None:
     out, columns = shape[0], torch.Size(shape[1:]).numel()
-    rank = low_rank(shape, 1000)
+    rank = limited_rank(shape, 1000)
     assert rank == 1 or rank * (out + columns) <= out * columns
     assert (rank + 1) * (out + columns) > out * columns
-    assert low_rank(shape, 1) == 1
+    assert limited_rank(shape, 1) == 1
 
 
 @pytest.mark.parametrize("box", ["full", "low_rank"])
