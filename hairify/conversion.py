@@ -19,7 +19,7 @@ from hairify.nn._dac import measure_dac
 from hairify.nn._hsn import GIVStandardization, HyperSelectingNet
 from hairify.nn._layers import make_hyper
 from hairify.nn._warm_start import make_low_rank, make_rows, peaked_vectors, start_apart, start_at
-from hairify.planning._options import Options, check_generator, given, network_of, showing_options
+from hairify.planning._options import Options, check_generator, check_names, given, network_of, showing_options
 from hairify.planning._planner import plan as make_plan
 from hairify.planning._plans import Level, Plan, carried_out
 
@@ -83,6 +83,7 @@ def hairify(
     Warns:
         HairWarning: less than half of the parameters after the split are converted.
     """
+    check_names(options, further=("plan", "inplace"))
     if plan is not None and not isinstance(plan, Plan):
         raise OptionError(f"`plan` is {plan!r}; accepted is a Plan.")
     model = network_of(model)

@@ -344,3 +344,39 @@ def test_the_map_for_contributors_has_every_room_and_names_only_what_exists() ->
         assert (ROOT / "hairify" / path).exists() or (ROOT / path).exists() or (ROOT / "hairify/cli" / path).exists(), (
             path
         )
+
+
+def test_successors_in_the_changelog_can_be_imported() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    successors = re.findall(r"^  \| .*\| `([\w.]+)` \|$", text, re.MULTILINE)
+    assert len(successors) > 8
+    assert all(map(leads_somewhere, successors))
+
+
+def test_paths_in_texts_lead_somewhere() -> None:
+    """`hairify.x.y` and `hairify/x.py` in pages, docstrings and comments; the changelog tells of what was before."""
+    pages = [page for page in PAGES if page.name != "CHANGELOG.md"]
+    sources = [path for room in ("hairify", "benchmarks", "examples", "tests") for path in (ROOT / room).rglob("*.py")]
+    lost = []
+    for path in {*pages, *sources} - {Path(__file__)}:
+        text = path.read_text(encoding="utf-8")
+        lost += [f"{path}: {n}" for n in re.findall(r"`(hairify(?:\.\w+)+)[`(]", text) if not leads_somewhere(n)]
+        files = re.findall(r"(?<![\w./])((?:hairify|tests|benchmarks|examples)/[\w/]+\.py)\b", text)
+        lost += [f"{path}: {name}" for name in files if not (ROOT / name).is_file()]
+    assert not lost
+
+
+def leads_somewhere(name: str) -> bool:
+    """Whether a dotted name is that of a module, or of what is in one."""
+    parts = name.split(".")
+    for i in range(len(parts), 0, -1):
+        try:
+            found: Any = importlib.import_module(".".join(parts[:i]))
+        except ImportError:
+            continue
+        for part in parts[i:]:
+            if not hasattr(found, part):
+                return part in getattr(found, "__annotations__", {})
+            found = getattr(found, part)
+        return True
+    return False

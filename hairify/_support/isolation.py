@@ -15,6 +15,16 @@ SEED = 0
 """Of the random numbers that a copy draws, the same in every run."""
 
 
+def pass_on_lack_of_memory(error: Exception) -> None:
+    """Raise an error again that says of the machine that it has no memory left, and nothing of the network.
+
+    Raises:
+        Exception: it, where it is such a one.
+    """
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+        raise error
+
+
 @contextlib.contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
     """Own random state, no autocast and no inference mode, whatever the caller is in. For running a copy of a model."""

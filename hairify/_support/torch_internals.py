@@ -1,8 +1,8 @@
 """All of PyTorch that hairify uses and that is not documented there, each use under a name of its own.
 
-Where one of them may be missing from a PyTorch to come, there is either something in its place that computes the same,
-or a `TorchVersionError` that says so; none is left out in silence. `tests/support/test_torch_internals.py` has a test
-for each.
+Where one of them is gone from a PyTorch to come, importing hairify, or the call that needs it, raises a
+`TorchVersionError` that names it; none is left out in silence. `tests/support/test_torch_internals.py` has a test for
+each, and knows the two methods that hairify overrides, which PyTorch calls.
 """
 
 from __future__ import annotations
@@ -18,6 +18,41 @@ from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
 
 from hairify.errors import TorchVersionError
+
+_NEEDED: tuple[tuple[Any, str], ...] = (
+    (torch._C, "_current_graph_task_id"),
+    (torch._C, "_are_functorch_transforms_active"),
+    (torch._C, "DisableTorchFunction"),
+    (forward_ad, "_current_level"),
+    (Tensor, "_version"),
+    (torch.fx.Graph(), "_tracer_cls"),
+    *((nn.Module(), name) for name in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")),
+    *((pytree, name) for name in ("tree_flatten", "tree_unflatten", "tree_leaves", "tree_map", "tree_map_only")),
+    (nn.modules.conv, "_ConvNd"),
+    (nn.modules.batchnorm, "_BatchNorm"),
+)
+
+
+def _gone(what: str) -> str:
+    return (
+        f"In PyTorch {torch.__version__} {what}. Install a release of PyTorch that this hairify was tested with, or a "
+        "newer hairify."
+    )
+
+
+def check_torch() -> None:
+    """Make sure that this PyTorch has what hairify uses of it whatever it converts.
+
+    Raises:
+        TorchVersionError: something is gone.
+    """
+    for owner, name in _NEEDED:
+        if not hasattr(owner, name):
+            where = getattr(owner, "__name__", type(owner).__name__)
+            raise TorchVersionError(_gone(f"{where} has no `{name}`"))
+
+
+check_torch()
 
 # Nested values: no public module of PyTorch flattens all of the lists, tuples, dicts and dataclasses that it knows.
 tree_flatten: Callable[[Any], tuple[list[Any], Any]] = pytree.tree_flatten
@@ -160,10 +195,3 @@ def set_tracer(graph: torch.fx.Graph, tracer: type[torch.fx.Tracer]) -> None:
 def traced_constants(root: nn.Module) -> dict[str, Any]:
     """Tensors that torch.fx put on a module while it traced it: constants of the graph, under the names used there."""
     return {name: value for name, value in vars(root).items() if name.startswith("_tensor_constant")}
-
-
-def _gone(what: str) -> str:
-    return (
-        f"In PyTorch {torch.__version__} {what}. Install a release of PyTorch that this hairify was tested with, or a "
-        "newer hairify."
-    )

@@ -129,12 +129,3 @@ def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> li
         paths = (Path(root, name) for name in files if not name.startswith("."))
         found += (path for path in paths if path.suffix.lower() in SUFFIXES)
     return sorted(found)
-
-
-# Files to levels.
-
-
-# Levels to tensors and back.
-
-
-# Levels to files.

@@ -1,6 +1,14 @@
 """Scores on test sets, and whether a converted network uses its GIV."""
 
-from hairify.evaluation._conditioning import NOT_MEASURED, PERFECT, Conditioning, measure_conditioning, psnr
+from hairify.evaluation._conditioning import (
+    LEAST_COST,
+    NOT_MEASURED,
+    PERFECT,
+    Conditioning,
+    Fidelity,
+    measure_conditioning,
+    psnr,
+)
 from hairify.evaluation._scores import (
     AVERAGE,
     Results,
@@ -15,9 +23,11 @@ from hairify.evaluation._scores import (
 
 __all__ = [
     "AVERAGE",
+    "LEAST_COST",
     "NOT_MEASURED",
     "PERFECT",
     "Conditioning",
+    "Fidelity",
     "Results",
     "Score",
     "conditioning_on",

@@ -12,7 +12,7 @@ from torch import nn
 from torch.autograd.graph import Node
 
 from hairify._support.copying import copy_model
-from hairify._support.isolation import isolated
+from hairify._support.isolation import isolated, pass_on_lack_of_memory
 from hairify._support.nested import all_tensors
 from hairify.errors import ExampleInputError
 from hairify.nn._fx_tracer import ModelTracer
@@ -74,7 +74,8 @@ def dependents_by_fx(probe: Probe, split: str) -> set[str] | None:
         with isolated(model), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch.fx, about arguments that it takes for constants
             graph = tracer.trace(model, concrete_args=_constants(model, probe.inputs))
-    except Exception:  # whatever the model does that proxies cannot: the observed run takes over
+    except Exception as error:  # whatever the model does that proxies cannot: the observed run takes over
+        pass_on_lack_of_memory(error)
         return None
     if not tracer.watched or _layer_calls(graph, model) != _recorded_calls(probe.recording):
         return None

@@ -16,6 +16,7 @@ from hairify._support.nested import Size, image_size, tensors
 from hairify._support.torch_internals import tree_flatten, tree_unflatten
 from hairify.errors import ExampleInputError
 
+# Non-square first: only then can a feature map be told from a window or an attention map.
 _SIZES: tuple[Size, ...] = ((64, 96), (128, 192), (64, 64), (128, 128), (48, 48), (256, 256))
 
 

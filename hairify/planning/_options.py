@@ -7,7 +7,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar, get_args, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -57,7 +57,6 @@ DEFAULTS = Options(
     init="preserve",
     generator=None,
 )
-assert DEFAULTS.keys() == get_type_hints(Options).keys()
 
 
 def showing_options(function: _Function) -> _Function:
@@ -73,19 +72,35 @@ def showing_options(function: _Function) -> _Function:
     return function
 
 
-def given(options: Options) -> list[str]:
-    """The options that are given and differ from what they are without.
+def check_names(options: Options, further: Sequence[str] = ()) -> None:
+    """Make sure that there are such options.
+
+    Args:
+        options: what a function was given by keyword.
+        further: what it takes by keyword besides.
 
     Raises:
-        OptionError: there is no such option.
+        OptionError: there is none of that name.
     """
+    accepted = [*further, *DEFAULTS]
     for name in options:
         if name not in DEFAULTS:
-            near = difflib.get_close_matches(name, DEFAULTS, n=1)
+            near = difflib.get_close_matches(name, accepted, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise OptionError(f"There is no option {name!r}.{hint} Accepted are {', '.join(DEFAULTS)}.")
+            raise OptionError(f"There is no option {name!r}.{hint} Accepted are {', '.join(accepted)}.")
+
+
+def given(options: Options) -> list[str]:
+    """The options that are given and differ from what they are without."""
     usual: Mapping[str, Any] = DEFAULTS
-    return [name for name, value in options.items() if value is not usual[name] and value != usual[name]]
+    return [name for name, value in options.items() if not _alike(value, usual[name])]
+
+
+def _alike(value: Any, usual: Any) -> bool:
+    """Whether they are the same; arrays and tensors, which compare number by number, never are."""
+    if isinstance(usual, tuple) and isinstance(value, (list, tuple)):
+        return tuple(value) == usual
+    return value is usual or (isinstance(usual, str) and isinstance(value, str) and value == usual)
 
 
 @dataclass(frozen=True)
@@ -128,7 +143,6 @@ class Choices:
             OptionError: an option has a value that is not accepted, or no module of the model has such a name.
             AlreadyConvertedError: the model is converted already.
         """
-        given(options)
         every: Options = {**DEFAULTS, **options}
         _check_model(model)
         _check_values(every)

@@ -7,6 +7,7 @@ import functools
 import torch
 from torch import Tensor
 
+from hairify._support.isolation import pass_on_lack_of_memory
 from hairify._support.nested import all_tensors
 from hairify.errors import ExampleInputError
 from hairify.planning._inputs import Inputs
@@ -71,6 +72,7 @@ class Pairs:
                 probe.run(both_images(*pair), fingerprints=True) for pair in ((a, b), (a, a), (b, b))
             )
         except Exception as error:
+            pass_on_lack_of_memory(error)
             raise ExampleInputError(
                 f"The model runs on one image of {a.describe()}, but not on a batch of two: {type(error).__name__}: "
                 f"{error}. Per-image weights need a model that takes batches."
@@ -86,7 +88,7 @@ class Pairs:
         return len({len(alone), *map(len, received)}) == 1 and all(map(_apart, *received))
 
     def inputs_kept_apart_in_training(self, layer: str) -> bool:
-        """Likewise in training mode, where that can be seen."""
+        """Whether each image's rows of it come from that image alone in training mode, too, where that can be seen."""
         if self.training_apart is None:
             return True
         ab, aa = (r.received.get(layer, []) for r in self.training_apart)
@@ -111,7 +113,8 @@ class Pairs:
     def _train(self, inputs: Inputs, batch_norm: bool = True) -> Recording | None:
         try:
             return self._probe.run(inputs, fingerprints=True, training=True, batch_norm=batch_norm)
-        except Exception:  # in training mode models may fail as they like
+        except Exception as error:  # in training mode models may fail as they like
+            pass_on_lack_of_memory(error)
             return None
 
     def output_kept_apart(self, module: str, index: int) -> bool:
@@ -130,12 +133,13 @@ class Pairs:
 
 
 def _apart(ab: Received, aa: Received, bb: Received) -> bool:
-    halved = ab.shape == aa.shape == bb.shape and len(ab.halves) == 2
-    return halved and ab.halves[0] == aa.halves[0] and ab.halves[1] == bb.halves[1]
+    if not ab.shape == aa.shape == bb.shape or ab.halves is None or aa.halves is None or bb.halves is None:
+        return False
+    return ab.halves[0] == aa.halves[0] and ab.halves[1] == bb.halves[1]
 
 
 def _first_apart(ab: Received, aa: Received) -> bool:
-    return ab.shape == aa.shape and len(ab.halves) == 2 and ab.halves[0] == aa.halves[0]
+    return ab.shape == aa.shape and None not in (ab.halves, aa.halves) and ab.prints[0] == aa.prints[0]
 
 
 def _same_received(one: Recording, other: Recording) -> bool:

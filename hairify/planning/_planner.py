@@ -21,7 +21,7 @@ from hairify.nn._dac import make_dac, measure_dac
 from hairify.nn._features import Feature
 from hairify.nn._hsn import HyperSelectingNet
 from hairify.planning._levels import layers_of, make_levels
-from hairify.planning._options import Choices, Options, network_of, showing_options
+from hairify.planning._options import Choices, Options, check_names, network_of, showing_options
 from hairify.planning._pairs import Pairs
 from hairify.planning._plans import Level, Plan, TracerName, dac_facts
 from hairify.planning._presets import hsn_widths
@@ -44,13 +44,14 @@ def plan(model: nn.Module, **options: Unpack[Options]) -> Plan:
     Raises:
         HairError: see `hairify`.
     """
+    check_names(options)
     model = network_of(model)
     choices = Choices.of(model, options)
     with ONE_AT_A_TIME:
         probe = Probe(model, choices.example_inputs)
         chosen = _first_that_converts(probe, choices)
-    size = sum(p.numel() for p in model.parameters())
-    dac, giv_dim, widths = _dac_and_widths(choices, chosen, size)
+        size = sum(p.numel() for p in model.parameters())
+        dac, giv_dim, widths = _dac_and_widths(choices, chosen, size)
     return Plan(
         **chosen._asdict(),
         parameters=(size, size + _added(chosen.levels, dac, giv_dim, widths)),

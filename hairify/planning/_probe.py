@@ -16,13 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from hairify._support.copying import copy_model
-from hairify._support.isolation import SEED, isolated
+from hairify._support.isolation import SEED, isolated, pass_on_lack_of_memory
 from hairify._support.torch_internals import BATCH_NORM
 from hairify.errors import ExampleInputError
 from hairify.planning._inputs import Inputs, default_inputs
 from hairify.planning._recording import Recorder, Recording
-
-# Non-square first: only then can a feature map be told from a window or an attention map.
 
 
 class Probe:
@@ -56,6 +54,7 @@ class Probe:
             try:
                 self.recording = self.run()
             except Exception as error:
+                pass_on_lack_of_memory(error)
                 why = f"{type(error).__name__}: {str(error).strip()[:300]}"
                 failures.setdefault(why, []).append(inputs.describe())
             else:
@@ -94,7 +93,7 @@ class Probe:
             inputs: None for the example inputs.
             cut_at: a module at whose first output the autograd graph starts, so that whatever depends on it
                 requires a gradient; without it no graph is recorded.
-            fingerprints: fill in `Received.halves` and `Returned.marks`.
+            fingerprints: fill in `Received.prints` and `Returned.marks`.
             training: run in training mode.
             batch_norm: then also BatchNorm, which otherwise stays in evaluation mode.
             saved: keep what the autograd graph saves for a backward pass, which takes memory, and is needed only by a

@@ -41,14 +41,19 @@ class Received:
 
     Attributes:
         shape: of its input.
-        depends: whether it requires a gradient, and so depends on what the run was cut at.
-        halves: fingerprints of the two halves of its first dimension, or of the whole where it is odd; empty unless
-            they were asked for.
+        depends: whether it requires a gradient where gradients are recorded, and so depends on what the run was cut at.
+        prints: fingerprints of the two halves of its first dimension, or of the whole where it is odd; empty unless
+            they were asked for, or where it cannot have any.
     """
 
     shape: tuple[int, ...]
     depends: bool
-    halves: tuple[int, ...] = ()
+    prints: tuple[int, ...] = ()
+
+    @property
+    def halves(self) -> tuple[int, int] | None:
+        """The fingerprints of two halves, where there are two."""
+        return (self.prints[0], self.prints[1]) if len(self.prints) == 2 else None
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,8 @@ class Recorder(TorchFunctionMode):
 
     def _received(self, t: Tensor) -> Received:
         parts = 2 if t.ndim and t.shape[0] % 2 == 0 else 1
-        return Received(tuple(t.shape), t.requires_grad, fingerprints(t, parts) if self._images else ())
+        depends = t.requires_grad and torch.is_grad_enabled()
+        return Received(tuple(t.shape), depends, fingerprints(t, parts) if self._images else ())
 
     def _returned(self, t: Tensor) -> Returned:
         key = self._numbers.of(t), version(t)

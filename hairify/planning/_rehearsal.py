@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hairify._support.isolation import isolated
+from hairify._support.isolation import isolated, pass_on_lack_of_memory
 from hairify._support.nested import all_tensors
 from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
@@ -89,7 +89,8 @@ class _Rehearsal:
         """Whether the model computes the same where the named layers own no weights."""
         try:
             got = all_tensors(self._run(names))
-        except Exception:  # whatever the model does to a layer without a weight
+        except Exception as error:  # whatever the model does to a layer without a weight
+            pass_on_lack_of_memory(error)
             return False
         return len(got) == len(self._expected) and all(map(same_up_to_rounding, got, self._expected))
 

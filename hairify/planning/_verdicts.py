@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import fnmatch
 import math
 from collections.abc import Sequence
 
 from torch import nn
 
+from hairify._support.isolation import pass_on_lack_of_memory
 from hairify._support.module_names import all_names, tied_layers
 from hairify._support.torch_internals import CONVOLUTION
 from hairify.nn._converted import within_converted
@@ -78,8 +78,10 @@ def judge_layers(probe: Probe, pairs: Pairs, split: str, choices: Choices) -> tu
 def _differentiated(probe: Probe, split: str) -> Recording | None:
     """A run cut at the split; None where the model fails when gradients are recorded, as some may."""
     for saved in (False, True):  # a model may compute gradients in its own forward
-        with contextlib.suppress(Exception):
+        try:
             return probe.run(cut_at=split, saved=saved)
+        except Exception as error:
+            pass_on_lack_of_memory(error)
     return None
 
 

@@ -157,7 +157,7 @@ def restore_files(
         inputs: image files, and folders of them.
         output: the folder to write to; made where it does not exist.
         multiple: the network takes images whose sides are multiples of it.
-        tiling: see `hairify.tiling.restore_tiled`.
+        tiling: see `hairify.restoring.restore_tiled`.
         settings: how the results are written.
         on_outcome: is told each outcome at once.
         on_tile: is told after each tile the photograph, how many tiles are done, and of how many.

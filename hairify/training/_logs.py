@@ -43,7 +43,7 @@ class RunLog:
     """log.jsonl and tensorboard/ in a run's folder.
 
     A line of log.jsonl is {"step", "loss", "losses", "learning_rate", "seconds"}, {"step", "validation"} or
-    {"step", "conditioning"}, the last as `hairify.conditioning.Conditioning.plain` has it.
+    {"step", "conditioning"}, the last as `hairify.evaluation.Conditioning.plain` has it.
 
     Args:
         folder: the run's.

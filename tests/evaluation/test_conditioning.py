@@ -22,8 +22,7 @@ from util import perturb
 
 from hairify import HairError, HairModel, hairify, plan
 from hairify.errors import ConditioningError
-from hairify.evaluation import Conditioning, measure_conditioning
-from hairify.evaluation._conditioning import Fidelity
+from hairify.evaluation import Conditioning, Fidelity, measure_conditioning
 from hairify.models import restormer
 from hairify.planning._presets import hsn_widths
 

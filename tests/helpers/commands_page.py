@@ -1,4 +1,4 @@
-"""docs/commands.md, out of the command line itself: python tests/commands_page.py docs/commands.md."""
+"""docs/commands.md, out of the command line itself: python tests/helpers/commands_page.py docs/commands.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Small runs, and what processes of their own do: one that is killed, and two that train together.
 
-python runs.py alone FOLDER [--resume] [--kill-after STEP | --kill-while-saving STEP | --signal-group SIGNAL]
-python runs.py together FOLDER
+python training_runs.py alone FOLDER [--resume] [--kill-after STEP | --kill-while-saving STEP | --signal-group SIGNAL]
+python training_runs.py together FOLDER
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +19,7 @@ DTYPES = [
     torch.bfloat16,
     torch.float16,
     torch.complex64,
+    torch.complex128,
     torch.int64,
     torch.int32,
     torch.uint8,
@@ -62,6 +65,52 @@ def test_the_order_counts_also_from_chunk_to_chunk(length: int, monkeypatch: pyt
         assert len(seen) == length
     finally:
         _fingerprints._weights.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_patterns_of_few_values_are_told_apart(dtype: torch.dtype) -> None:
+    """Of signs alone, of zeros and ones: where a product of 64 bits would keep a single bit of each difference."""
+    generator = torch.Generator().manual_seed(0)
+    signs = torch.randint(0, 2, (500, 64), generator=generator)
+    for low in (0, -1) if dtype not in (torch.uint8, torch.bool) else (0,):
+        rows = (signs * (1 - low) + low).to(dtype)
+        assert len(set(fingerprints(rows, 500))) == len({tuple(row) for row in signs.tolist()})
+    pairs = (
+        torch.tensor([[1, -1], [-1, 1]]).to(dtype) if dtype not in (torch.uint8, torch.bool) else signs[:2].to(dtype)
+    )
+    assert len(set(fingerprints(pairs, 2))) == 2
+
+
+def test_views_that_are_not_carried_out_yet() -> None:
+    x = torch.randn(2, 6, dtype=torch.complex64)
+    assert x.conj().is_conj()
+    assert fingerprints(x.conj(), 2) == fingerprints(x.conj().resolve_conj(), 2)
+    assert fingerprints(x.conj().imag, 2) == fingerprints(-x.imag, 2)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: x.to_sparse(),
+        lambda x: x.to("meta"),
+        lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.quint8),
+        lambda x: torch.nested.nested_tensor([x[0], x[1, :2]]),
+    ],
+    ids=["sparse", "meta", "quantised", "nested"],
+)
+def test_what_has_no_bits_to_look_at_has_no_fingerprint(make: Callable[[Tensor], Tensor]) -> None:
+    assert fingerprints(make(torch.rand(2, 3)), 2) == ()
+
+
+def test_what_a_transform_wraps_has_no_fingerprint() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def look(x: Tensor) -> Tensor:
+        seen.append(fingerprints(x, 1))
+        return x
+
+    torch.func.vmap(look)(torch.rand(2, 3))
+    assert seen == [()]
 
 
 def test_what_cannot_be_compared_by_value() -> None:

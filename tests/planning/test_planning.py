@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
+import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,9 +20,13 @@ from torch import Tensor, nn
 from util import assert_unchanged, perturb, snapshot
 
 from hairify import Plan, hairify, plan
+from hairify._support.nested import all_tensors
+from hairify._support.randomness import ONE_AT_A_TIME
 from hairify.errors import HairWarning, NothingToConvertError, OptionError
 from hairify.planning import _dependence
+from hairify.planning._options import DEFAULTS, Options
 from hairify.planning._probe import Probe
+from hairify.planning._recording import _Numbers
 
 EXAMPLE = torch.rand(1, 3, 32, 48)
 
@@ -578,3 +587,124 @@ def test_a_network_that_freezes_what_comes_before_the_split() -> None:
     assert all(p.grad is None for p in hair.base.split.parameters())
     with torch.no_grad():
         assert not hair(torch.rand(2, 3, 32, 48)).requires_grad
+
+
+class SignsOfOthers(nn.Module):
+    """Each image meets the signs of the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixed, self.own = nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.own(x) + self.mixed(F.interpolate(x.sign() * x.flip(0).sign(), scale_factor=2.0)[..., ::2, ::2])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_images_that_are_mixed_by_signs_alone_are_seen(dtype: torch.dtype) -> None:
+    made = plan(Chain(SignsOfOthers()).to(dtype))
+    assert "not ordered by image" in made.skipped["body.0.mixed"]
+    assert "body.0.own" not in made.skipped
+
+
+class Spectral(nn.Module):
+    """A layer of complex numbers that receives a view which is not conjugated yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(8, 8, 1, bias=False).to(torch.complex64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.ifft2(self.conv(torch.fft.fft2(x).conj())).real
+
+
+def test_conjugated_views_are_followed() -> None:
+    assert plan(Chain(Spectral(), nn.Conv2d(8, 8, 1))).levels
+
+
+@pytest.mark.parametrize("error", [MemoryError("full"), torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize("when", ["alone", "two", "training"])
+def test_lack_of_memory_is_no_evidence(error: Exception, when: str) -> None:
+    class Fails(Chain):
+        def middle(self, x: Tensor) -> Tensor:
+            if when == "alone" or (when == "training" and self.training) or (when == "two" and len(x) == 2):
+                raise error
+            return super().middle(x)
+
+    with pytest.raises(type(error)):
+        plan(Fails(nn.Conv2d(8, 8, 1)), example_inputs=EXAMPLE)
+
+
+def test_tensors_are_not_kept_and_their_numbers_not_given_again() -> None:
+    numbers, seen = _Numbers(), set()
+    for _ in range(1000):
+        x = torch.rand(3)
+        assert numbers.of(x) == numbers.of(x)
+        seen.add(numbers.of(x))
+        del x  # its place in memory, and its `id`, are taken by the next
+    assert len(seen) == 1000
+
+
+@pytest.mark.parametrize("cut_at", [None, "split"])
+def test_a_run_keeps_no_tensor_but_its_output(cut_at: str | None) -> None:
+    model = UNet() if cut_at is None else Chain(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+    alive: list[weakref.ref[Tensor]] = []
+    probe = Probe(model, EXAMPLE)
+    for module in probe.model.modules():
+        module.register_forward_hook(_Noting(alive))
+    recording = probe.run(cut_at=cut_at, fingerprints=cut_at is None)
+    gc.collect()
+    kept = [t for ref in alive if (t := ref()) is not None]
+    assert len(alive) > 5
+    assert all(any(t is o for o in all_tensors(recording.output)) for t in kept)
+
+
+class _Noting:
+    def __init__(self, alive: list[weakref.ref[Tensor]]) -> None:
+        self.alive = alive
+
+    def __deepcopy__(self, memo: Any) -> _Noting:
+        return self
+
+    def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.alive += [weakref.ref(t) for t in all_tensors(output)]
+
+
+def test_a_misspelt_option_is_told_the_right_one() -> None:
+    with pytest.raises(OptionError, match=r"no option 'split'.*Did you mean 'split_at'"):
+        plan(UNet(), split="down")  # type: ignore[call-arg]
+    with pytest.raises(OptionError, match=r"no option 'in_place'.*Did you mean 'inplace'"):
+        hairify(UNet(), in_place=True)  # type: ignore[call-arg]
+
+
+def test_options_are_listed_once_and_shown_everywhere() -> None:
+    assert DEFAULTS.keys() == Options.__annotations__.keys()
+    for function, own in ((hairify, ["model", "plan", "inplace"]), (plan, ["model"])):
+        parameters = inspect.signature(function).parameters
+        assert list(parameters) == [*own, *DEFAULTS]
+        assert {name: parameters[name].default for name in DEFAULTS} == DEFAULTS
+    described = re.findall(
+        r"^        (\w+): ", str(hairify.__doc__).partition("Args:")[2].partition("Returns:")[0], re.M
+    )
+    assert described == ["model", "plan", "inplace", *DEFAULTS]
+
+
+def test_arrays_as_options_are_refused_by_name() -> None:
+    with pytest.raises(OptionError, match="`include` is"):
+        plan(UNet(), include=np.array(["*"]))
+    made = plan(UNet())
+    with pytest.raises(OptionError, match="`example_inputs`"):
+        hairify(UNet(), plan=made, example_inputs=np.zeros((1, 3, 32, 48)))
+
+
+def test_a_dac_of_the_users_runs_while_no_other_thread_plans() -> None:
+    held: list[bool] = []
+
+    class Noting(Pooled):
+        def forward(self, feature: Tensor) -> Tensor:
+            held.append(ONE_AT_A_TIME._is_owned())  # type: ignore[attr-defined]
+            return super().forward(feature)
+
+    plan(UNet(), dac=Noting)
+    assert held
+    assert all(held)

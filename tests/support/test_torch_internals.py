@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from hairify import HairModel
 from hairify._support import torch_internals as internals
 from hairify.errors import TorchVersionError
+from hairify.nn._boxes import WeightBox
 from hairify.nn._layers import _SETTINGS, settings, why_not
 
 PACKAGE = Path(internals.__file__).parents[1]
@@ -49,7 +51,20 @@ def test_every_entry_is_tested_here() -> None:
         and (getattr(value, "__module__", None) == internals.__name__ or name.isupper() or name.startswith("tree_"))
     ]
     assert len(names) > 20
-    assert not [name for name in names if f"internals.{name}" not in here]
+    assert not [name for name in names if not re.search(rf"internals\.{name}\b", here)]
+
+
+@pytest.mark.parametrize("number", range(len(internals._NEEDED)))
+def test_what_is_gone_is_named(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner, name = internals._NEEDED[number]
+    monkeypatch.setattr(internals, "_NEEDED", (*internals._NEEDED[:number], (owner, f"{name}_of_old")))
+    with pytest.raises(TorchVersionError, match=rf"has no `{name}_of_old`.*Install"):
+        internals.check_torch()
+
+
+@pytest.mark.parametrize(("overriding", "name"), [(HairModel, "_replicate_for_data_parallel"), (WeightBox, "_apply")])
+def test_methods_that_are_overridden_are_still_pytorchs(overriding: type[nn.Module], name: str) -> None:
+    assert getattr(overriding, name) is not getattr(nn.Module, name)
 
 
 def test_nested_values_are_taken_apart_and_put_together() -> None:
