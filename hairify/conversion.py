@@ -58,7 +58,7 @@ def hairify(
             itself, "auto" families, and the rest too where these hold less than half of what can be converted. None
             for the preset's.
         include: globs over module names; only layers that match, or lie in a module that does, are converted.
-        exclude: likewise, for what is not converted.
+        exclude: globs over module names; layers that match, or lie in a module that does, stay as they are.
         dac: "moments", "published", a module F_g → (B, D), which is copied, or a factory (in_channels, giv_dim) →
             module.
         giv_dim: D, the length of the GIV; None for 64, or less for small networks.

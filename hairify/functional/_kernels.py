@@ -274,7 +274,7 @@ def per_image_backward(operation: Operation, grad: Tensor, input: Tensor, weight
         operation: with its settings.
         grad: that of the output.
         input: as given to `per_image`.
-        weight: likewise.
+        weight: as given to `per_image`.
         needed: whether the gradients of input, weight and bias are.
 
     Returns:

@@ -49,8 +49,8 @@ class Convolution:
 
     Attributes:
         stride: per dimension; its length says how many there are.
-        padding: likewise, numbers only.
-        dilation: likewise.
+        padding: per dimension, numbers only.
+        dilation: per dimension.
         groups: as in torch.
         transposed: whether it is the transposed one.
         output_padding: of the transposed one.

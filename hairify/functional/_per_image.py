@@ -110,9 +110,9 @@ def hyper_conv1d(
         weight: shape (B, out, C/groups, kernel).
         bias: shape (B, out) or None.
         stride: as in `F.conv1d`.
-        padding: likewise; a number or 'same' or 'valid'.
-        dilation: likewise.
-        groups: likewise.
+        padding: as in `F.conv1d`; a number or 'same' or 'valid'.
+        dilation: as in `F.conv1d`.
+        groups: as in `F.conv1d`.
 
     Returns:
         Shape (k·B, out, L').
@@ -141,9 +141,9 @@ def hyper_conv2d(
         weight: shape (B, out, C/groups, kernel_h, kernel_w).
         bias: shape (B, out) or None.
         stride: as in `F.conv2d`.
-        padding: likewise; numbers or 'same' or 'valid'.
-        dilation: likewise.
-        groups: likewise.
+        padding: as in `F.conv2d`; numbers or 'same' or 'valid'.
+        dilation: as in `F.conv2d`.
+        groups: as in `F.conv2d`.
 
     Returns:
         Shape (k·B, out, H', W').
@@ -173,10 +173,10 @@ def hyper_conv_transpose2d(
         weight: shape (B, C, out/groups, kernel_h, kernel_w).
         bias: shape (B, out) or None.
         stride: as in `F.conv_transpose2d`.
-        padding: likewise.
-        output_padding: likewise.
-        groups: likewise.
-        dilation: likewise.
+        padding: as in `F.conv_transpose2d`.
+        output_padding: as in `F.conv_transpose2d`.
+        groups: as in `F.conv_transpose2d`.
+        dilation: as in `F.conv_transpose2d`.
 
     Returns:
         Shape (k·B, out, H', W').

@@ -30,12 +30,12 @@ def promptir(
     """PromptIR with its prompts; with the defaults the published network of 35,592,263 parameters.
 
     Args:
-        dim: see `restormer`, like the arguments up to `norm`.
-        num_blocks: likewise.
-        num_refinement_blocks: likewise.
-        heads: likewise.
-        expansion: likewise.
-        norm: likewise.
+        dim: see `restormer`.
+        num_blocks: see `restormer`.
+        num_refinement_blocks: see `restormer`.
+        heads: see `restormer`.
+        expansion: see `restormer`.
+        norm: see `restormer`.
         prompt_dims: channels of the prompts at decoder levels 1 to 3.
         prompt_sizes: side of these prompts in pixels, before they are resized to the feature.
 

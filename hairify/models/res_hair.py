@@ -41,12 +41,12 @@ def res_hair(
     refinement. (The paper's text has N = 7 at decoder level 3.)
 
     Args:
-        dim: see `restormer`, like the arguments up to `norm`.
+        dim: see `restormer`.
         num_blocks: the published numbers of blocks.
-        num_refinement_blocks: likewise.
-        heads: likewise.
-        expansion: likewise.
-        norm: likewise.
+        num_refinement_blocks: see `restormer`.
+        heads: see `restormer`.
+        expansion: see `restormer`.
+        norm: see `restormer`.
         box_size: {level: N}; None for M + 1 blocks, and M at decoder level 3.
         init: see `hairify`, like `generator`.
         generator: for the fresh weights of the added parts.

@@ -112,7 +112,7 @@ def from_pretrained(
             downloaded into its cache.
         network: "package.module:factory", where the restorer is not of one of hairify's own networks: a folder from
             somebody else does not decide which code runs here.
-        dac: likewise for a DAC that is not hairify's own: "package.module:factory", a factory or a module.
+        dac: where the DAC is not one of hairify's own: "package.module:factory", a factory or a module.
         revision: branch, tag or commit on the Hub.
         token: for the Hub; None takes what `hf auth login` stored.
 
