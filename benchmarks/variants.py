@@ -68,7 +68,7 @@ def as_the_field_does(hair: HairModel) -> Iterator[None]:
     """
     before = [box.recompute for box in hair.boxes]
     with (
-        mock.patch.object(kernels, "choose", _grouped_kernel),
+        mock.patch.object(kernels, "choose_kernel", _grouped_kernel),
         mock.patch.object(boxes, "outputs_are_cheaper", _never),
     ):
         hair.recompute_weights(False)
