@@ -14,10 +14,10 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo bench bench-kernels evidence test test-slow zoo zoo-page commands-page docs check clean
+.PHONY: help demo bench bench-kernels bench-planning evidence test test-slow zoo zoo-page commands-page docs check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.installed-tool ## run the demo
 	$(BIN)/python -m hairify demo $(ARGS)
@@ -27,6 +27,9 @@ bench: $(VENV)/.installed-bench ## measure time and memory of converted networks
 
 bench-kernels: $(VENV)/.installed-bench ## measure the kernels by which per-image operations are computed
 	$(BIN)/python -m benchmarks.kernels $(ARGS)
+
+bench-planning: $(VENV)/.installed-zoo ## measure what converting takes, in seconds and memory
+	$(BIN)/python -m benchmarks.planning $(ARGS)
 
 evidence: $(VENV)/.installed-test ## train converted and unconverted networks and compare them: hours; ARGS=--quick a minute
 	$(BIN)/python -m benchmarks.evidence $(ARGS)
