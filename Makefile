@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 .PHONY: help demo bench bench-kernels bench-planning evidence test test-slow zoo zoo-page commands-page docs check clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 demo: $(VENV)/.installed-tool ## run the demo
 	$(BIN)/python -m hairify demo $(ARGS)
