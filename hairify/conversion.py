@@ -91,6 +91,7 @@ def hairify(
         plan = make_plan(model, **options)
     else:
         _check_plan_alone(options)
+        check_generator(options.get("generator"))
         if (dac := options.get("dac")) is not None:
             plan = plan.with_dac(dac)
     generator = options.get("generator")
@@ -177,4 +178,3 @@ def _check_plan_alone(options: Options) -> None:
             f"`plan` is given together with {', '.join(f'`{name}`' for name in decided)}, which the plan decides "
             "already. Make a new plan with these options, or leave them out."
         )
-    check_generator(options.get("generator"))

@@ -19,10 +19,7 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from hairify.data._exif import (
-    tiff_exif,
-    upright,
-)
+from hairify.data._exif import tiff_exif, upright
 from hairify.data._image import PNG_SIGNATURE, Levels
 from hairify.errors import ImageError
 

@@ -17,9 +17,7 @@ from torch import Tensor
 from hairify._support.files import replacing
 from hairify.data._decoding import LARGEST, decode
 from hairify.data._encoding import BY_PILLOW, LONGEST_SIDE, encode
-from hairify.data._exif import (
-    upright,
-)
+from hairify.data._exif import upright
 from hairify.data._image import Image, to_pixels, to_tensor, turned
 from hairify.errors import DataError, ImageError, OptionError
 

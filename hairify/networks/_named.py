@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from hairify.errors import CheckpointError, HairError, HairWarning, NetworkError
 from hairify.model import HairModel
 from hairify.models import load_published, load_weights
 from hairify.nn._dac import DACName
+from hairify.planning._options import DEFAULTS, Init
 from hairify.planning._presets import BoxKind, PresetName, Targets
 
 BUILT_IN: Mapping[str, Mapping[str, Any]] = {
@@ -111,21 +112,6 @@ def find_object(name: str) -> Callable[..., Any]:
     return found
 
 
-_CONVERSION = (
-    "preset",
-    "rank",
-    "split_at",
-    "box_size",
-    "box",
-    "targets",
-    "include",
-    "exclude",
-    "dac",
-    "giv_dim",
-    "init",
-)
-
-
 @dataclass(frozen=True)
 class NetworkSettings:
     """Which network, and how it is converted. Where nothing is said, `hairify` decides, see `hairify.hairify`."""
@@ -157,7 +143,7 @@ class NetworkSettings:
         str | None, Doc("moments, published, or your own: package.module:factory, (in_channels, giv_dim) -> module")
     ] = None
     giv_dim: Annotated[int | None, Doc("D, the length of the GIV; 64 by default, less for small networks")] = None
-    init: Annotated[Literal["preserve", "random"], Doc("keep the trained function, or draw fresh weights")] = "preserve"
+    init: Annotated[Init, Doc("keep the trained function, or draw fresh weights")] = "preserve"
 
     def __post_init__(self) -> None:
         if not self.convert and self.network == "res_hair":
@@ -165,7 +151,7 @@ class NetworkSettings:
                 "`convert` is off, but res_hair is a converted network. Its static form is restormer with the option "
                 "hair_neck=true."
             )
-        said = [one.name for one in fields(self) if one.name in _CONVERSION and getattr(self, one.name) != one.default]
+        said = [one.name for one in fields(self) if one.name in DEFAULTS and getattr(self, one.name) != one.default]
         if said and self.network == "res_hair":
             raise OptionError(
                 f"`{said[0]}` is {getattr(self, said[0])!r}, but res_hair is converted already, as published. To "

@@ -10,10 +10,7 @@ from collections.abc import Mapping
 import torch
 
 from hairify._support.module_names import full_name
-from hairify.errors import (
-    BoxSizeError,
-    OptionError,
-)
+from hairify.errors import BoxSizeError, OptionError
 from hairify.nn._warm_start import limited_rank
 from hairify.planning._families import Family, Siblings
 from hairify.planning._options import Choices

@@ -147,8 +147,8 @@ class Choices:
         _check_model(model)
         _check_values(every)
         _check_globs(model, every)
-        usual, rank, full = PRESETS[every["preset"]], every["rank"], (every["box"] or "") == "full"
-        full = full or (every["box"] is None and usual.box == "full")
+        usual, rank = PRESETS[every["preset"]], every["rank"]
+        full = (every["box"] or usual.box) == "full"
         if rank is not None and full:
             raise OptionError(
                 f"`rank` is {rank}, but the boxes are full; give `box='low_rank'` too, or leave `rank` out."

@@ -69,7 +69,7 @@ class Pairs:
         self.inputs, self._alone = both_images(a, b), probe.recording
         try:
             self.ab, self._aa, self._bb = (
-                probe.run(both_images(*pair), fingerprints=True) for pair in ((a, b), (a, a), (b, b))
+                probe.run(both_images(*pair), fingerprints=True, mark_images=True) for pair in ((a, b), (a, a), (b, b))
             )
         except Exception as error:
             pass_on_lack_of_memory(error)
@@ -133,13 +133,15 @@ class Pairs:
 
 
 def _apart(ab: Received, aa: Received, bb: Received) -> bool:
-    if not ab.shape == aa.shape == bb.shape or ab.halves is None or aa.halves is None or bb.halves is None:
-        return False
-    return ab.halves[0] == aa.halves[0] and ab.halves[1] == bb.halves[1]
+    return _first_apart(ab, aa) and _half_alike(ab, bb, 1)
 
 
 def _first_apart(ab: Received, aa: Received) -> bool:
-    return ab.shape == aa.shape and None not in (ab.halves, aa.halves) and ab.prints[0] == aa.prints[0]
+    return _half_alike(ab, aa, 0)
+
+
+def _half_alike(x: Received, y: Received, half: int) -> bool:
+    return x.shape == y.shape and len(x.prints) == len(y.prints) == 2 and x.prints[half] == y.prints[half]
 
 
 def _same_received(one: Recording, other: Recording) -> bool:

@@ -12,10 +12,7 @@ from torch import nn
 from typing_extensions import Unpack
 
 from hairify._support.randomness import ONE_AT_A_TIME, seeded
-from hairify.errors import (
-    DACError,
-    NothingToConvertError,
-)
+from hairify.errors import DACError, NothingToConvertError
 from hairify.nn._converted import within_converted
 from hairify.nn._dac import make_dac, measure_dac
 from hairify.nn._features import Feature

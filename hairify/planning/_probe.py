@@ -83,6 +83,7 @@ class Probe:
         *,
         cut_at: str | None = None,
         fingerprints: bool = False,
+        mark_images: bool = False,
         training: bool = False,
         batch_norm: bool = True,
         saved: bool = False,
@@ -93,7 +94,8 @@ class Probe:
             inputs: None for the example inputs.
             cut_at: a module at whose first output the autograd graph starts, so that whatever depends on it
                 requires a gradient; without it no graph is recorded.
-            fingerprints: fill in `Received.prints` and `Returned.marks`.
+            fingerprints: fill in `Received.prints`.
+            mark_images: fill in `Returned.marks`.
             training: run in training mode.
             batch_norm: then also BatchNorm, which otherwise stays in evaluation mode.
             saved: keep what the autograd graph saves for a backward pass, which takes memory, and is needed only by a
@@ -101,7 +103,7 @@ class Probe:
         """
         model = self.copy(training=training, batch_norm=batch_norm)
         inputs = (inputs or self.inputs).map(torch.clone)
-        recorder = Recorder(model, cut_at, inputs.batch if fingerprints else None)
+        recorder = Recorder(model, cut_at, fingerprints, inputs.batch if mark_images else None)
         keeping = contextlib.nullcontext() if cut_at is None or saved else _without_saved_tensors()
         with isolated(model), torch.set_grad_enabled(cut_at is not None), recorder, keeping:
             recorder.recording.output = model(*inputs.args, **inputs.kwargs)

@@ -50,11 +50,6 @@ class Received:
     depends: bool
     prints: tuple[int, ...] = ()
 
-    @property
-    def halves(self) -> tuple[int, int] | None:
-        """The fingerprints of two halves, where there are two."""
-        return (self.prints[0], self.prints[1]) if len(self.prints) == 2 else None
-
 
 @dataclass(frozen=True)
 class Call:
@@ -107,13 +102,15 @@ class Recorder(TorchFunctionMode):
     Args:
         model: a copy, which gets the hooks.
         cut_at: see `Probe.run`.
-        images: how many there are, where fingerprints are asked for; else None.
+        fingerprints: see `Probe.run`.
+        mark_for: how many images there are, where their marks are asked for; else None.
     """
 
-    def __init__(self, model: nn.Module, cut_at: str | None, images: int | None) -> None:
+    def __init__(self, model: nn.Module, cut_at: str | None, fingerprints: bool, mark_for: int | None) -> None:
         super().__init__()
         self.recording = Recording()
-        self._cut_at, self._images, self._keep_results = cut_at, images, cut_at is not None
+        self._cut_at, self._keep_results = cut_at, cut_at is not None
+        self._fingerprints, self._mark_for = fingerprints, mark_for
         self._running: list[tuple[str, int, tuple[Any, ...]]] = []
         self._leaving: list[tuple[str, int, tuple[Any, ...]]] = []
         self._clock = 0
@@ -159,12 +156,12 @@ class Recorder(TorchFunctionMode):
     def _received(self, t: Tensor) -> Received:
         parts = 2 if t.ndim and t.shape[0] % 2 == 0 else 1
         depends = t.requires_grad and torch.is_grad_enabled()
-        return Received(tuple(t.shape), depends, fingerprints(t, parts) if self._images else ())
+        return Received(tuple(t.shape), depends, fingerprints(t, parts) if self._fingerprints else ())
 
     def _returned(self, t: Tensor) -> Returned:
         key = self._numbers.of(t), version(t)
         if key not in self._returned_before:  # modules often return what the last one within them returned
-            marked = t.ndim > 1 and t.shape[0] == self._images and t.is_floating_point()
+            marked = t.ndim > 1 and t.shape[0] == self._mark_for and t.is_floating_point()
             marks = fingerprints(t, t.shape[0]) if marked else ()
             self._returned_before[key] = Returned(key, tuple(t.shape), t.is_floating_point(), marks)
         return self._returned_before[key]

@@ -23,8 +23,8 @@ from hairify import Plan, hairify, plan
 from hairify._support.nested import all_tensors
 from hairify._support.randomness import ONE_AT_A_TIME
 from hairify.errors import HairWarning, NothingToConvertError, OptionError
-from hairify.planning import _dependence
-from hairify.planning._options import DEFAULTS, Options
+from hairify.planning import Options, _dependence
+from hairify.planning._options import DEFAULTS
 from hairify.planning._probe import Probe
 from hairify.planning._recording import _Numbers
 

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from hairify import HairModel
 from hairify._support import torch_internals as internals
 from hairify.errors import TorchVersionError
-from hairify.nn._boxes import WeightBox
+from hairify.nn import WeightBox
 from hairify.nn._layers import _SETTINGS, settings, why_not
 
 PACKAGE = Path(internals.__file__).parents[1]
