@@ -14,6 +14,7 @@ from torch import nn
 from benchmarks import memory
 from benchmarks.report import table
 from hairify import hairify
+from hairify._support.counting import count
 from hairify.models import airnet, restormer, unet
 
 _MEBIBYTE = 2**20
@@ -74,7 +75,7 @@ def _measured(name: str, times: int) -> tuple[str, ...]:
     highest = memory.peak(convert, "cpu")
     for _ in range(times - 1):
         convert()
-    size = sum(p.numel() for p in network.parameters())
+    size = count(network)
     mebibytes = "?" if highest is None else f"{highest / _MEBIBYTE:,.0f}"
     return name, f"{height}×{width}", f"{size:,}", f"{statistics.median(seconds):.1f}", mebibytes
 

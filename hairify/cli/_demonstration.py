@@ -15,6 +15,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import nn
 
+from hairify._support.counting import count
 from hairify._support.files import write_text
 from hairify.ablation.running import AblationSettings, ablate
 from hairify.ablation.tables import AblationTable
@@ -110,7 +111,7 @@ def demonstrate(
 
 
 def _trained(model: nn.Module, folder: Path, settings: TrainingSettings, console: Console) -> TrainedRun:
-    console.print(f"[bold]{folder.name}[/bold]: {sum(p.numel() for p in model.parameters()):,} parameters")
+    console.print(f"[bold]{folder.name}[/bold]: {count(model):,} parameters")
     samples = TrainingSamples(tasks(TRAINING), PATCH, settings.seed, _CACHE)
     done = train(model, samples, settings, output=folder, console=console)
     if done.interrupted:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from typing_extensions import Unpack
 
+from hairify._support.counting import count
 from hairify._support.randomness import ONE_AT_A_TIME, seeded
 from hairify.errors import DACError, NothingToConvertError
 from hairify.nn._converted import within_converted
@@ -47,7 +48,7 @@ def plan(model: nn.Module, **options: Unpack[Options]) -> Plan:
     with ONE_AT_A_TIME:
         probe = Probe(model, choices.example_inputs)
         chosen = _first_that_converts(probe, choices)
-        size = sum(p.numel() for p in model.parameters())
+        size = count(model)
         dac, giv_dim, widths = _dac_and_widths(choices, chosen, size)
     return Plan(
         **chosen._asdict(),
@@ -117,11 +118,11 @@ def _skipped(verdicts: dict[str, str | None], levels: tuple[Level, ...]) -> dict
 
 def _added(levels: tuple[Level, ...], dac: nn.Module, giv_dim: int, widths: Sequence[int]) -> int:
     """How many parameters the conversion adds."""
-    added = sum(p.numel() for p in dac.parameters())
+    added = count(dac)
     for level in levels:
         with torch.device("meta"):
             hsn = HyperSelectingNet(giv_dim, len(level.blocks), level.box_size, widths)
-        added += sum(p.numel() for p in hsn.parameters()) + level.size - len(level.blocks) * level.row_size
+        added += count(hsn) + level.size - len(level.blocks) * level.row_size
     return added
 
 

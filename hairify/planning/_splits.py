@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from hairify._support.counting import count
 from hairify._support.module_names import all_names
 from hairify._support.nested import Size
 from hairify.errors import OptionError, SplitError
@@ -163,7 +164,7 @@ class _Splitter:
         held: dict[int, int] = defaultdict(int)  # resolution, in the order of first use -> parameters of its layers
         for c, f in on_path:
             if is_layer(module := self._modules[c.module]) and self._first[c.module] is c:
-                held[f.area] += sum(p.numel() for p in module.parameters())
+                held[f.area] += count(module)
         if not held:
             return None
         least = _LEAST_HELD * sum(held.values())

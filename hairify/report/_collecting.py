@@ -10,6 +10,7 @@ from typing import TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
+from hairify._support.counting import count
 from hairify._support.modes import evaluation_mode
 from hairify.data.datasets import Task, load_pair
 from hairify.data.degradations import degradation
@@ -73,7 +74,7 @@ def collect(
         examples = _examples(model, tasks, settings, multiple, on_part, unreadable)
     return Findings(
         title=title,
-        parameters=sum(p.numel() for p in model.parameters()),
+        parameters=count(model),
         facts=dict(facts or {}),
         tasks={task.name: task.degradation for task in tasks},
         plan=model.plan if isinstance(model, HairModel) else None,

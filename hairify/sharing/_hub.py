@@ -18,6 +18,7 @@ import safetensors
 import safetensors.torch
 from torch import nn
 
+from hairify._support.counting import count
 from hairify._support.files import replacing, write_text
 from hairify.errors import CheckpointError, NetworkError
 from hairify.evaluation._scores import Results, read_results
@@ -175,7 +176,7 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False, token: 
 def model_card(restorer: Restorer) -> str:
     """The README of a shared restorer, in Markdown with the front matter that the Hub reads."""
     model, network = restorer.model, restorer.network
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = count(model)
     kind = "an all-in-one restorer by HAIR" if isinstance(model, HairModel) else "an image restoration network"
     named = "" if network.is_built_in else f', network="{network.name}"'
     own_dac = "" if restorer.dac is None else f', dac="{restorer.dac}"'

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 from torch import nn
 
+from hairify._support.counting import count
 from hairify._support.files import write_text
 from hairify.ablation.running import AblationSettings, ablate
 from hairify.ablation.tables import Run
@@ -47,7 +48,7 @@ def run(
         write_text(output / CONFIG, to_toml(network, data, training, ablation))
 
     def train_and_score(model: nn.Module, seed: int, name: str) -> Mapping[str, Score]:
-        say((name, "bold"), f", seed {seed}: {sum(p.numel() for p in model.parameters()):,} parameters")
+        say((name, "bold"), f", seed {seed}: {count(model):,} parameters")
         samples = TrainingSamples(tasks, data.patch_size, seed, int(data.image_cache * 2**30))
         settings = dataclasses.replace(training, seed=seed)
         folder = output / "runs" / f"{name}-{seed}".replace("/", "_")

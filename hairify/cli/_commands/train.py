@@ -12,6 +12,7 @@ import typer
 from torch import nn
 
 from hairify import HairModel
+from hairify._support.counting import count
 from hairify._support.files import write_text
 from hairify.cli import INTERRUPTED
 from hairify.cli._common import CONFIG, console, say, say_unreadable
@@ -104,7 +105,7 @@ def _held_out(data: DataSettings) -> tuple[list[Task], str]:
 
 
 def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -> None:
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = count(model)
     if isinstance(model, HairModel):
         before, after = model.plan.parameters
         boxes = ", ".join(f"{level.name} (N = {level.box_size})" for level in model.plan.levels[:6])
