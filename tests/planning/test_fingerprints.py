@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hairify.planning import _fingerprints
 from hairify.planning._fingerprints import fingerprints
 
 DTYPES = [
@@ -51,34 +50,12 @@ def test_equal_values_alone_have_equal_fingerprints(dtype: torch.dtype, rows: in
         assert changed[-1] != prints[-1]
 
 
-@pytest.mark.parametrize("length", [7, 8, 63, 64, 65, 1000])
-def test_the_order_counts_also_from_chunk_to_chunk(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_fingerprints, "_CHUNK", 16)
-    _fingerprints._weights.cache_clear()
-    try:
-        x = drawn(torch.float32, 1, length)
-        seen = {fingerprints(x, 1)}
-        for i in range(1, length):
-            swapped = x.clone()
-            swapped[0, [0, i]] = x[0, [i, 0]]
-            seen.add(fingerprints(swapped, 1))
-        assert len(seen) == length
-    finally:
-        _fingerprints._weights.cache_clear()
-
-
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_patterns_of_few_values_are_told_apart(dtype: torch.dtype) -> None:
-    """Of signs alone, of zeros and ones: where a product of 64 bits would keep a single bit of each difference."""
-    generator = torch.Generator().manual_seed(0)
-    signs = torch.randint(0, 2, (500, 64), generator=generator)
-    for low in (0, -1) if dtype not in (torch.uint8, torch.bool) else (0,):
-        rows = (signs * (1 - low) + low).to(dtype)
-        assert len(set(fingerprints(rows, 500))) == len({tuple(row) for row in signs.tolist()})
-    pairs = (
-        torch.tensor([[1, -1], [-1, 1]]).to(dtype) if dtype not in (torch.uint8, torch.bool) else signs[:2].to(dtype)
-    )
-    assert len(set(fingerprints(pairs, 2))) == 2
+@pytest.mark.parametrize("dtype", [dtype for dtype in DTYPES if dtype != torch.bool], ids=str)
+def test_the_order_counts(dtype: torch.dtype) -> None:
+    x = torch.arange(1, 65).reshape(1, 64).to(dtype)
+    x[0, 0] = 0
+    swapped = [x[:, [*range(1, i + 1), 0, *range(i + 1, 64)]] for i in range(64)]
+    assert len({fingerprints(one, 1) for one in swapped}) == 64
 
 
 def test_views_that_are_not_carried_out_yet() -> None:
@@ -116,7 +93,7 @@ def test_what_a_transform_wraps_has_no_fingerprint() -> None:
 def test_what_cannot_be_compared_by_value() -> None:
     nan = torch.tensor([[1.0, torch.nan, torch.inf]])
     assert fingerprints(nan, 1) == fingerprints(nan.clone(), 1)
-    assert fingerprints(torch.zeros(2, 0), 2) == (0, 0)
+    assert len(set(fingerprints(torch.zeros(2, 0), 2))) == 1
     assert len(fingerprints(torch.tensor(3.0), 1)) == 1
 
 
