@@ -33,16 +33,17 @@ class ModelTracer(InPlaceTracer):
 
     Args:
         keep: whether a module must be seen in the graph.
-        watch: module whose first output is kept in `watched`.
         leaf: modules that are nodes of their own.
         after: called with a leaf and its output, in place of the leaf's own hooks.
         buffers: whether buffers are read when the graph runs; else what is computed from them alone is a constant.
+
+    Attributes:
+        first_outputs: of each module that was called, by name, the nodes of what it returned first.
     """
 
     def __init__(
         self,
         keep: Callable[[nn.Module], bool],
-        watch: nn.Module | None = None,
         leaf: Callable[[nn.Module], bool] = lambda module: False,
         after: Callable[[nn.Module, Any], None] = lambda module, output: None,
         buffers: bool = False,
@@ -55,9 +56,9 @@ class ModelTracer(InPlaceTracer):
         )
         modules: Any = (math, einops) if einops else (math,)
         super().__init__(autowrap_modules=modules, autowrap_functions=tuple(functions))
-        self._keep, self._watch, self._leaf, self._after = keep, watch, leaf, after
+        self._keep, self._leaf, self._after = keep, leaf, after
         self.proxy_buffer_attributes = buffers
-        self.watched: list[torch.fx.Node] = []
+        self.first_outputs: dict[str, list[torch.fx.Node]] = {}
         self._entered = ""  # the module to be kept within which nodes are made, as their names have it
         self._times_entered: Counter[str] = Counter()
         self._thread = threading.get_ident()
@@ -83,8 +84,9 @@ class ModelTracer(InPlaceTracer):
                 if any(self._keep(inner) for inner in m.modules()):
                     raise
                 output = self._as_node(m, name, args, kwargs)
-        if m is self._watch and not self.watched:
-            torch.fx.node.map_aggregate(output, self._note)
+        if name not in self.first_outputs:
+            nodes = self.first_outputs[name] = []
+            torch.fx.node.map_aggregate(output, lambda v: nodes.append(v.node) if isinstance(v, torch.fx.Proxy) else v)
         return output
 
     def create_node(
@@ -112,11 +114,6 @@ class ModelTracer(InPlaceTracer):
         output = self.create_proxy("call_module", name, args, kwargs)
         self._after(m, output)
         return output
-
-    def _note(self, value: Any) -> Any:
-        if isinstance(value, torch.fx.Proxy):
-            self.watched.append(value.node)
-        return value
 
 
 class _Proxy(torch.fx.Proxy):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from hairify._support.nested import all_tensors
 from hairify.errors import ExampleInputError
 from hairify.planning._inputs import Inputs
 from hairify.planning._probe import Probe
-from hairify.planning._recording import Received, Recording
+from hairify.planning._recording import Received, Recording, Returned
 
 _SEED = 1  # of the second image
 _NEARLY_BLACK = 0.02
@@ -46,18 +47,22 @@ def both_images(a: Inputs, b: Inputs) -> Inputs:
 
 
 class Pairs:
-    """Runs on the batches [a, b], [a, a] and [b, b]: do the images of a batch stay apart?
+    """Runs on the batches [a, b], [a, a] and [b, a]: do the images of a batch stay apart?
 
     Where they do, the first half of whatever a layer receives for [a, b] is the first half of what it receives for
-    [a, a], and the second half that for [b, b], bit for bit: the same kernels meet the same numbers. So no
-    tolerance is needed that mixing could hide under.
+    [a, a], and the second half for [b, a] the second half for [a, a], bit for bit: the same kernels meet the same
+    numbers. So no tolerance is needed that mixing could hide under. What is sorted by value has one order for [a, b]
+    and [b, a], and is seen by that.
 
     Args:
-        probe: the model.
+        probe: the recorded model.
 
     Attributes:
         inputs: [a, b].
         ab: the run on them.
+        training: the run on them in training mode; None where the model fails in it.
+        trains_alike: whether the model computes the same in training mode, as far as it runs in it.
+        unchecked: what could not be checked, and why.
 
     Raises:
         ExampleInputError: the model does not run on two images.
@@ -65,79 +70,106 @@ class Pairs:
 
     def __init__(self, probe: Probe) -> None:
         a, b = probe.inputs, second_image(probe.inputs)
-        self._probe, self._twice = probe, both_images(a, a)
-        self.inputs, self._alone = both_images(a, b), probe.recording
+        self.inputs, self._twice = both_images(a, b), both_images(a, a)
+        self._probe, self._alone = probe, probe.recording
         try:
-            self.ab, self._aa, self._bb = (
-                probe.run(both_images(*pair), fingerprints=True, mark_images=True) for pair in ((a, b), (a, a), (b, b))
-            )
+            self.ab, self._aa, self._ba = map(self._watch, (self.inputs, self._twice, both_images(b, a)))
         except Exception as error:
             pass_on_lack_of_memory(error)
             raise ExampleInputError(
                 f"The model runs on one image of {a.describe()}, but not on a batch of two: {type(error).__name__}: "
                 f"{error}. Per-image weights need a model that takes batches."
             ) from error
-        self._returned = [
-            {name: call.returned for name, call in recording.first_calls().items()}
-            for recording in (self.ab, self._aa, self._bb)
-        ]
+        self.unchecked: list[str] = []
+        self.training = self._train(self.inputs)
+        self.trains_alike = self.training is None or _same_received(self.training, self.ab)
+        self._training_twice = None if self.trains_alike else self._train(self._twice)
 
-    def inputs_kept_apart(self, layer: str) -> bool:
-        """Whether each image's rows of what a layer receives, in all of its calls, come from that image alone."""
-        alone, *received = [r.received.get(layer, []) for r in (self._alone, self.ab, self._aa, self._bb)]
-        return len({len(alone), *map(len, received)}) == 1 and all(map(_apart, *received))
+    def why_not_apart(self, layer: str) -> str | None:
+        """Why a layer cannot have weights for each image, by what it receives in all of its calls; None where it can.
 
-    def inputs_kept_apart_in_training(self, layer: str) -> bool:
-        """Whether each image's rows of it come from that image alone in training mode, too, where that can be seen."""
-        if self.training_apart is None:
-            return True
-        ab, aa = (r.received.get(layer, []) for r in self.training_apart)
-        return len(ab) == len(aa) and all(map(_first_apart, ab, aa))
-
-    @functools.cached_property
-    def training(self) -> Recording | None:
-        """The run on [a, b] in training mode; None where the model fails in it."""
-        return self._train(self.inputs)
-
-    @functools.cached_property
-    def training_apart(self) -> tuple[Recording, Recording] | None:
-        """The runs on [a, b] and [a, a] in training mode, but for BatchNorm, which mixes the images rightly.
-
-        The random draws are the same in both. None where the model fails, or does what it does in evaluation mode.
+        In training mode alone, what comes second in a batch is not looked at.
         """
-        if self.training is None or _same_received(self.training, self.ab):
+        alone, ab, aa, ba = (r.received.get(layer, []) for r in (self._alone, self.ab, self._aa, self._ba))
+        if not _all(_ordered_by_image, alone, ab, aa, ba):
+            if ab != self._again.received.get(layer, []):
+                return "what it receives differs from run to run"
+            if ab and ab == aa == ba and _all(_same_shape, alone, ab):
+                return "what it receives comes from no image"
+            return "what it receives is not ordered by image"
+        if self.training is None or self._training_twice is None:
             return None
-        ab, aa = (self._train(inputs, batch_norm=False) for inputs in (self.inputs, self._twice))
-        return (ab, aa) if ab is not None and aa is not None else None
+        ab, aa = (r.received.get(layer, []) for r in (self.training, self._training_twice))
+        return None if _all(_first_alike, ab, aa) else "what it receives in training mode is not ordered by image"
 
-    def _train(self, inputs: Inputs, batch_norm: bool = True) -> Recording | None:
-        try:
-            return self._probe.run(inputs, fingerprints=True, training=True, batch_norm=batch_norm)
-        except Exception as error:  # in training mode models may fail as they like
-            pass_on_lack_of_memory(error)
-            return None
+    @property
+    def read_outside(self) -> set[str]:
+        """Layers whose parameters were used other than by calling the layer, in any of the runs."""
+        runs = (self._alone, self.ab, self._aa, self._ba, self.training)
+        return set().union(*(run.read_outside for run in runs if run is not None))
+
+    @functools.cached_property
+    def repeats_itself(self) -> bool:
+        """Whether the model computes the same in two runs on the same images, from the same random state."""
+        same = _same_received(self.ab, self._again)
+        if not same:
+            self.unchecked.append("what is converted computes the same: two runs on the same images differ")
+        return same
 
     def output_kept_apart(self, module: str, index: int) -> bool:
         """Whether a tensor of the first output of a module keeps the images apart."""
-        ab, aa, bb = self._marks(module, index)
-        return bool(ab) and ab[0] == aa[0] and ab[1] == bb[1]
+        ab, aa, ba = self._prints(module, index)
+        return bool(ab) and ab[0] == aa[0] and ba[1] == aa[1]
 
     def output_alike_for_all(self, module: str, index: int) -> bool:
         """Whether a tensor of the first output of a module is the same for every image."""
-        ab, _, _ = self._marks(module, index)
+        ab, _, _ = self._prints(module, index)
         return len(set(ab)) == 1
 
-    def _marks(self, module: str, index: int) -> list[tuple[int, ...]]:
-        tensors_of = [returned.get(module, ()) for returned in self._returned]
-        return [of[index].marks if index < len(of) else () for of in tensors_of]
+    def _prints(self, module: str, index: int) -> list[tuple[int, ...]]:
+        tensors_of = [returned.get(module, ()) for returned in self._first_returned]
+        return [of[index].prints if index < len(of) else () for of in tensors_of]
+
+    @functools.cached_property
+    def _first_returned(self) -> list[dict[str, tuple[Returned, ...]]]:
+        recordings = (self.ab, self._aa, self._ba)
+        return [{name: call.returned for name, call in one.first_calls().items()} for one in recordings]
+
+    @functools.cached_property
+    def _again(self) -> Recording:
+        """A second run on [a, b]."""
+        return self._watch(self.inputs)
+
+    def _watch(self, inputs: Inputs) -> Recording:
+        return self._probe.run(inputs, fingerprints=True, mark_images=True)
+
+    def _train(self, inputs: Inputs) -> Recording | None:
+        """A run in training mode, all of which draw the same random numbers; None where the model fails in it."""
+        try:
+            return self._probe.run(inputs, fingerprints=True, training=True)
+        except Exception as error:  # as a model may that is made for inference alone
+            pass_on_lack_of_memory(error)
+            self.unchecked.append(f"what the network does in training mode: {type(error).__name__}: {error}")
+            return None
 
 
-def _apart(ab: Received, aa: Received, bb: Received) -> bool:
-    return _first_apart(ab, aa) and _half_alike(ab, bb, 1)
+def _all(law: Callable[..., bool], *calls: list[Received]) -> bool:
+    """Whether as many calls were made in all runs, and the law holds for all of them."""
+    return len(set(map(len, calls))) == 1 and all(map(law, *calls))
 
 
-def _first_apart(ab: Received, aa: Received) -> bool:
-    return _half_alike(ab, aa, 0)
+def _ordered_by_image(alone: Received, ab: Received, aa: Received, ba: Received) -> bool:
+    """Whether one image's rows come from it alone, and two images bring twice as many."""
+    grows = bool(ab.shape) and ab.shape[0] == 2 * alone.shape[0]
+    return grows and _first_alike(ab, aa) and _half_alike(ba, aa, 1)
+
+
+def _same_shape(x: Received, y: Received) -> bool:
+    return x.shape == y.shape
+
+
+def _first_alike(x: Received, y: Received) -> bool:
+    return _half_alike(x, y, 0)
 
 
 def _half_alike(x: Received, y: Received, half: int) -> bool:

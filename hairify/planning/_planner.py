@@ -18,6 +18,7 @@ from hairify.nn._converted import within_converted
 from hairify.nn._dac import make_dac, measure_dac
 from hairify.nn._features import Feature
 from hairify.nn._hsn import HyperSelectingNet
+from hairify.planning._dependence import Graphs
 from hairify.planning._levels import layers_of, make_levels
 from hairify.planning._options import Choices, Options, check_names, network_of, showing_options
 from hairify.planning._pairs import Pairs
@@ -47,7 +48,8 @@ def plan(model: nn.Module, **options: Unpack[Options]) -> Plan:
     choices = Choices.of(model, options)
     with ONE_AT_A_TIME:
         probe = Probe(model, choices.example_inputs)
-        chosen = _first_that_converts(probe, choices)
+        pairs = Pairs(probe)
+        chosen = _first_that_converts(probe, pairs, choices)
         size = count(model)
         dac, giv_dim, widths = _dac_and_widths(choices, chosen, size)
     return Plan(
@@ -60,6 +62,7 @@ def plan(model: nn.Module, **options: Unpack[Options]) -> Plan:
         hsn_limit=choices.usual.hsn_limit,
         init=choices.init,
         inputs=probe.inputs.describe(),
+        unchecked=(*probe.unchecked, *pairs.unchecked),
         dac_source=None if isinstance(choices.dac, str) else choices.dac,
     )
 
@@ -74,16 +77,16 @@ class _Attempt(NamedTuple):
     skipped: dict[str, str]
 
 
-def _first_that_converts(probe: Probe, choices: Choices) -> _Attempt:
+def _first_that_converts(probe: Probe, pairs: Pairs, choices: Choices) -> _Attempt:
     """Of the splits in question, the first after which something can be converted.
 
     Raises:
         NothingToConvertError: there is none.
     """
-    pairs = Pairs(probe)
+    graphs = Graphs(probe)
     first: _Attempt | None = None
     for split, feature in itertools.islice(possible_splits(probe, pairs, choices.split_at), _MOST_SPLITS_TRIED):
-        verdicts, tracer = judge_layers(probe, pairs, split, choices)
+        verdicts, tracer = judge_layers(probe, pairs, graphs, split, choices)
         eligible = [name for name, reason in verdicts.items() if reason is None]
         levels = make_levels(probe, eligible, choices) if eligible else ()
         attempt = _Attempt(split, feature, tracer, levels, _skipped(verdicts, levels))

@@ -21,8 +21,9 @@ from hairify.nn._moments_dac import MomentsDAC
 from hairify.nn._published_dac import DegradationAwareClassifier
 from hairify.planning._printing import by_reason, millions, some, table
 
-PLAN_VERSION = 4
-"""1 had no low-rank boxes; 2 no DAC but the published one, and no HSNs of other widths; 3 no limit of their logits."""
+PLAN_VERSION = 5
+"""1 had no low-rank boxes; 2 no DAC but the published one, and no HSNs of other widths; 3 no limit of their logits; 4
+nothing of what could not be checked."""
 _LEAST_SHARE = 0.5
 
 
@@ -75,6 +76,7 @@ class Plan:
         hsn_limit: under which HSNs hold the root mean square of their logits over the rows; None: as they are.
         init: "preserve" or "random".
         inputs: shapes of the example inputs.
+        unchecked: checks that could not be made, and why, in words.
         dac_source: the DAC or factory given to `plan`; not saved.
     """
 
@@ -93,6 +95,7 @@ class Plan:
     hsn_limit: float | None
     init: str
     inputs: str
+    unchecked: tuple[str, ...] = ()
     dac_source: DACSource = field(default=None, compare=False, repr=False)
 
     @property
@@ -185,7 +188,7 @@ class Plan:
                 data["hsn_widths"] = published_widths(data["giv_dim"])
             if version < 4:
                 data["hsn_limit"] = None
-            data["hsn_widths"] = tuple(data["hsn_widths"])
+            data["hsn_widths"], data["unchecked"] = tuple(data["hsn_widths"]), tuple(data.get("unchecked", ()))
             for level in levels:
                 level.setdefault("shared", version < 3 and level.get("rank") is not None)
                 level["blocks"], level["layers"] = tuple(level["blocks"]), tuple(level["layers"])
@@ -244,6 +247,7 @@ class Plan:
             lines += [
                 f"  {len(names):4d}  {reason}: {some(names)}" for reason, names in by_reason(self.skipped).items()
             ]
+        lines += [f"not checked: {what}" for what in self.unchecked]
         if self.warning:
             lines += ["", f"warning: {self.warning}"]
         return "\n".join(lines)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -30,6 +31,12 @@ class Probe:
         model: left as it is.
         example_inputs: see `hairify`; None tries usual ones.
 
+    Attributes:
+        model: the copy.
+        inputs: one image, on which it runs.
+        recording: the run on it.
+        unchecked: what could not be checked, and why.
+
     Raises:
         ExampleInputError: the model rejects the inputs.
         CopyError: the model cannot be copied.
@@ -46,13 +53,14 @@ class Probe:
             raise ExampleInputError(
                 f"The parameter {lazy!r} is lazy and not initialised yet. Run the model once on an image first."
             )
+        self.unchecked: list[str] = []
         self.model = _without_zeros(copy_model(model).requires_grad_(False).eval())
         candidates = [Inputs.of(example_inputs)] if example_inputs is not None else default_inputs(self.model)
         failures: dict[str, list[str]] = {}
         for inputs in candidates:
             self.inputs = inputs.map(lambda t: t[:1], batched_only=True)  # the first image alone
             try:
-                self.recording = self.run()
+                self.recording = self._first_run()
             except Exception as error:
                 pass_on_lack_of_memory(error)
                 why = f"{type(error).__name__}: {str(error).strip()[:300]}"
@@ -68,11 +76,11 @@ class Probe:
             "image, counts as batched: a batch size that no other dimension has tells them apart."
         )
 
-    def copy(self, *, training: bool, batch_norm: bool) -> nn.Module:
-        """A copy of the model; `training` and `batch_norm` as for `run`."""
+    def copy(self, *, training: bool) -> nn.Module:
+        """A copy of the model; `training` as for `run`."""
         # In training mode momentum encoders write into parameters.
         model = copy_model(self.model, share_parameters=not training).train(training)
-        for module in () if batch_norm else model.modules():
+        for module in model.modules():
             if isinstance(module, BATCH_NORM):
                 module.eval()
         return model
@@ -81,31 +89,29 @@ class Probe:
         self,
         inputs: Inputs | None = None,
         *,
-        cut_at: str | None = None,
+        graph_from: Collection[str] | None = None,
         fingerprints: bool = False,
         mark_images: bool = False,
         training: bool = False,
-        batch_norm: bool = True,
         saved: bool = False,
     ) -> Recording:
         """Run the model once on a fresh copy.
 
         Args:
             inputs: None for the example inputs.
-            cut_at: a module at whose first output the autograd graph starts, so that whatever depends on it
-                requires a gradient; without it no graph is recorded.
+            graph_from: names of the modules at whose outputs the graph of gradients starts, so that it shows what
+                depends on them; parameters are frozen. None records no gradients.
             fingerprints: fill in `Received.prints`.
-            mark_images: fill in `Returned.marks`.
-            training: run in training mode.
-            batch_norm: then also BatchNorm, which otherwise stays in evaluation mode.
-            saved: keep what the autograd graph saves for a backward pass, which takes memory, and is needed only by a
-                model that computes gradients in its own forward.
+            mark_images: fill in `Returned.prints`.
+            training: run in training mode, but for BatchNorm, which mixes images rightly.
+            saved: keep what the graph saves for a backward pass, which takes memory, and is needed only by a model
+                that computes gradients in its own forward.
         """
-        model = self.copy(training=training, batch_norm=batch_norm)
+        model = self.copy(training=training)
         inputs = (inputs or self.inputs).map(torch.clone)
-        recorder = Recorder(model, cut_at, fingerprints, inputs.batch if mark_images else None)
-        keeping = contextlib.nullcontext() if cut_at is None or saved else _without_saved_tensors()
-        with isolated(model), torch.set_grad_enabled(cut_at is not None), recorder, keeping:
+        recorder = Recorder(model, graph_from, fingerprints, inputs.batch if mark_images else None)
+        keeping = contextlib.nullcontext() if graph_from is None or saved else _without_saved_tensors()
+        with isolated(model), torch.set_grad_enabled(graph_from is not None), recorder, keeping:
             recorder.recording.output = model(*inputs.args, **inputs.kwargs)
         if inspect.isgenerator(recorder.recording.output):
             raise ExampleInputError(
@@ -113,6 +119,16 @@ class Probe:
                 "iterates, after the forward has ended, and has no weights then: return a list instead."
             )
         return recorder.recording
+
+    def _first_run(self) -> Recording:
+        """With a graph of gradients from all modules on, if the model runs where gradients are recorded."""
+        try:
+            return self.run(graph_from={name for name, _ in self.model.named_modules()})
+        except Exception as error:
+            pass_on_lack_of_memory(error)
+            recording = self.run()
+            self.unchecked = [f"what depends on what, by gradients: {type(error).__name__}: {error}"]
+            return recording
 
 
 def _without_saved_tensors() -> AbstractContextManager[Any]:

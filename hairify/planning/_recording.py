@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import defaultdict
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,13 +27,15 @@ class Returned:
         key: the tensor's number in the run, and its version.
         shape: its shape.
         real: whether it holds real floating-point numbers.
-        marks: for each image its fingerprint; empty unless it was asked for.
+        prints: for each image its fingerprint; empty unless it was asked for.
+        node: its place in the graph of gradients; None outside of it.
     """
 
     key: tuple[int, int]
     shape: tuple[int, ...]
     real: bool
-    marks: tuple[int, ...] = field(default=(), compare=False)
+    prints: tuple[int, ...] = field(default=(), compare=False)
+    node: Node | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -41,14 +44,14 @@ class Received:
 
     Attributes:
         shape: of its input.
-        depends: whether it requires a gradient where gradients are recorded, and so depends on what the run was cut at.
         prints: fingerprints of the two halves of its first dimension, or of the whole where it is odd; empty unless
             they were asked for, or where it cannot have any.
+        node: its place in the graph of gradients; None outside of it, or where the layer records no gradients.
     """
 
     shape: tuple[int, ...]
-    depends: bool
     prints: tuple[int, ...] = ()
+    node: Node | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -75,18 +78,18 @@ class Recording:
     """What one run of the model showed.
 
     Attributes:
+        has_graph: whether gradients were recorded.
         calls: all module calls, in the order in which they ended.
         received: for each layer, what it received in each of its calls.
         read_outside: layers whose parameters were used other than by calling the layer.
         output: what the model returned.
-        results: for each layer, its outputs' places in the autograd graph; recorded with `cut_at` only.
     """
 
+    has_graph: bool
     calls: list[Call] = field(default_factory=list)
     received: dict[str, list[Received]] = field(default_factory=lambda: defaultdict(list))
     read_outside: set[str] = field(default_factory=set)
     output: Any = None
-    results: dict[str, list[Node]] = field(default_factory=lambda: defaultdict(list))
 
     def first_calls(self) -> dict[str, Call]:
         """The first call of every module that ran."""
@@ -101,15 +104,17 @@ class Recorder(TorchFunctionMode):
 
     Args:
         model: a copy, which gets the hooks.
-        cut_at: see `Probe.run`.
+        graph_from: names of the modules at whose outputs the graph of gradients starts; None records no gradients.
         fingerprints: see `Probe.run`.
-        mark_for: how many images there are, where their marks are asked for; else None.
+        mark_for: how many images there are, where fingerprints of outputs are asked for; else None.
     """
 
-    def __init__(self, model: nn.Module, cut_at: str | None, fingerprints: bool, mark_for: int | None) -> None:
+    def __init__(
+        self, model: nn.Module, graph_from: Collection[str] | None, fingerprints: bool, mark_for: int | None
+    ) -> None:
         super().__init__()
-        self.recording = Recording()
-        self._cut_at, self._keep_results = cut_at, cut_at is not None
+        self.recording = Recording(has_graph=graph_from is not None)
+        self._graph_from = graph_from or ()
         self._fingerprints, self._mark_for = fingerprints, mark_for
         self._running: list[tuple[str, int, tuple[Any, ...]]] = []
         self._leaving: list[tuple[str, int, tuple[Any, ...]]] = []
@@ -143,27 +148,23 @@ class Recorder(TorchFunctionMode):
     def after(self, name: str, output: Any) -> Any:
         """Note its output, and return another in its place where the graph of gradients is to start."""
         _, start, interface = self._leaving.pop()
-        found = tensors(output)
-        returned = tuple(map(self._returned, found))
+        if name in self._graph_from and any(map(_is_outside, tensors(output))):
+            output = tree_map_only(Tensor, _started, output)
+        returned = tuple(map(self._returned, tensors(output)))
         self.recording.calls.append(Call(name, interface, start, self._tick(), returned))
-        if self._keep_results and name in self.recording.received:
-            self.recording.results[name] += [t.grad_fn for t in found if t.grad_fn is not None]
-        if name != self._cut_at:
-            return None
-        self._cut_at = None  # the first output alone
-        return tree_map_only(Tensor, _cut, output)
+        return output
 
     def _received(self, t: Tensor) -> Received:
         parts = 2 if t.ndim and t.shape[0] % 2 == 0 else 1
-        depends = t.requires_grad and torch.is_grad_enabled()
-        return Received(tuple(t.shape), depends, fingerprints(t, parts) if self._fingerprints else ())
+        prints = fingerprints(t, parts) if self._fingerprints else ()
+        return Received(tuple(t.shape), prints, t.grad_fn if torch.is_grad_enabled() else None)
 
     def _returned(self, t: Tensor) -> Returned:
         key = self._numbers.of(t), version(t)
         if key not in self._returned_before:  # modules often return what the last one within them returned
             marked = t.ndim > 1 and t.shape[0] == self._mark_for and t.is_floating_point()
-            marks = fingerprints(t, t.shape[0]) if marked else ()
-            self._returned_before[key] = Returned(key, tuple(t.shape), t.is_floating_point(), marks)
+            prints = fingerprints(t, t.shape[0]) if marked else ()
+            self._returned_before[key] = Returned(key, tuple(t.shape), t.is_floating_point(), prints, t.grad_fn)
         return self._returned_before[key]
 
     def _tick(self) -> int:
@@ -225,9 +226,26 @@ class _After:
         return self.recorder.after(self.name, output)
 
 
-def _cut(tensor: Tensor) -> Tensor:
-    """A tensor of the same values at which the gradient graph starts; cloned, since leaves resist in-place changes."""
-    if not (tensor.is_floating_point() or tensor.is_complex()):
+def _is_outside(tensor: Tensor) -> bool:
+    """Whether a tensor could be in the graph of gradients, and is not."""
+    return (tensor.is_floating_point() or tensor.is_complex()) and not tensor.requires_grad
+
+
+def _started(tensor: Tensor) -> Tensor:
+    """A tensor of the same values within the graph, even where the network records no gradients (`no_grad`)."""
+    if not _is_outside(tensor):
         return tensor
-    with torch.enable_grad():  # the network may freeze what comes before by `no_grad`
-        return tensor.detach().requires_grad_().clone()
+    with torch.enable_grad():
+        return _Start.apply(tensor.detach(), torch.empty(0, requires_grad=True))  # type: ignore[no-untyped-call]
+
+
+class _Start(torch.autograd.Function):
+    """A copy that requires a gradient for the sake of an empty leaf, which keeps no values alive."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor, leaf: Tensor) -> Tensor:
+        return tensor.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
+        return None, None

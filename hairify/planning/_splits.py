@@ -115,6 +115,7 @@ class _Splitter:
             raise SplitError(
                 f"The split {name!r} does not keep the images of a batch apart, so its output cannot give one GIV per "
                 "image. Choose another `split_at`, before windows or patches are folded into the batch."
+                + self._if_it_varies()
             )
         return name, feature
 
@@ -137,7 +138,7 @@ class _Splitter:
         if not found:
             raise SplitError(
                 "No module returns a feature to split at: a map of the whole image that comes from the image and keeps "
-                "the images of a batch apart. Name one yourself: `split_at='...'`."
+                "the images of a batch apart. Name one yourself: `split_at='...'`." + self._if_it_varies()
             )
         yield from sorted(found, key=lambda choice: self._remaining_after(choice[0]) < _LEAST_REMAINING)
 
@@ -225,6 +226,10 @@ class _Splitter:
             if feature is not None and self._tells_images_apart(outer.module, feature.index):
                 return outer.module, feature
         return None
+
+    def _if_it_varies(self) -> str:
+        """A further sentence for networks of which two runs differ, as if one image changed another's result."""
+        return "" if self._pairs.repeats_itself else " (Two runs of the model on the same images differ: is it random?)"
 
     def _tells_images_apart(self, name: str, index: int) -> bool:
         return self._pairs.output_kept_apart(name, index) and not self._pairs.output_alike_for_all(name, index)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import fnmatch
 import math
+from collections import ChainMap
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from torch import nn
 
-from hairify._support.isolation import pass_on_lack_of_memory
 from hairify._support.module_names import all_names, tied_layers
 from hairify._support.torch_internals import CONVOLUTION
 from hairify.nn._converted import within_converted
 from hairify.nn._layers import is_layer, why_not
-from hairify.planning._dependence import dependents, without_effect
+from hairify.planning._dependence import Graphs
 from hairify.planning._options import Choices
 from hairify.planning._pairs import Pairs
 from hairify.planning._plans import TracerName
@@ -24,70 +25,61 @@ from hairify.planning._rehearsal import unfaithful
 _NEVER_CONVERTED = (CONVOLUTION, nn.Bilinear, nn.Embedding, nn.RNNBase)
 
 
-def judge_layers(probe: Probe, pairs: Pairs, split: str, choices: Choices) -> tuple[dict[str, str | None], TracerName]:
-    """For every layer, in the order of first calls: None where it may be converted, else the reason against it."""
-    model = probe.model
-    first = probe.recording.first_calls()
-    early = _before(probe.recording, split)
-    training = pairs.training
-    early_in_training = _before(training, split) if training else set()
-    read_outside = probe.recording.read_outside | (training.read_outside if training else set())
-    observed = _differentiated(probe, split)
-    reachable, tracer = dependents(probe, split, observed)
-    idle = without_effect(observed) if observed else set()
-    tied, names, inner = tied_layers(model), all_names(model), within_converted(model)
-    verdicts: dict[str, str | None] = {}
+class Verdicts(NamedTuple):
+    """What was found of the layers.
+
+    Attributes:
+        against: for every layer, in the order of first calls, the reason against converting it; None where it may be.
+        tracer: which tracer vouches for what depends on the split.
+    """
+
+    against: dict[str, str | None]
+    tracer: TracerName
+
+
+def judge_layers(probe: Probe, pairs: Pairs, graphs: Graphs, split: str, choices: Choices) -> Verdicts:
+    """Which layers may be converted after a split, by the first reason against each.
+
+    Args:
+        probe: the recorded model.
+        pairs: its runs on two images.
+        graphs: what depends on what in it.
+        split: its name.
+        choices: of the user's, which layers are to be converted.
+    """
+    model, called = probe.model, probe.recording.first_calls()
+    layers = {name: module for name, module in model.named_modules() if is_layer(module)}
+    dependents, idle, tracer = graphs.dependence(split)
+    names, tied = all_names(model), tied_layers(model)
+    chosen = {n for n in layers if _matches(names[n], choices.include) and not _matches(names[n], choices.exclude)}
+    known = ChainMap(  # reasons against layers; where there are several, the first
+        {name: reason for name, layer in layers.items() if (reason := why_not(layer)) is not None},
+        dict.fromkeys(within_converted(model), "belongs to a HairModel within the model"),
+        dict.fromkeys(layers.keys() - chosen, "ruled out by `include` or `exclude`"),
+        {name: f"its weight is tied to that of {other}" for name, other in tied.items()},
+        dict.fromkeys(pairs.read_outside, "its weight is read from outside its own call"),
+        dict.fromkeys(layers.keys() - called, "never called on the example inputs"),
+        dict.fromkeys(_before(probe.recording, split), "runs before the split"),
+        dict.fromkeys(_before(pairs.training, split), "runs before the split in training mode"),
+        dict.fromkeys(layers.keys() - dependents, "does not depend on the split's output"),
+        dict.fromkeys(idle, "the model's output does not depend on it"),
+    )
+    against: dict[str, str | None] = {}
     for name, module in sorted(
-        model.named_modules(), key=lambda item: first[item[0]].start if item[0] in first else 2**62
+        model.named_modules(), key=lambda item: called[item[0]].start if item[0] in called else math.inf
     ):
-        if not is_layer(module):
-            if isinstance(module, _NEVER_CONVERTED):
-                verdicts[name] = f"{type(module).__name__} is not among the classes that are converted"
-            continue
-        if (reason := why_not(module)) is not None:
-            verdicts[name] = reason
-        elif name in inner:
-            verdicts[name] = "belongs to a HairModel within the model"
-        elif not _matches(names[name], choices.include) or _matches(names[name], choices.exclude):
-            verdicts[name] = "ruled out by `include` or `exclude`"
-        elif name in tied:
-            verdicts[name] = f"its weight is tied to that of {tied[name]}"
-        elif name in read_outside:
-            verdicts[name] = "its weight is read from outside its own call"
-        elif name not in first:
-            verdicts[name] = "never called on the example inputs"
-        elif name in early:
-            verdicts[name] = "runs before the split"
-        elif name in early_in_training:
-            verdicts[name] = "runs before the split in training mode"
-        elif name not in reachable:
-            verdicts[name] = "does not depend on the split's output"
-        elif name in idle:
-            verdicts[name] = "the model's output does not depend on it"
-        elif not pairs.inputs_kept_apart(name):
-            verdicts[name] = "what it receives is not ordered by image"
-        elif not pairs.inputs_kept_apart_in_training(name):
-            verdicts[name] = "what it receives in training mode is not ordered by image"
-        else:
-            verdicts[name] = None
-    for name in unfaithful(probe, pairs, [name for name, reason in verdicts.items() if reason is None]):
-        verdicts[name] = "without a weight of its own the model does not compute the same"
-    return verdicts, tracer
+        if name in layers:
+            against[name] = known.get(name) or pairs.why_not_apart(name)
+        elif isinstance(module, _NEVER_CONVERTED):
+            against[name] = f"{type(module).__name__} is not among the classes that are converted"
+    for name in unfaithful(probe, pairs, [name for name, reason in against.items() if reason is None]):
+        against[name] = "without a weight of its own the model does not compute the same"
+    return Verdicts(against, tracer)
 
 
-def _differentiated(probe: Probe, split: str) -> Recording | None:
-    """A run cut at the split; None where the model fails when gradients are recorded, as some may."""
-    for saved in (False, True):  # a model may compute gradients in its own forward
-        try:
-            return probe.run(cut_at=split, saved=saved)
-        except Exception as error:
-            pass_on_lack_of_memory(error)
-    return None
-
-
-def _before(recording: Recording, split: str) -> set[str]:
+def _before(recording: Recording | None, split: str) -> set[str]:
     """The modules that start before the split's first call has ended."""
-    first = recording.first_calls()
+    first = recording.first_calls() if recording else {}
     end = first[split].end if split in first else math.inf
     return {name for name, call in first.items() if call.start < end}
 

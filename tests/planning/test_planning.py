@@ -23,7 +23,8 @@ from hairify import Plan, hairify, plan
 from hairify._support.nested import all_tensors
 from hairify._support.randomness import ONE_AT_A_TIME
 from hairify.errors import HairWarning, NothingToConvertError, OptionError
-from hairify.planning import Options, _dependence
+from hairify.planning import Options
+from hairify.planning._dependence import GradientGraph, Graphs, SymbolicGraph
 from hairify.planning._options import DEFAULTS
 from hairify.planning._probe import Probe
 from hairify.planning._recording import _Numbers
@@ -36,7 +37,7 @@ EXAMPLE = torch.rand(1, 3, 32, 48)
 def test_both_tracers_give_the_same_plan(name: str, split_at: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
     model = NETWORKS[name]()
     by_fx = plan(model, split_at=split_at)
-    monkeypatch.setattr(_dependence, "dependents_by_fx", lambda probe, split: None)
+    monkeypatch.setattr(SymbolicGraph, "of", lambda probe: None)
     observed = plan(model, split_at=split_at)
     assert observed.tracer == "observed"
     assert by_fx.tracer == ("observed" if name == "window" else "fx")
@@ -72,9 +73,11 @@ def test_fx_follows_einops_and_keeps_what_it_cannot_enter() -> None:
 def test_the_dependent_layers_are_the_same_by_both_tracers(name: str) -> None:
     probe = Probe(NETWORKS[name]())
     modules = [call.module for call in probe.recording.calls if call.module]
+    symbolic, by_one_run = SymbolicGraph.of(probe), GradientGraph(probe.recording)
     for split in modules[:: max(1, len(modules) // 7)]:
-        by_fx = _dependence.dependents_by_fx(probe, split)
-        assert by_fx is None or by_fx == _dependence.dependents_by_run(probe.run(cut_at=split)), split
+        expected = GradientGraph(probe.run(graph_from=[split])).dependents(split)
+        assert by_one_run.dependents(split) == expected, split
+        assert symbolic is None or symbolic.dependents(split) == expected, split
 
 
 class WritesThroughViews(Chain):
@@ -99,8 +102,11 @@ class Detaches(Chain):
 def test_where_the_tracers_differ_the_run_decides() -> None:
     for make, expected in ((WritesThroughViews, {"body.0", "body.1", "last"}), (Detaches, {"body.1", "last"})):
         probe = Probe(make(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)))
-        assert _dependence.dependents_by_fx(probe, "split") not in (None, expected)
-        assert _dependence.dependents(probe, "split", probe.run(cut_at="split")) == (expected, "observed")
+        by_fx = SymbolicGraph.of(probe)
+        assert by_fx is not None
+        assert by_fx.dependents("split") not in (None, expected)
+        found = Graphs(probe).dependence("split")
+        assert (found.dependents, found.tracer) == (expected, "observed")
 
 
 @pytest.mark.parametrize(
@@ -645,14 +651,14 @@ def test_tensors_are_not_kept_and_their_numbers_not_given_again() -> None:
     assert len(seen) == 1000
 
 
-@pytest.mark.parametrize("cut_at", [None, "split"])
-def test_a_run_keeps_no_tensor_but_its_output(cut_at: str | None) -> None:
-    model = UNet() if cut_at is None else Chain(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
+@pytest.mark.parametrize("graph_from", [None, ["split"], ["head", "split", "body.0", "body.1", "last", ""]])
+def test_a_run_keeps_no_tensor_but_its_output(graph_from: list[str] | None) -> None:
+    model = UNet() if graph_from is None else Chain(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1))
     alive: list[weakref.ref[Tensor]] = []
     probe = Probe(model, EXAMPLE)
     for module in probe.model.modules():
         module.register_forward_hook(_Noting(alive))
-    recording = probe.run(cut_at=cut_at, fingerprints=cut_at is None)
+    recording = probe.run(graph_from=graph_from, fingerprints=graph_from is None)
     gc.collect()
     kept = [t for ref in alive if (t := ref()) is not None]
     assert len(alive) > 5
