@@ -94,8 +94,8 @@ class Pairs:
         if not _all(_ordered_by_image, alone, ab, aa, ba):
             if ab != self._again.received.get(layer, []):
                 return "what it receives differs from run to run"
-            if ab and ab == aa == ba and _all(_same_shape, alone, ab):
-                return "what it receives comes from no image"
+            if any(map(_comes_from_no_image, alone, ab, aa, ba)):
+                return "what it receives in one of its calls comes from no image"
             return "what it receives is not ordered by image"
         if self.training is None or self._training_twice is None:
             return None
@@ -164,8 +164,8 @@ def _ordered_by_image(alone: Received, ab: Received, aa: Received, ba: Received)
     return grows and _first_alike(ab, aa) and _half_alike(ba, aa, 1)
 
 
-def _same_shape(x: Received, y: Received) -> bool:
-    return x.shape == y.shape
+def _comes_from_no_image(alone: Received, ab: Received, aa: Received, ba: Received) -> bool:
+    return ab == aa == ba and ab.shape == alone.shape
 
 
 def _first_alike(x: Received, y: Received) -> bool:

@@ -22,19 +22,10 @@ from hairify.planning._recording import Recording
 
 @dataclass(frozen=True)
 class _Fixed:
-    """Stands in for a scope: each of two images gets the weights that the layer had.
+    """Stands in for a scope: each of two images gets the weights that the layer had."""
 
-    Attributes:
-        layer: the layer's name.
-        weight: what it had.
-        bias: what it had, or None.
-        read: gets the name where the network reads one of them.
-    """
-
-    layer: str
     weight: Tensor
     bias: Tensor | None
-    read: set[str]
 
     def generate(self, slot: Slot) -> tuple[Tensor, Tensor | None]:
         # Generated weights are contiguous, whatever the layer's own were.
@@ -46,28 +37,14 @@ class _Fixed:
         input, operation = prepare(input, self.weight.shape[2:], **settings)
         return per_image(operation, input, *self.generate(slot))
 
-    def show(self, layer: nn.Module) -> None:
-        """Have the layer answer with its weight and bias whoever reads them, and note it."""
-        shown = {name: _shown(name) for name in ("weight", "bias") if getattr(self, name) is not None}
-        layer.__class__ = type(type(layer).__name__, (type(layer),), shown)
-
-
-def _shown(name: str) -> property:
-    def read(layer: Any) -> Tensor:
-        fixed: _Fixed = layer.hair_slot.scope
-        fixed.read.add(fixed.layer)
-        return getattr(fixed, name)
-
-    return property(read)
-
 
 def unfaithful(probe: Probe, pairs: Pairs, layers: list[str]) -> set[str]:
     """The layers that cannot give their weights away, found by running the model without them.
 
     Watching functions shows most uses of a weight from outside its layer, but not all: fused paths that are switched
-    off while one watches, or a test such as `layer.bias is not None`. So weights are gone here, but for whoever reads
-    them as attributes: he gets them, and is noted. What else needs a weight (`next(block.parameters())`) shows in what
-    the model computes, and whose weight that was, in a search by halves.
+    off while one watches, or a test such as `layer.bias is not None`. Where the model fails, it runs once more with
+    weights that note who reads them as attributes; where nobody does (`next(block.parameters())`), those to blame are
+    found by halves.
 
     Args:
         probe: the model.
@@ -90,12 +67,8 @@ def unfaithful(probe: Probe, pairs: Pairs, layers: list[str]) -> set[str]:
         return found or {*names}  # each half may do without its weights, and not both
 
     refused: set[str] = set()
-    while remaining := [name for name in layers if name not in refused]:
-        succeeds = same(remaining)
-        blamed = rehearsals[0].read.union(*(one.read for one in rehearsals)).intersection(remaining)
-        refused |= blamed if succeeds or blamed else search(remaining)
-        if succeeds:
-            break
+    while (remaining := [name for name in layers if name not in refused]) and not same(remaining):
+        refused |= set().union(*(rehearsal.readers(remaining) for rehearsal in rehearsals)) or search(remaining)
     return refused
 
 
@@ -107,15 +80,11 @@ class _Rehearsal:
         pairs: its runs on two images.
         recording: its own run in that mode.
         training: the mode, BatchNorm in evaluation mode always.
-
-    Attributes:
-        read: the layers whose weight or bias the network read as attributes.
     """
 
     def __init__(self, probe: Probe, pairs: Pairs, recording: Recording, *, training: bool) -> None:
         self._probe, self._pairs, self._training = probe, pairs, training
         self._expected = all_tensors(recording.output)
-        self.read: set[str] = set()
 
     def succeeds(self, names: list[str]) -> bool:
         """Whether the model computes the same where the named layers own no weights.
@@ -123,20 +92,45 @@ class _Rehearsal:
         Of one that never computes the same twice, whether it runs.
         """
         try:
-            got = all_tensors(self._run(names))
+            got = all_tensors(self._run(names, read=None))
         except Exception as error:  # whatever the model does to a layer without a weight
             pass_on_lack_of_memory(error)
             return False
         same = len(got) == len(self._expected) and all(map(same_up_to_rounding, got, self._expected))
         return same or not self._pairs.repeats_itself
 
-    def _run(self, names: list[str]) -> Any:
+    def readers(self, names: list[str]) -> set[str]:
+        """Of the named layers those whose weight or bias is read as an attribute."""
+        read: set[str] = set()
+        try:
+            self._run(names, read)
+        except Exception as error:  # for want of something else, up to which they were noted
+            pass_on_lack_of_memory(error)
+        return read
+
+    def _run(self, names: list[str], read: set[str] | None) -> Any:
         model = self._probe.copy(training=self._training)
         for name in names:
             layer: Any = model.get_submodule(name)
-            fixed: Any = _Fixed(name, layer.weight, layer.bias, self.read)
+            fixed: Any = _Fixed(layer.weight, layer.bias)
             make_hyper(layer, Slot(fixed, 0, 0, "", layer.bias is not None, name, 1))
-            fixed.show(layer)
+            if read is not None:
+                _show(layer, name, fixed, read)
         inputs = self._pairs.inputs.map(torch.clone)
         with isolated(model), torch.no_grad():
             return model(*inputs.args, **inputs.kwargs)
+
+
+def _show(layer: nn.Module, name: str, fixed: _Fixed, read: set[str]) -> None:
+    """Have a layer answer with its weight and bias whoever reads them, and note its name."""
+
+    def shown(value: Tensor) -> property:
+        def answer(_: nn.Module) -> Tensor:
+            read.add(name)
+            return value
+
+        return property(answer)
+
+    values = {"weight": fixed.weight, "bias": fixed.bias}
+    members = {attribute: shown(value) for attribute, value in values.items() if value is not None}
+    layer.__class__ = type(type(layer).__name__, (type(layer),), members)

@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 SMALL = ((16, 24), (40, 16))
 BEFORE, ORDER, PARAMETRISED = "before the split", "not ordered by image", "parametrised"
+NO_IMAGE = "comes from no image"
 OUTSIDE, NEVER, NO_FEATURE = "read from outside", "never called", "does not depend"
 TIED, CLASS, FUSED, STRAY = "tied to that of", "is not among the classes", "does not compute the same", "repeated block"
 
@@ -409,6 +410,37 @@ class NeedsChannelsLast(Chain):
     def middle(self, x: Tensor) -> Tensor:
         y = self.body[0](x.contiguous(memory_format=self.format)).permute(0, 2, 3, 1)
         return x + self.body[1](y.view(-1, 8)).view(y.shape).permute(0, 3, 1, 2)
+
+
+class OnNoImage(Chain):
+    """The first layer of the body runs on the image, and on something that is none."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(nn.Linear(8, 8), nn.Linear(8, 8))
+        self.kind = kind
+        self.tokens = nn.Parameter(torch.randn(4, 8))
+        self.register_buffer("basis", torch.randn(2, 5, 5, 8))
+
+    def middle(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1)
+        other = {"tokens": self.tokens, "identity": torch.eye(8, dtype=x.dtype), "basis": self.basis}.get(self.kind)
+        if other is None:  # one for each image, the same for all
+            other = self.tokens.expand(len(x), -1, -1)
+            y = self.body[0](x).flatten(1, 2) @ self.body[0](other).mT @ other
+            return self.body[1](y.unflatten(1, x.shape[1:3])).permute(0, 3, 1, 2)
+        return self.body[1](self.body[0](x) / (1 + self.body[0](other).square().mean())).permute(0, 3, 1, 2)
+
+
+class Sorts(Chain):
+    """The images of a batch in the order of their mean values, as routing to experts has them."""
+
+    def __init__(self, descending: bool) -> None:
+        super().__init__(conv(), conv())
+        self.descending = descending
+
+    def middle(self, x: Tensor) -> Tensor:
+        order = x.mean((1, 2, 3)).argsort(descending=self.descending)
+        return self.body[1](x + self.body[0](x[order])[order.argsort()])
 
 
 class Faint(nn.Module):
@@ -899,6 +931,15 @@ TRAPS: dict[str, Trap] = {
     "needs channels_last weights": trap(
         lambda: NeedsChannelsLast(conv(), by_weight=True), left_alone={"body.0": FUSED}
     ),
+    **{
+        f"a layer on no image, {kind}": trap(lambda kind=kind: OnNoImage(kind), left_alone={"body.0": NO_IMAGE})
+        for kind in ("tokens", "identity", "basis")
+    },
+    "tokens for each image": trap(lambda: OnNoImage("expanded")),
+    **{
+        f"images sorted, descending {way}": trap(lambda way=way: Sorts(way), left_alone={"body.0": ORDER})
+        for way in (False, True)
+    },
     "a position map first": trap(
         lambda: Positioned(False), split="blocks.0.0", left_alone={"blocks.0.2": STRAY, "last": STRAY}
     ),
