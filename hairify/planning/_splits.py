@@ -160,21 +160,34 @@ class _Splitter:
 
     def _at_lowest_resolution(self) -> Found | None:
         """The first feature at the lowest resolution; None where the resolution is constant."""
+        path = self._main_path()
+        lowest = self._lowest_resolution(path)
+        if lowest is None:
+            return None
+        reached = (self._outermost(call, strict=True) for call, feature in path if feature.area <= lowest)
+        return next((found for found in reached if found), None)
+
+    def _main_path(self) -> list[tuple[Call, Feature]]:
+        """The calls that return features, without those in side branches, unless there are no others."""
         features = [(c, f) for c in self._calls if c.module and (f := self._feature(c, strict=True)) is not None]
-        on_path = [(c, f) for c, f in features if not self._aside(c, f)] or features
-        held: dict[int, int] = defaultdict(int)  # resolution, in the order of first use -> parameters of its layers
-        for c, f in on_path:
-            if is_layer(module := self._modules[c.module]) and self._first[c.module] is c:
-                held[f.area] += count(module)
+        return [(c, f) for c, f in features if not self._aside(c, f)] or features
+
+    def _lowest_resolution(self, path: list[tuple[Call, Feature]]) -> int | None:
+        """The area of the smallest maps, of layers that hold enough; None where that of the first layer is no larger.
+
+        Resolutions that differ by the border of a convolution without padding count as one, by the largest.
+        """
+        held: dict[int, int] = defaultdict(int)  # area, in the order of first use -> parameters of its layers
+        for call, feature in path:
+            if is_layer(module := self._modules[call.module]) and self._first[call.module] is call:
+                held[feature.area] += count(module)
         if not held:
             return None
+        alike = {area: [a for a in held if area <= a <= _SAME_RESOLUTION * area] for area in held}
         least = _LEAST_HELD * sum(held.values())
-        near = {area: [a for a in held if area <= a <= _SAME_RESOLUTION * area] for area in held}
-        lowest = max(near[min(area for area in held if sum(held[a] for a in near[area]) >= least)])
-        if lowest >= next(iter(held)):  # the first layer is already at the lowest resolution
-            return None
-        reached = (found for c, f in on_path if f.area <= lowest and (found := self._outermost(c, strict=True)))
-        return next(reached, None)
+        smallest = min(area for area in held if sum(held[a] for a in alike[area]) >= least)
+        lowest = max(alike[smallest])
+        return lowest if lowest < next(iter(held)) else None
 
     def _half_way(self) -> Found | None:
         """The end of the first half of the repeated blocks that hold most parameters."""
