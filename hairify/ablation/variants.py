@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any, Literal, TypeAlias, cast, get_args
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 from hairify._support.copying import copy_model
@@ -76,7 +77,7 @@ class LearnedGIVs(nn.Module):
     def forward(self, giv: Tensor) -> Tensor:
         """The selecting vectors (1, M, N), the same for every image; `giv` is not looked at."""
         every: Tensor = self.net(self.vectors)  # (M, M, N): each vector through each block's net
-        return every.diagonal(dim1=0, dim2=1).T.unsqueeze(0)
+        return rearrange(every.diagonal(dim1=0, dim2=1), "n m -> 1 m n")
 
 
 class NoDAC(nn.Module):

@@ -12,6 +12,7 @@ from typing import IO
 import imagecodecs
 import numpy as np
 import tifffile
+from einops import rearrange
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.ImageFile import ImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -146,7 +147,7 @@ def _tiff_levels(page: tifffile.TiffPage) -> Levels:
     if stored.ndim == 2:
         stored = stored[..., None]
     elif page.axes == "SYX":
-        stored = stored.transpose(1, 2, 0)
+        stored = rearrange(stored, "c h w -> h w c")
     white = np.iinfo(stored.dtype).max
     colours = 3 if page.photometric == 2 else 1
     colour, alpha = stored[..., :colours], stored[..., colours : colours + 1]

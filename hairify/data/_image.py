@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from hairify.errors import ImageError
@@ -56,7 +57,7 @@ class Image:
 def turned(levels: Levels, orientation: int) -> Levels:
     """Upright levels, of those that EXIF's `orientation` describes; a view."""
     if orientation >= 5:
-        levels = levels.transpose(1, 0, 2)
+        levels = rearrange(levels, "h w c -> w h c")
     if orientation in (2, 3, 6, 7):
         levels = levels[:, ::-1]
     if orientation in (3, 4, 7, 8):

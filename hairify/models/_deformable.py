@@ -9,6 +9,7 @@ from collections.abc import Callable
 import torch
 import torch.fx
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 # One named node in a graph, for it computes with sizes. fx replaces the name in this file only: see its one caller.
@@ -51,14 +52,16 @@ def _by_sampling(x: Tensor, offset: Tensor, mask: Tensor, weight: Tensor) -> Ten
     k = weight.shape[-1]
     wide = torch.promote_types(x.dtype, torch.float32)  # bfloat16 has no number between 256 and 258
     tap = torch.arange(k, device=x.device) - k // 2
-    down, right = offset.to(wide).unflatten(1, (k * k, 2)).unbind(2)  # each (B, k², H, W)
+    down, right = rearrange(offset.to(wide), "b (taps axes) h w -> axes b taps h w", axes=2).unbind()
     rows = down + tap.repeat_interleave(k)[:, None, None] + torch.arange(height, device=x.device)[:, None]
     columns = right + tap.repeat(k)[:, None, None] + torch.arange(width, device=x.device)
     # grid_sample counts from -1 to 1, with pixel i at the middle of the i-th of equal parts.
     grid = torch.stack([(2 * columns + 1) / width - 1, (2 * rows + 1) / height - 1], -1)
-    sampled = F.grid_sample(x.to(wide), grid.flatten(1, 2), align_corners=False)  # (B, C, k²·H, W)
-    taps = sampled.unflatten(2, (k * k, height)) * mask.unsqueeze(1)
-    return (weight.flatten(1) @ taps.to(x.dtype).flatten(1, 2).flatten(2)).unflatten(2, (height, width))
+    grid = rearrange(grid, "b taps h w xy -> b (taps h) w xy")
+    sampled = F.grid_sample(x.to(wide), grid, align_corners=False)
+    taps = rearrange(sampled, "b c (taps h) w -> b c taps h w", h=height) * mask.unsqueeze(1)
+    columns = rearrange(taps.to(x.dtype), "b c taps h w -> b (c taps) (h w)")
+    return rearrange(weight.flatten(1) @ columns, "b out (h w) -> b out h w", h=height, w=width)
 
 
 @functools.cache

@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
 import torch
+import torch.fx
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from hairify.errors import OptionError
 from hairify.models._options import check_counts
+
+torch.fx.wrap("rearrange")  # one node in a graph: it parses its pattern
 
 NormKind: TypeAlias = Literal["WithBias", "BiasFree"]
 
@@ -251,10 +255,11 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         qkv = self.qkv_dwconv(self.qkv(x))
-        q, k, v = qkv.flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)  # each (B, heads, C/heads, H·W)
+        q, k, v = rearrange(qkv, "b (qkv heads c) h w -> qkv b heads c (h w)", qkv=3, heads=self.heads).unbind()
         q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
         attention = (q @ k.transpose(-2, -1) * self.temperature).softmax(dim=-1)
-        return self.project_out((attention @ v).reshape(x.shape))
+        merged = rearrange(attention @ v, "b heads c (h w) -> b (heads c) h w", h=x.shape[2], w=x.shape[3])
+        return self.project_out(merged)
 
 
 class FeedForward(nn.Module):

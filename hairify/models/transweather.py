@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from hairify.errors import OptionError
@@ -152,14 +153,18 @@ def _rising(largest: float, count: int) -> list[float]:
 def _on_tokens(x: Tensor, blocks: Iterable[nn.Module], norm: nn.Module) -> Tensor:
     """Run blocks and a norm on the pixels of a map (B, C, h, w) as tokens (B, h·w, C); a map again."""
     height, width = x.shape[2:]
-    tokens = x.flatten(2).transpose(1, 2)
+    tokens = _as_tokens(x)
     for block in blocks:
         tokens = block(tokens, height, width)
     return _as_map(norm(tokens), height, width)
 
 
+def _as_tokens(x: Tensor) -> Tensor:
+    return rearrange(x, "b c h w -> b (h w) c")
+
+
 def _as_map(tokens: Tensor, height: int, width: int) -> Tensor:
-    return tokens.transpose(1, 2).unflatten(2, (height, width))
+    return rearrange(tokens, "b (h w) c -> b c h w", h=height, w=width)
 
 
 class PatchEmbed(nn.Module):
@@ -231,7 +236,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         q, reduced = self.q(x), x
         if self.sr is not None:
-            reduced = self.norm(self.sr(_as_map(x, height, width)).flatten(2).transpose(1, 2))
+            reduced = self.norm(_as_tokens(self.sr(_as_map(x, height, width))))
         q, k, v = (_split(t, self.heads) for t in (q, *self.kv(reduced).chunk(2, -1)))
         return self.proj(_merge(F.scaled_dot_product_attention(q, k, v)))
 
@@ -252,13 +257,11 @@ class QueryAttention(nn.Module):
 
 
 def _split(tokens: Tensor, heads: int) -> Tensor:
-    """(B, L, C) → (B, heads, L, C/heads)."""
-    return tokens.unflatten(2, (heads, -1)).transpose(1, 2)
+    return rearrange(tokens, "b n (heads c) -> b heads n c", heads=heads)
 
 
 def _merge(tokens: Tensor) -> Tensor:
-    """(B, heads, L, C/heads) → (B, L, C)."""
-    return tokens.transpose(1, 2).flatten(2)
+    return rearrange(tokens, "b heads n c -> b n (heads c)")
 
 
 class FeedForward(nn.Module):
@@ -281,7 +284,7 @@ class DepthwiseConv(nn.Module):
         self.dwconv = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        return self.dwconv(_as_map(x, height, width)).flatten(2).transpose(1, 2)
+        return _as_tokens(self.dwconv(_as_map(x, height, width)))
 
 
 class ConvTail(nn.Module):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+from einops import repeat
 from torch import Tensor, nn
 
 from hairify._support.copying import copy_model
@@ -218,7 +219,7 @@ class _Shift:
         return tree_unflatten(leaves, structure)
 
     def _shifted(self, feature: Tensor, shift: Tensor) -> Tensor:
-        shift = shift.repeat_interleave(rows_per_image(feature, shift.shape[0]), dim=0).to(feature)
+        shift = repeat(shift, "b c -> (b rows) c", rows=rows_per_image(feature, shift.shape[0])).to(feature)
         between = (1,) * (feature.ndim - 2)
         if self.place.axis == 1:
             return feature + shift.view(*shift.shape, *between)

@@ -9,7 +9,7 @@ from fractions import Fraction
 from typing import Any, Literal, TypeAlias
 
 import torch
-import torch.fx
+from einops import rearrange
 from torch import Tensor
 
 from hairify._support.nested import Size, tensors
@@ -165,7 +165,8 @@ def read_feature(output: Any, index: int, layout: Layout, image: Size | None) ->
     """
     feature = (output if isinstance(output, Tensor) else tensors(output)[index]).clone()
     if layout == "tokens":
-        return feature.transpose(1, 2).reshape(feature.shape[0], feature.shape[2], *token_grid(feature.shape[1], image))
+        h, w = token_grid(feature.shape[1], image)
+        return rearrange(feature, "b (h w) c -> b c h w", h=h, w=w)
     if layout == "channels_last":
-        return feature.permute(0, 3, 1, 2)
-    return feature if layout == "map" else feature[:, :, None, None]
+        return rearrange(feature, "b h w c -> b c h w")
+    return feature if layout == "map" else rearrange(feature, "b c -> b c 1 1")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import math
 import operator
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import einops
 import torch.fx
 from torch import nn
 
@@ -48,14 +48,7 @@ class ModelTracer(InPlaceTracer):
         after: Callable[[nn.Module, Any], None] = lambda module, output: None,
         buffers: bool = False,
     ) -> None:
-        einops = sys.modules.get("einops")
-        functions = (
-            [getattr(einops, n) for n in ("rearrange", "reduce", "repeat", "einsum", "pack", "unpack")]
-            if einops
-            else []
-        )
-        modules: Any = (math, einops) if einops else (math,)
-        super().__init__(autowrap_modules=modules, autowrap_functions=tuple(functions))
+        super().__init__(autowrap_modules=(math, einops))  # type: ignore[arg-type]  # torch.fx says: of one module
         self._keep, self._leaf, self._after = keep, leaf, after
         self.proxy_buffer_attributes = buffers
         self.first_outputs: dict[str, list[torch.fx.Node]] = {}

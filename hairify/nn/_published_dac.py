@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 DEFAULT_WIDTH = 40
@@ -114,9 +115,10 @@ class _SpatialAttention(nn.Module):
         self.q, self.k, self.v, self.proj_out = (_Pointwise(width, width, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x).flatten(2)
-        q, k, v = (layer(h).transpose(1, 2).unsqueeze(1) for layer in (self.q, self.k, self.v))  # (B, 1, H·W, C)
-        attended = F.scaled_dot_product_attention(q, k, v).squeeze(1).transpose(1, 2)  # ONNX knows it with heads only
+        positions = rearrange(self.norm(x), "b c h w -> b c (h w)")
+        # With one head: ONNX does not know attention without.
+        q, k, v = (rearrange(layer(positions), "b c n -> b 1 n c") for layer in (self.q, self.k, self.v))
+        attended = rearrange(F.scaled_dot_product_attention(q, k, v), "b 1 n c -> b c n")
         return x + self.proj_out(attended).reshape(x.shape)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.fx
 from reference import largest_error, published_state, record
 
 from hairify import plan
@@ -20,6 +21,12 @@ def test_it_computes_what_the_published_network_computes() -> None:
 def test_published_size() -> None:
     with torch.device("meta"):
         assert sum(p.numel() for p in restormer().parameters()) == 26_126_644
+
+
+def test_torch_fx_follows_it_without_help() -> None:
+    model = restormer(dim=8, num_blocks=(1, 1, 1, 1), num_refinement_blocks=1)
+    image = torch.rand(2, 3, 32, 40)
+    assert torch.equal(torch.fx.symbolic_trace(model)(image), model(image))
 
 
 @pytest.mark.slow
