@@ -84,9 +84,12 @@ Weights: TypeAlias = tuple[Tensor, Tensor | None]
 
 @dataclass
 class _Cache:
-    """Selecting vectors and weights made for a given GIV, as long as no parameter changes that they are made of."""
+    """Selecting vectors and weights made for a given GIV, as long as no parameter changes that they are made of.
 
-    versions: list[tuple[int, int, int]] = field(default_factory=list)
+    They are those of one CUDA stream: work on another would have to wait for it, which nobody would know.
+    """
+
+    versions: list[tuple[int, ...]] = field(default_factory=list)
     held: list[Tensor] = field(default_factory=list)
     """What these are of, lest others take its place in memory."""
     selecting: list[Tensor] = field(default_factory=list)
@@ -99,7 +102,8 @@ class _Cache:
         of = list(itertools.chain(*((*part.parameters(), *part.buffers()) for part in parts)))
         if any(t.is_inference() for t in of):  # their changes are not counted
             return None
-        versions = [(id(t), t.data_ptr(), version(t)) for t in of]
+        streams = [(torch.cuda.current_stream(d).cuda_stream,) for d in {t.device for t in of if t.is_cuda}]
+        versions = [*streams, *((id(t), t.data_ptr(), version(t)) for t in of)]
         if versions != self.versions:
             self.versions, self.selecting, self.weights = versions, [], {}
             self.held = [*of, *(t.detach() for t in of)]
@@ -123,12 +127,16 @@ class _Given:
     """The backward pass within which it was given."""
 
     def is_cached(self) -> bool:
-        """Whether what is made for it is kept: for a single GIV, where no gradients are recorded."""
+        """Whether what is made for it is kept: for a single GIV, where no gradients are recorded.
+
+        A CUDA graph replays what it captured when nothing is kept any more, so that it has to make all by itself.
+        """
         return (
             self.giv.shape[0] == 1
             and not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and not in_function_transform()
+            and not (self.giv.is_cuda and torch.cuda.is_current_stream_capturing())
         )
 
 
