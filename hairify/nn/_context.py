@@ -117,14 +117,15 @@ def _ordinary_tensors() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Given:
     """A GIV given by `conditioned_on`."""
 
     giv: Tensor
-    cache: _Cache = field(default_factory=_Cache)
     backward: int = field(default_factory=backward_pass)
     """The backward pass within which it was given."""
+    cache: _Cache | None = None
+    """Made when it is first asked for, which compilers, that cannot follow that, never do."""
 
     def is_cached(self) -> bool:
         """Whether what is made for it is kept: for a single GIV, where no gradients are recorded.
@@ -138,6 +139,14 @@ class _Given:
             and not in_function_transform()
             and not (self.giv.is_cuda and torch.cuda.is_current_stream_capturing())
         )
+
+    def cache_for(self, hypernetwork: Hypernetwork) -> _Cache | None:
+        """What is kept, as far as it still holds; None where nothing may be."""
+        if not self.is_cached():
+            return None
+        if self.cache is None:
+            self.cache = _Cache()
+        return self.cache.of(hypernetwork)
 
 
 class SplitReached(BaseException):
@@ -291,7 +300,7 @@ class Scope:
         if forward.until == "giv":
             forward.found = giv
             raise SplitReached
-        if given is not None and given.is_cached() and (cache := given.cache.of(forward.hypernetwork)):
+        if given is not None and (cache := given.cache_for(forward.hypernetwork)) is not None:
             forward.cache = cache
             if not cache.selecting:
                 with _ordinary_tensors():

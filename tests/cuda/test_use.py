@@ -141,10 +141,8 @@ LAYERS = 6
 
 def heavy() -> HairModel:
     """Weights that are large beside the maps, so that those of single images tell."""
-    body = [
-        nn.Sequential(nn.Conv2d(8, 256, 1), nn.Conv2d(256, 256, 3, padding=1), nn.Conv2d(256, 8, 1))
-        for _ in range(LAYERS)
-    ]
+    wide = nn.Sequential(nn.Conv2d(8, 256, 1), nn.Conv2d(256, 256, 3, padding=1), nn.Conv2d(256, 8, 1))
+    body = [copy.deepcopy(wide) for _ in range(LAYERS)]
     return perturb(hairify(Chain(*body).to(DEVICE), split_at="split")).train()
 
 
