@@ -22,7 +22,7 @@ from benchmarks.gpu import kernels
 from benchmarks.gpu.cases import NETWORKS, TINY, compiled, eager, least_seconds
 from benchmarks.gpu.clock import Clock, limited
 from benchmarks.gpu.report import Found
-from benchmarks.gpu.testing import TestRun
+from benchmarks.gpu.testing import RunningTests
 from benchmarks.measure import LEAST_ROUNDS, Effort, Result, measure
 from benchmarks.variants import Pair, convert
 
@@ -43,7 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     clock = Clock(options.minutes)
     options.output.mkdir(parents=True, exist_ok=True)
-    torch.set_float32_matmul_precision("high")
     found = Found(machine.describe())
     tests = None if options.skip_tests else _start_tests(options)
     networks = TINY if options.quick else NETWORKS
@@ -51,6 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if tests is not None:
         found.tests = tests.wait()
         print(f"{clock.gone:6.0f} s  tests: {found.tests}", flush=True)
+    torch.set_float32_matmul_precision(
+        "high"
+    )  # TF32 in products, too, which PyTorch's default has in convolutions alone
     run = _Run(options.device, options.output, QUICK if options.quick else EFFORT, pairs, found, clock)
     run.cases(eager(options.device, options.quick))
     run.kernels(options.quick)
@@ -73,9 +75,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _start_tests(options: argparse.Namespace) -> TestRun:
+def _start_tests(options: argparse.Namespace) -> RunningTests:
     seconds = min(_MOST_SECONDS_OF_TESTS, _TESTS_SHARE * 60 * options.minutes)
-    return TestRun(options.device, options.output / "tests.log", seconds)
+    return RunningTests(options.device, options.output / "tests.log", seconds)
 
 
 def _converted(networks: Iterable[str], found: Found, clock: Clock) -> dict[str, Pair]:

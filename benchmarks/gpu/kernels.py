@@ -117,6 +117,8 @@ def measured(shape: Shape, setting: Setting, device: str) -> Row:
         row.failed = f"{type(error).__name__}: {str(error).strip()[:200]}"
     finally:
         torch.set_float32_matmul_precision("high")
+        if device == "cuda":
+            torch.cuda.empty_cache()  # each graph has memory of its own
     return row
 
 

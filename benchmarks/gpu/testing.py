@@ -15,7 +15,7 @@ _ROOT = Path(__file__).parents[2]
 _WORKERS = 4  # of pytest-xdist, where it is installed
 
 
-class TestRun:
+class RunningTests:
     """Started when made.
 
     Args:
