@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo bench bench-kernels bench-planning evidence test test-slow zoo zoo-page commands-page docs check clean
+.PHONY: help demo bench bench-kernels bench-planning bench-gpu evidence test test-slow zoo zoo-page commands-page docs check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -30,6 +30,10 @@ bench-kernels: $(VENV)/.installed-bench ## measure the kernels by which per-imag
 
 bench-planning: $(VENV)/.installed-zoo ## measure what converting takes, in seconds and memory
 	$(BIN)/python -m benchmarks.planning $(ARGS)
+
+# In no environment of its own: the PyTorch that is installed is the one for this GPU.
+bench-gpu: ## test and measure on a GPU, nine minutes, with the PyTorch that PYTHON has
+	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 evidence: $(VENV)/.installed-test ## train converted and unconverted networks and compare them: hours; ARGS=--quick a minute
 	$(BIN)/python -m benchmarks.evidence $(ARGS)

@@ -34,6 +34,7 @@ class Case:
         device: "cpu" or "cuda".
         bfloat16: whether under autocast.
         compiled: whether by torch.compile.
+        graphs: whether that replays CUDA graphs (`mode="reduce-overhead"`).
     """
 
     network: str
@@ -45,6 +46,7 @@ class Case:
     device: str = "cpu"
     bfloat16: bool = False
     compiled: bool = False
+    graphs: bool = False
 
     @property
     def name(self) -> str:
@@ -52,7 +54,7 @@ class Case:
         parts = [self.network, self.mode, f"b{self.batch}", str(self.size)]
         parts += [f"N{self.box_factor}M"] if self.box_factor else []
         parts += [self.device] if self.device != "cpu" else []
-        return "/".join([*parts, *(word for word in ("bfloat16", "compiled") if getattr(self, word))])
+        return "/".join([*parts, *(word for word in ("bfloat16", "compiled", "graphs") if getattr(self, word))])
 
     @property
     def is_usual(self) -> bool:

@@ -103,7 +103,7 @@ class Problem:
 
     @classmethod
     def of(cls, shape: Shape, batch: int) -> Problem:
-        """Random numbers."""
+        """Random numbers in float32, on the CPU."""
         groups = shape.groups or shape.incoming
         selecting = torch.rand(batch, _BOX_SIZE).softmax(1)
         bias = torch.randn(_BOX_SIZE, shape.outgoing)
@@ -120,6 +120,13 @@ class Problem:
             operation = convolution(images, kernel, shape.stride, (shape.kernel - 1) // 2, groups=groups)[1]
             channels = (shape.outgoing, shape.incoming // groups)
         return cls(operation, images, torch.randn(_BOX_SIZE, *channels, *kernel), bias, selecting)
+
+    def to(self, device: str, dtype: torch.dtype, *, channels_last: bool = False) -> Problem:
+        """The same numbers elsewhere, maps in the given layout."""
+        input, rows, bias = (t.to(device, dtype) for t in (self.input, self.rows, self.bias))
+        if channels_last:
+            input = input.contiguous(memory_format=torch.channels_last)
+        return Problem(self.operation, input, rows, bias, self.selecting.to(device, dtype))
 
     def kernels(self) -> list[Kernel]:
         """Those that can compute it."""
@@ -157,11 +164,8 @@ def backward_calls(problem: Problem) -> Calls:
     """The gradients of input, weight and bias, as a training step asks for them."""
     p = problem
     weight = mix(p.selecting, p.rows)
-    leaves = [t.detach().clone().requires_grad_() for t in (p.input, p.rows[0], p.bias[0])]
-    with torch.enable_grad():
-        output = p.operation(*leaves)
-    grad = torch.randn_like(output)
-    calls: Calls = {"ordinary": lambda: torch.autograd.grad(output, leaves, grad, retain_graph=True)}
+    grad = torch.randn_like(p.operation(p.input, p.rows[0], p.bias[0]))
+    calls: Calls = {"ordinary": lambda: kernels.per_image_backward(p.operation, grad, p.input, p.rows[:1], ALL)}
     for kernel in p.kernels():
         if kernel != "unfolded":  # only compilers and exporters use it, which differentiate it themselves
             calls[kernel] = forced(kernel, lambda: kernels.per_image_backward(p.operation, grad, p.input, weight, ALL))

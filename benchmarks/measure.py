@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from benchmarks import memory, shares
+from benchmarks import launches, memory, shares
 from benchmarks.cases import Case, Variant
 from benchmarks.variants import Pair, Runner, runners
 
@@ -46,6 +46,7 @@ class Result:
         seconds: of one call, by variant and round.
         peak: bytes by which memory rose in one call, by variant; None where it cannot be measured.
         held: bytes of parameters and buffers, by variant.
+        launches: what runs on a GPU in one call, by variant; empty on the CPU.
         generation: seconds for the weights of all hyper layers alone.
         classifier: seconds for the DAC alone.
         work: multiplications of one forward.
@@ -56,6 +57,7 @@ class Result:
     seconds: dict[Variant, list[float]] = field(default_factory=dict)
     peak: dict[Variant, int | None] = field(default_factory=dict)
     held: dict[Variant, int] = field(default_factory=dict)
+    launches: dict[Variant, launches.Launches] = field(default_factory=dict)
     generation: float | None = None
     classifier: float | None = None
     work: shares.Work | None = None
@@ -101,6 +103,8 @@ def measure(case: Case, pair: Pair, effort: Effort) -> Result:
             for variant, runner in made.items():
                 with runner.within():
                     result.peak[variant] = memory.peak(runner.run, case.device)
+                    if case.device == "cuda":
+                        result.launches[variant] = launches.of(runner.run)
                 result.held[variant] = memory.held(runner.model)
         _measure_shares(result, pair, images)
     except torch.OutOfMemoryError:

@@ -25,6 +25,11 @@ the allocator on CUDA, plus the parameters. Weights were random and images noise
 - **conditioned**: the same model within `conditioned_on` one GIV, after a first forward.
 - **baked**: `hair.bake(image)`."""
 
+_LAUNCHES = """\
+Kernels that one call starts, and for which share of the call's time any of them runs: where that is far below 100%, the
+call waits for Python and for the starts of kernels, not for the GPU. Counted in a further call, under PyTorch's
+profiler."""
+
 _ADDED = """\
 The bound is the ratio of multiplications: N·P for making the weights of each block and image, and those of the DAC,
 beside those of the network, as if all were equally quick. Making weights and the DAC were also timed by themselves;
@@ -55,6 +60,7 @@ def _case_as_json(result: Result) -> dict[str, Any]:
                 "peak_bytes": result.peak.get(variant),
                 "held_bytes": result.held.get(variant),
                 "memory_ratio": result.memory_ratio(variant),
+                "launches": dataclasses.asdict(result.launches[variant]) if variant in result.launches else None,
             }
             for variant, times in result.seconds.items()
         },
@@ -69,11 +75,14 @@ def as_markdown(results: Sequence[Result], machine: Machine, conversion: dict[st
     """The targets, then all cases."""
     done = [result for result in results if result.skipped is None]
     parts = ["# Benchmark", str(machine), _METHOD]
-    parts += ["## Targets", _targets(done)]
+    if verdicts(done):
+        parts += ["## Targets", _targets(done)]
     parts += ["## Time", _by_variant(done, "ratio to static", _ratio)]
     parts += [_by_variant(done, "seconds", lambda result, variant: f"{result.median(variant):.4g}")]
     parts += ["## Peak memory", _by_variant(done, "ratio to static; MiB", _memory)]
     parts += ["## What conversion adds", _ADDED, _shares(done)]
+    if any(result.launches for result in done):
+        parts += ["## On the GPU", _LAUNCHES, _by_variant(done, "kernels; share of the time", _on_gpu)]
     if conversion:
         rows = ([name, f"{seconds:.1f}"] for name, seconds in conversion.items())
         parts += ["## Conversion", "Seconds for `plan` and `hairify`.", table(["network", "seconds"], rows)]
@@ -124,6 +133,13 @@ def _memory(result: Result, variant: Variant) -> str:
     if peak is None or ratio is None:
         return ""
     return f"{ratio:.3f}; {(peak + result.held[variant]) / 2**20:,.0f}"
+
+
+def _on_gpu(result: Result, variant: Variant) -> str:
+    if variant not in result.launches:
+        return ""
+    launches = result.launches[variant]
+    return f"{launches.kernels}; {_percent(launches.busy, result.median(variant))}"
 
 
 def _shares(results: Sequence[Result]) -> str:

@@ -97,6 +97,8 @@ class Runner:
 @contextlib.contextmanager
 def runners(case: Case, pair: Pair, images: Tensor) -> Iterator[dict[Variant, Runner]]:
     """The variants of a case, in its order."""
+    if case.compiled:
+        torch.compiler.reset()  # so many cases as there are would reach the limit on compiling the same code anew
     pair.static.train(case.mode == "training")
     pair.hair.train(case.mode == "training")
     with ExitStack() as stack:
@@ -104,7 +106,8 @@ def runners(case: Case, pair: Pair, images: Tensor) -> Iterator[dict[Variant, Ru
         for variant in case.variants:
             model = _model(variant, pair, images, stack)
             # Compiled apart: with kernels of its own, the grouped variant is another program.
-            called = torch.compile(model, dynamic=False) if case.compiled else model
+            mode = "reduce-overhead" if case.graphs else "default"
+            called = torch.compile(model, dynamic=False, mode=mode) if case.compiled else model
             made[variant] = Runner(model, _step(case, model, called, images))
             if variant == "grouped":
                 made[variant].within = lambda: as_the_field_does(pair.hair)

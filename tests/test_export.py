@@ -156,6 +156,19 @@ def test_compiled_without_code_generation(name: str, box: str, dynamic: bool) ->
     check_compiles(converted(name, dac=Pooled, box=box), "aot_eager", dynamic, once=True)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_conditioned_within_what_is_compiled(count: int) -> None:
+    """In evaluation, where the weights of a single GIV would be kept, and in training."""
+    hair = converted("transposed", dac=Pooled)
+    x, giv = images(*COMPILED[0]), torch.randn(count, hair.plan.giv_dim, dtype=torch.float64)
+    compiled = torch.compile(Conditioned(hair), backend="aot_eager", fullgraph=True, dynamic=False)
+    for mode in (torch.no_grad, torch.enable_grad):
+        with mode():
+            got = compiled(x, giv)
+            with hair.conditioned_on(giv):
+                assert_close(got, hair(x), 1e-12)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "box", "dynamic"),

@@ -304,6 +304,16 @@ def test_other_random_states_are_left_alone() -> None:
     assert (random.getstate(), np.random.get_state()[1].tolist()) == states
 
 
+def test_no_other_device_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.manual_seed` seeds all of them, and nothing puts those back on which the model does not lie."""
+    seeded: list[int] = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded.append)
+    torch.manual_seed(1)
+    assert seeded == [1]
+    hairify(OtherDice(conv()), split_at="split").graph()
+    assert seeded == [1]
+
+
 def test_a_module_answers_to_all_its_names() -> None:
     net = Chain(conv(), conv())
     net.alias, net.second = net.split, net.body[1]

@@ -18,14 +18,11 @@ from networks import NETWORKS, Chain
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from util import assert_close, assert_differs, perturb
+from util import assert_close, assert_differs, perturb, residual, rms, scaled
 
 from hairify import HairModel, hairify
 
 Duplicate: TypeAlias = Callable[[nn.Module], Any]
-
-cuda = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))
-devices = pytest.mark.parametrize("device", ["cpu", cuda])
 
 
 def images(batch: int = 2, size: tuple[int, int] = (24, 32)) -> Tensor:
@@ -244,38 +241,17 @@ def test_a_run_is_resumed_as_if_it_had_not_stopped() -> None:
         assert torch.allclose(again.state_dict()[name], value, rtol=1e-12, atol=1e-12), name
 
 
-def residual(model: nn.Module, x: Tensor) -> Tensor:
-    """What the network adds to the image, so that the image does not hide errors."""
-    return (model(x.to(next(model.parameters()))).double() - x.double()).detach()
-
-
-def rms(x: Tensor) -> float:
-    return x.square().mean().sqrt().item()
-
-
-def scaled(name: str) -> nn.Module:
-    """A network whose residual branches are not scaled by zero."""
-    model = NETWORKS[name]().eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if not parameter.any():
-                parameter.normal_(std=0.3)
-    return model
-
-
 precisions = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 networks = pytest.mark.parametrize("name", ["unet", "nafnet", "restormer", "window"])
 
 
 @precisions
 @networks
-@devices
-def test_under_autocast_it_starts_as_exact_as_the_original(name: str, dtype: torch.dtype, device: str) -> None:
-    model = scaled(name).to(device)
-    x = images().float().to(device)
+def test_under_autocast_it_starts_as_exact_as_the_original(name: str, dtype: torch.dtype) -> None:
+    model, x = scaled(NETWORKS[name]), images().float()
     hair = hairify(model, example_inputs=x)
     exact = residual(copy.deepcopy(model).double(), x)
-    with torch.autocast(device, dtype):
+    with torch.autocast("cpu", dtype):
         own, ours = residual(model, x) - exact, residual(hair, x) - exact
         assert hair(x).dtype == model(x).dtype
         assert rms(own) > 1e-5 * rms(exact), "autocast does nothing"
@@ -291,7 +267,7 @@ def test_under_autocast_it_starts_as_exact_as_the_original(name: str, dtype: tor
 @networks
 @pytest.mark.parametrize("first", ["cast", "convert"])
 def test_a_network_in_half_precision_starts_as_exact_as_the_original(name: str, dtype: torch.dtype, first: str) -> None:
-    model, x = scaled(name), images().float()
+    model, x = scaled(NETWORKS[name]), images().float()
     low = copy.deepcopy(model).to(dtype)
     exact, example = residual(copy.deepcopy(model).double(), x), x.to(dtype)
     hair = hairify(low, example_inputs=example) if first == "cast" else hairify(model, example_inputs=x).to(dtype)
@@ -306,15 +282,14 @@ def test_a_network_in_half_precision_starts_as_exact_as_the_original(name: str, 
     assert_close(static(x[:1]), hair(x[:1]), 8 * torch.finfo(dtype).eps)
 
 
-@devices
-def test_training_in_float16_with_scaled_gradients(device: str) -> None:
-    hair, scaler = perturb(hairify(scaled("unet"))).train().to(device), torch.amp.GradScaler(device, init_scale=256.0)
+def test_training_in_float16_with_scaled_gradients() -> None:
+    hair, scaler = perturb(hairify(scaled(NETWORKS["unet"]))).train(), torch.amp.GradScaler("cpu", init_scale=256.0)
     groups = [{"params": hair.hair_parameters()}, {"params": hair.base_parameters()}]  # refuses what is in both
     optimizer, before = torch.optim.AdamW(groups, 1e-3), copy.deepcopy(hair.state_dict())
     for _ in range(2):
-        x = images().float().to(device)
+        x = images().float()
         optimizer.zero_grad()
-        with torch.autocast(device, torch.float16):
+        with torch.autocast("cpu", torch.float16):
             value = loss(hair(x))
         scaler.scale(value).backward()
         scaler.unscale_(optimizer)
@@ -326,24 +301,6 @@ def test_training_in_float16_with_scaled_gradients(device: str) -> None:
     state = hair.state_dict()
     assert all(state[name].isfinite().all() for name in state)
     assert not any(torch.equal(state[name], before[name]) for name, _ in hair.named_parameters())
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("first", ["convert", "move"])
-def test_on_a_gpu_it_computes_what_it_computes_on_the_cpu(name: str, hair: HairModel, first: str) -> None:
-    x = images()
-    expected, wanted = hair(x).detach(), gradients(hair, x)
-    if first == "move":
-        moved = hairify(NETWORKS[name]().double().eval().cuda(), example_inputs=x.cuda())
-        assert all(p.is_cuda for p in moved.parameters())
-        moved.load_state_dict(hair.state_dict())
-    else:
-        moved = copy.deepcopy(hair).cuda()
-    assert_close(moved(x.cuda()).cpu(), expected, 1e-10)
-    assert_same_gradients({name: g.cpu() for name, g in gradients(moved, x.cuda()).items()}, wanted)
-    assert_close(moved.bake(x[:1].cuda()).cpu()(x[:1]), expected[:1], 1e-10)
-    with moved.conditioned_on(hair.giv(x).cuda()):
-        assert_close(moved(x.cuda()).cpu(), expected, 1e-10)
 
 
 def test_threads_train_and_restore_at_once(hair: HairModel) -> None:
@@ -398,10 +355,8 @@ def test_replicas_in_threads_compute_and_learn_what_one_model_does(
         assert_close(first(x), static(x), 1e-10)
 
 
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=cuda.marks)])
-def test_data_parallel(hair: HairModel, device: str) -> None:
-    x = images(4).to(device)
-    hair.to(device)
+def test_data_parallel(hair: HairModel) -> None:
+    x = images(4)
     expected = hair(x).detach()
     assert_close(nn.DataParallel(hair)(x), expected, 1e-10)
 

@@ -11,8 +11,14 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from hairify._support.precision import without_tf32
+from hairify._support.randomness import seed_device
+
 SEED = 0
 """Of the random numbers that a copy draws, the same in every run."""
+
+# How PyTorch's own allocator on the CPU says it, and CUDA and its libraries, whose errors have no class of their own.
+_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 def pass_on_lack_of_memory(error: Exception) -> None:
@@ -21,13 +27,16 @@ def pass_on_lack_of_memory(error: Exception) -> None:
     Raises:
         Exception: it, where it is such a one.
     """
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY):
         raise error
 
 
 @contextlib.contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
-    """Own random state, no autocast and no inference mode, whatever the caller is in. For running a copy of a model."""
+    """Own random state, no autocast and no inference mode, whatever the caller is in. For running a copy of a model.
+
+    CUDA multiplies in full: where it may round to TF32, kernels that compute the same differ by more than rounding.
+    """
     devices = {t.device for t in itertools.chain(model.parameters(), model.buffers())}
     accelerators = [d for d in devices if d.type not in ("cpu", "meta")]
     kinds = {d.type for d in devices} or {"cpu"}
@@ -35,10 +44,13 @@ def isolated(model: nn.Module) -> Iterator[None]:
         stack.enter_context(torch.inference_mode(False))
         for kind in kinds - {"meta"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
+        if "cuda" in kinds:
+            stack.enter_context(without_tf32())
         stack.enter_context(torch.random.fork_rng(devices=[]))
+        torch.default_generator.manual_seed(SEED)  # `torch.manual_seed` would seed those of all devices
         for device in accelerators:
             stack.enter_context(torch.random.fork_rng([device.index or 0], device_type=device.type))
-        torch.manual_seed(SEED)
+            seed_device(device, SEED)
         stack.enter_context(_python_randomness())
         yield
 

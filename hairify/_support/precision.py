@@ -1,9 +1,11 @@
-"""Autocast, for operations that must not be under it, and for those that stand in for ones that are."""
+"""Precision of arithmetic: autocast, for operations that must not be under it or stand in for ones that are; TF32."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,3 +34,28 @@ def lowered(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     if dtype is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
         return tensor
     return tensor.to(dtype)
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within it, CUDA multiplies numbers of float32 as they are, and does not round them to the 10 bits of TF32."""
+    settings = [*_float32_settings()]
+    before = [getattr(owner, name) for owner, name, _ in settings]
+    for owner, name, full in settings:
+        setattr(owner, name, full)
+    try:
+        yield
+    finally:
+        for (owner, name, _), value in zip(settings, before, strict=True):
+            setattr(owner, name, value)
+
+
+def _float32_settings() -> Iterator[tuple[Any, str, Any]]:
+    """Owner and name of each setting, and its value for full precision."""
+    matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
+    if hasattr(cudnn, "conv"):  # from PyTorch 2.9 on; the older settings cannot be read where users mix both kinds
+        yield matmul, "fp32_precision", "ieee"
+        yield cudnn.conv, "fp32_precision", "ieee"
+    else:
+        yield matmul, "allow_tf32", False
+        yield cudnn, "allow_tf32", False

@@ -25,5 +25,11 @@ def seeded(generator: torch.Generator) -> Iterator[None]:
     """Within it, modules are made on the CPU with random numbers that follow the CPU generator given."""
     seed = int(torch.randint(2**62, (), generator=generator))
     with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed those of all devices
         yield
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the generator of one accelerator, and of no other; `torch.manual_seed` seeds all."""
+    state = torch.Generator(device).manual_seed(seed).get_state()
+    torch.get_device_module(device).set_rng_state(state, device)

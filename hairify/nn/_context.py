@@ -84,9 +84,12 @@ Weights: TypeAlias = tuple[Tensor, Tensor | None]
 
 @dataclass
 class _Cache:
-    """Selecting vectors and weights made for a given GIV, as long as no parameter changes that they are made of."""
+    """Selecting vectors and weights made for a given GIV, as long as no parameter changes that they are made of.
 
-    versions: list[tuple[int, int, int]] = field(default_factory=list)
+    They are those of one CUDA stream: work on another would have to wait for it, which nobody would know.
+    """
+
+    versions: list[tuple[int, ...]] = field(default_factory=list)
     held: list[Tensor] = field(default_factory=list)
     """What these are of, lest others take its place in memory."""
     selecting: list[Tensor] = field(default_factory=list)
@@ -99,7 +102,8 @@ class _Cache:
         of = list(itertools.chain(*((*part.parameters(), *part.buffers()) for part in parts)))
         if any(t.is_inference() for t in of):  # their changes are not counted
             return None
-        versions = [(id(t), t.data_ptr(), version(t)) for t in of]
+        streams = [(torch.cuda.current_stream(d).cuda_stream,) for d in {t.device for t in of if t.is_cuda}]
+        versions = [*streams, *((id(t), t.data_ptr(), version(t)) for t in of)]
         if versions != self.versions:
             self.versions, self.selecting, self.weights = versions, [], {}
             self.held = [*of, *(t.detach() for t in of)]
@@ -113,23 +117,36 @@ def _ordinary_tensors() -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Given:
     """A GIV given by `conditioned_on`."""
 
     giv: Tensor
-    cache: _Cache = field(default_factory=_Cache)
     backward: int = field(default_factory=backward_pass)
     """The backward pass within which it was given."""
+    cache: _Cache | None = None
+    """Made when it is first asked for, which compilers, that cannot follow that, never do."""
 
     def is_cached(self) -> bool:
-        """Whether what is made for it is kept: for a single GIV, where no gradients are recorded."""
+        """Whether what is made for it is kept: for a single GIV, where no gradients are recorded.
+
+        A CUDA graph replays what it captured when nothing is kept any more, so that it has to make all by itself.
+        """
         return (
             self.giv.shape[0] == 1
             and not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and not in_function_transform()
+            and not (self.giv.is_cuda and torch.cuda.is_current_stream_capturing())
         )
+
+    def cache_for(self, hypernetwork: Hypernetwork) -> _Cache | None:
+        """What is kept, as far as it still holds; None where nothing may be."""
+        if not self.is_cached():
+            return None
+        if self.cache is None:
+            self.cache = _Cache()
+        return self.cache.of(hypernetwork)
 
 
 class SplitReached(BaseException):
@@ -283,7 +300,7 @@ class Scope:
         if forward.until == "giv":
             forward.found = giv
             raise SplitReached
-        if given is not None and given.is_cached() and (cache := given.cache.of(forward.hypernetwork)):
+        if given is not None and (cache := given.cache_for(forward.hypernetwork)) is not None:
             forward.cache = cache
             if not cache.selecting:
                 with _ordinary_tensors():

@@ -217,6 +217,30 @@ class Chain(nn.Module):
         return image + F.pixel_shuffle(self.last(self.middle(self.split(self.head(image)))), 2)
 
 
+class Tokens(nn.Module):
+    """A linear layer over the positions of a map as tokens, and a convolution along their line."""
+
+    def __init__(self, channels: int = 8) -> None:
+        super().__init__()
+        self.linear, self.line = nn.Linear(channels, channels), nn.Conv1d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = F.gelu(self.linear(x.flatten(2).transpose(1, 2)))
+        return x + self.line(tokens.transpose(1, 2)).unflatten(2, x.shape[2:])
+
+
+def all_kinds() -> nn.Module:
+    """Behind the split a layer of every kind: dense, pointwise, depthwise, grouped, dilated, strided, transposed."""
+    return Chain(
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.Sequential(nn.Conv2d(8, 16, 1), nn.GELU()),
+        nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.GELU(), nn.Conv2d(16, 8, 1, bias=False)),
+        nn.Sequential(nn.Conv2d(8, 8, 3, padding=2, dilation=2, groups=2), nn.GELU()),
+        nn.Sequential(nn.Conv2d(8, 16, 2, 2), nn.GELU(), nn.ConvTranspose2d(16, 8, 2, 2)),
+        Tokens(),
+    )
+
+
 class Pooled(nn.Module):
     """A DAC that is quick."""
 

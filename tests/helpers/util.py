@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,25 @@ def train(model: nn.Module, steps: int = 3) -> nn.Module:
         (model(clean + 0.1 * torch.randn_like(clean)) - clean).abs().mean().backward()
         optimizer.step()
     return model
+
+
+def scaled(build: Callable[[], nn.Module]) -> nn.Module:
+    """A network in evaluation mode whose residual branches are not scaled by zero."""
+    model = build().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.3)
+    return model
+
+
+def residual(model: nn.Module, x: Tensor) -> Tensor:
+    """What the network adds to the image, so that the image does not hide errors; in float64."""
+    return (model(x.to(next(model.parameters()))).double() - x.double()).detach()
+
+
+def rms(x: Tensor) -> float:
+    return x.square().mean().sqrt().item()
 
 
 def snapshot(model: nn.Module) -> dict[str, Any]:

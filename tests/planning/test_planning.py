@@ -628,7 +628,15 @@ def test_conjugated_views_are_followed() -> None:
     assert plan(Chain(Spectral(), nn.Conv2d(8, 8, 1))).levels
 
 
-@pytest.mark.parametrize("error", [MemoryError("full"), torch.OutOfMemoryError("CUDA out of memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("full"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=str,
+)
 @pytest.mark.parametrize("when", ["alone", "two", "training"])
 def test_lack_of_memory_is_no_evidence(error: Exception, when: str) -> None:
     class Fails(Chain):

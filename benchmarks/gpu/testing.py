@@ -1,0 +1,52 @@
+"""The tests on a GPU, in a process of their own."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+_ROOT = Path(__file__).parents[2]
+_WORKERS = 4  # of pytest-xdist, where it is installed
+
+
+class RunningTests:
+    """Started when made.
+
+    Args:
+        device: "cuda", or "cpu" to try the tests themselves.
+        log: file for what pytest says.
+        seconds: after which it is ended.
+
+    Attributes:
+        status: that of pytest, once it was waited for; 1 where it was ended.
+    """
+
+    def __init__(self, device: str, log: Path, seconds: float) -> None:
+        self._log, self._until, self.status = log, time.perf_counter() + seconds, 1
+        words = [sys.executable, "-m", "pytest", "tests/cuda", "-v", "--tb=short", "--durations=15"]
+        words += ["-p", "no:cacheprovider"]
+        if importlib.util.find_spec("xdist") is not None:
+            words += ["-n", str(_WORKERS), "--dist", "worksteal"]
+        environment = os.environ | {"HAIRIFY_TEST_DEVICE": device}
+        with log.open("wb") as file:
+            self._process = subprocess.Popen(
+                words, cwd=_ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+            )
+
+    def wait(self) -> str:
+        """How it ended, in a line, with the names of the tests that failed."""
+        try:
+            self.status = self._process.wait(max(0.0, self._until - time.perf_counter()))
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)  # its workers, too
+            self._process.wait()
+            return f"ended for lack of time; see {self._log}"
+        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+        failed = [line for line in lines if re.match(r"(FAILED|ERROR) ", line)]
+        return "\n".join([lines[-1].strip("= ") if lines else "no output", *(line[:200] for line in failed)])
