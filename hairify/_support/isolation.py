@@ -12,14 +12,14 @@ import torch
 from torch import nn
 
 SEED = 0
-"""Of the random numbers that a copy draws, the same in every run."""
+"""Seed of the random numbers that a copy draws: the same in every run."""
 
 
 def pass_on_lack_of_memory(error: Exception) -> None:
     """Raise an error again that says of the machine that it has no memory left, and nothing of the network.
 
     Raises:
-        Exception: it, where it is such a one.
+        Exception: `error`, where it is such a one; any other is left to the caller.
     """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
         raise error
