@@ -1,6 +1,6 @@
 # Every target prepares what it needs: a fresh machine needs only make and Python 3.10 or newer.
 #   make test PYTHON=python3.12          another interpreter (for a new environment)
-#   make test ARGS="-k split -x"         more arguments for pytest; likewise for the demo and the benchmarks
+#   make test ARGS="-k split -x"         more arguments, here for pytest; the demo and the benchmarks take them, too
 
 PYTHON ?= python3
 ARGS ?=

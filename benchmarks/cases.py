@@ -16,7 +16,7 @@ Variant: TypeAlias = Literal["static", "hairified", "grouped", "conditioned", "b
 FORWARD: tuple[Variant, ...] = ("static", "hairified", "grouped", "conditioned", "baked")
 TRAINING: tuple[Variant, ...] = ("static", "hairified", "grouped")
 BATCH: tuple[Variant, ...] = TRAINING
-"""Of a forward of many images, where those for one GIV are as with one image, but slower to measure."""
+"""Variants of a forward of many images: for one GIV it is as with one image, but slower to measure."""
 BARE: tuple[Variant, ...] = ("static", "hairified")
 
 
@@ -25,7 +25,7 @@ class Case:
     """One comparison of variants.
 
     Attributes:
-        network: its name.
+        network: name of the network.
         mode: "forward" in inference mode, or "training": forward, loss and backward, without an optimizer.
         batch: images.
         size: of their sides.
@@ -63,7 +63,7 @@ class Case:
 
 
 def default_cases(devices: Sequence[str]) -> list[Case]:
-    """Those of targets first, then smaller and larger images, then curves; about twelve minutes on two cores."""
+    """The cases of targets first, then smaller and larger images, then curves; about twelve minutes on two cores."""
     cases = [*_target_cases(), *_other_sizes(), *_curves()]
     if "cuda" in devices:
         cases += _on_cuda([*_target_cases(), *_other_sizes()])
@@ -155,5 +155,5 @@ def _once(cases: Iterable[Case]) -> list[Case]:
 
 
 def select(cases: Sequence[Case], only: str | None) -> list[Case]:
-    """Those whose names match a glob."""
+    """The cases whose names match a glob; all without one."""
     return [case for case in cases if only is None or fnmatch.fnmatchcase(case.name, only)]

@@ -129,7 +129,7 @@ class Problem:
         return Problem(self.operation, input, rows, bias, self.selecting.to(device, dtype))
 
     def kernels(self) -> list[Kernel]:
-        """Those that can compute it."""
+        """The kernels that can compute the operation."""
         if isinstance(self.operation, Linear):
             return ["matmul"]
         return [kernel for kernel in KERNELS if kernel != "matmul" or self.operation.is_matrix_product]
@@ -201,7 +201,7 @@ def compare(calls: Calls, rounds: int) -> tuple[float, dict[str, float]]:
 
 
 def rows(shapes: Sequence[Shape], batch: int, rounds: int, backward: bool) -> Iterator[list[str]]:
-    """Of the table."""
+    """The rows of the table."""
     for shape in shapes:
         problem = Problem.of(shape, batch)
         with torch.no_grad():

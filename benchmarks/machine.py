@@ -31,7 +31,7 @@ class Machine:
     date: str
 
     def __str__(self) -> str:
-        """As a sentence for people."""
+        """The machine in one sentence, for people."""
         memory = "" if self.memory_gib is None else f", {self.memory_gib:.0f} GiB"
         gpu = "" if self.gpu is None else f", {self.gpu}"
         commit = "" if self.commit is None else f" ({self.commit})"
@@ -78,7 +78,7 @@ def memory() -> int | None:
 
 
 def _commit() -> str | None:
-    """Of the checkout, marked where files were changed since."""
+    """The commit that is checked out, marked where files were changed since."""
     try:
         words = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
         done = subprocess.run(words, cwd=Path(__file__).parent, capture_output=True, text=True, check=True)

@@ -42,7 +42,7 @@ class Result:
     """What a case gave.
 
     Attributes:
-        case: it.
+        case: the case that was measured.
         seconds: of one call, by variant and round.
         peak: bytes by which memory rose in one call, by variant; None where it cannot be measured.
         held: bytes of parameters and buffers, by variant.
@@ -64,15 +64,15 @@ class Result:
     skipped: str | None = None
 
     def ratios(self, variant: Variant, to: Variant = "static") -> list[float]:
-        """Of each round."""
+        """How many times as long as `to` a variant took, in each round."""
         return ratios(self.seconds[variant], self.seconds[to])
 
     def median(self, variant: Variant) -> float:
-        """Seconds."""
+        """Median time of one call in seconds."""
         return statistics.median(self.seconds[variant])
 
     def memory_ratio(self, variant: Variant, to: Variant = "static") -> float | None:
-        """Of parameters, and the rise beyond, together."""
+        """How many times as much memory as `to` a variant takes: parameters, and the rise beyond, together."""
         ours, theirs = self.peak.get(variant), self.peak.get(to)
         if ours is None or theirs is None:
             return None

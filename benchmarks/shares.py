@@ -31,7 +31,7 @@ class Work:
 
     @property
     def total(self) -> int:
-        """Of the converted network."""
+        """All multiplications of the converted network."""
         return self.static + self.generation + self.classifier
 
     @property
@@ -53,7 +53,7 @@ def work(pair: Pair, images: Tensor) -> Work:
     of_dac = FlopCounterMode(display=False)
     with of_dac, torch.no_grad():
         copy.deepcopy(pair.hair.dac).to("meta")(feature)
-    made = sum(level.box_size * level.row_size * len(level.blocks) for level in pair.hair.plan.levels)
+    made = sum(level.box_size * level.row_parameters * len(level.blocks) for level in pair.hair.plan.levels)
     return Work(counter.get_total_flops() // 2, images.shape[0] * made, of_dac.get_total_flops() // 2)
 
 
@@ -75,13 +75,13 @@ def feature_of(hair: HairModel, images: Tensor) -> Tensor:
 
 def generator(hair: HairModel, giv: Tensor) -> Callable[[], None]:
     """A call that makes the weights of all hyper layers, and nothing else."""
-    slots = [module.hair_slot for module in hair.base.modules() if isinstance(module, HyperLayer)]
+    addresses = [module.hair_address for module in hair.base.modules() if isinstance(module, HyperLayer)]
 
     def generate() -> None:
         with torch.inference_mode():
             selecting = [hsn(giv) for hsn in hair.hsn]
-            for slot in slots:
-                hair.boxes[slot.level](slot.entry, selecting[slot.level][:, slot.block], slot.block)
+            for address in addresses:
+                hair.boxes[address.level](address.layer_name, selecting[address.level][:, address.block], address.block)
 
     return generate
 

@@ -59,7 +59,7 @@ _LEAST_SIZE = 128
 
 
 def verdicts(results: Sequence[Result]) -> list[Verdict]:
-    """Those that the results allow."""
+    """Whether targets are met, for each target on which the results allow a verdict."""
     return [verdict for result in results if _counts(result) for verdict in _verdicts(result)]
 
 

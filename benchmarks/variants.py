@@ -84,7 +84,7 @@ class Runner:
     """One variant of a case.
 
     Attributes:
-        model: it.
+        model: the network of the variant.
         run: one forward or training step.
         within: the context to run it in, of no weight in its time.
     """

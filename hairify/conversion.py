@@ -14,7 +14,7 @@ from hairify._support.randomness import cpu_generator, seeded
 from hairify.errors import AlreadyConvertedError, DACError, HairWarning, OptionError
 from hairify.model import HairModel
 from hairify.nn._boxes import LowRankBox, WeightBox
-from hairify.nn._context import Scope, Slot
+from hairify.nn._context import ForwardContext, WeightAddress
 from hairify.nn._dac import measure_dac
 from hairify.nn._hsn import GIVStandardization, HyperSelectingNet
 from hairify.nn._layers import make_hyper
@@ -138,16 +138,16 @@ def assemble(
     for part in (dac, standardization, hsn, boxes):
         part.train(model.training)
     base = model if inplace else copy_model(model)
-    scope = Scope(plan.split, plan.feature)
+    context = ForwardContext(plan.split, plan.feature)
     for index, level in enumerate(plan.levels):
         for layer in level.layers:
             for block, name in enumerate(level.layer_names(layer)):
                 target = base.get_submodule(name)
                 bias = target.bias is not None
-                make_hyper(target, Slot(scope, index, block, layer, bias, level.name, level.box_size))
-    base.get_submodule(plan.split).register_forward_hook(scope.on_split)
+                make_hyper(target, WeightAddress(context, index, block, layer, bias, level.name, level.box_size))
+    base.get_submodule(plan.split).register_forward_hook(context.on_split)
     size = sum(p.numel() for p in nn.ModuleList([base, dac, hsn, boxes]).parameters())
-    return HairModel(base, dac, standardization, hsn, boxes, carried_out(plan, dac, size), scope)
+    return HairModel(base, dac, standardization, hsn, boxes, carried_out(plan, dac, size), context)
 
 
 def _make_box(

@@ -16,7 +16,7 @@ from hairify.nn._baking import bake
 from hairify.nn._boxes import LowRankBox, WeightBox
 from hairify.nn._calibration import calibrate, check_untrained
 from hairify.nn._checkpointing import checkpoint_blocks, is_checkpointed, stop_checkpointing
-from hairify.nn._context import Scope
+from hairify.nn._context import ForwardContext
 from hairify.nn._converted import Converted
 from hairify.nn._graph import graph
 from hairify.nn._hsn import GIVStandardization
@@ -48,17 +48,17 @@ class HairModel(Converted):
         hsn: nn.ModuleList,
         boxes: nn.ModuleList,
         plan: Plan,
-        scope: Scope,
+        context: ForwardContext,
     ) -> None:
         super().__init__()
         self.base, self.dac, self.standardization, self.hsn, self.boxes = base, dac, standardization, hsn, boxes
-        self.plan, self._scope = plan, scope
+        self.plan, self._context = plan, context
         self.training = base.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original network takes and returns, each image restored with its own weights."""
-        self._scope.check_checkpointing((args, kwargs), self.training)
-        with self._scope.forward(self._hypernetwork, image_size(args, kwargs)):
+        self._context.check_checkpointing((args, kwargs), self.training)
+        with self._context.forward(self._hypernetwork, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 
     def giv(self, *args: Any, **kwargs: Any) -> Tensor:
@@ -67,7 +67,7 @@ class HairModel(Converted):
         Raises:
             GIVError: the split never ran.
         """
-        return self._scope.at_split("giv", self._hypernetwork, self.base, args, kwargs)
+        return self._context.at_split("giv", self._hypernetwork, self.base, args, kwargs)
 
     def calibrate(self, *args: Any, **kwargs: Any) -> HairModel:
         """Set DAC and HSNs to what degraded images look like to this network, before it is trained.
@@ -96,14 +96,14 @@ class HairModel(Converted):
                 finite, or a model that has been trained since its conversion. The model is as it was.
         """
         self.check_calibration()
-        calibrate(self.base, self._hypernetwork, self._scope, args, kwargs)
+        calibrate(self.base, self._hypernetwork, self._context, args, kwargs)
         return self
 
     def check_calibration(self) -> None:
         """Make sure that the model may still be calibrated: that it computes the same whatever its HSNs select.
 
         Raises:
-            CalibrationError: it has been trained since its conversion.
+            CalibrationError: the model has been trained since its conversion.
         """
         check_untrained(self._hypernetwork)
 
@@ -135,7 +135,7 @@ class HairModel(Converted):
         Raises:
             GIVError: another shape.
         """
-        with self._scope.conditioned_on(self._checked(giv)):
+        with self._context.conditioned_on(self._checked(giv)):
             yield self
 
     def bake(self, *args: Any, giv: Tensor | None = None, **kwargs: Any) -> nn.Module:
@@ -165,7 +165,7 @@ class HairModel(Converted):
                 f"`bake` makes a network for one image, but got {giv.shape[0]}. Bake each on its own, or the mean of "
                 "their GIVs: `bake(giv=hair.giv(x).mean(0, keepdim=True))`."
             )
-        return bake(self.base, self._scope, self._hypernetwork, giv)
+        return bake(self.base, self._context, self._hypernetwork, giv)
 
     def graph(self) -> torch.fx.GraphModule:
         """The whole computation as a graph: split → DAC → HSNs → boxes → per-image operations, each a named node.
@@ -190,9 +190,9 @@ class HairModel(Converted):
         Returns:
             The model itself.
         """
-        stop_checkpointing(self.base, self._scope)
+        stop_checkpointing(self.base, self._context)
         if enabled:
-            checkpoint_blocks(self.base, self._scope, (block for level in self.plan.levels for block in level.blocks))
+            checkpoint_blocks(self.base, self._context, (block for level in self.plan.levels for block in level.blocks))
         return self
 
     def recompute_weights(self, enabled: bool | None = None) -> HairModel:
@@ -261,7 +261,7 @@ class HairModel(Converted):
             return getattr(base, name)
 
     def _replicate_for_data_parallel(self) -> HairModel:
-        if self._scope.is_conditioned():
+        if self._context.is_conditioned():
             raise GIVError(
                 "`nn.DataParallel` runs replicas in threads of their own, in which the GIV given by `conditioned_on` "
                 "does not count. Call the model itself, or use DistributedDataParallel."

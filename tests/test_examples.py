@@ -178,5 +178,5 @@ def test_the_page_says_what_res_hair_is() -> None:
     assert stated[1] == hair.plan.split
     assert (number(stated[2]), number(stated[3])) == hair.plan.parameters
     assert number(stated[3]) == sum(p.numel() for p in hair.parameters()) == 28_559_846
-    levels = [(v.name, len(v.blocks), v.box_size, v.row_size, v.size) for v in hair.plan.levels]
+    levels = [(v.name, len(v.blocks), v.box_size, v.row_parameters, v.box_parameters) for v in hair.plan.levels]
     assert [(row[1], *map(number, row[2:])) for row in rows("By level") if row[0] == "Res-HAIR"] == levels

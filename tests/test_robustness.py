@@ -211,7 +211,7 @@ class Busy(nn.Conv2d):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.source, self.plain, self.scope, self.slot = "a", "b", "c", "d"
+        self.source, self.plain, self.context, self.address = "a", "b", "c", "d"
 
     def generated(self) -> str:
         return "mine"
@@ -223,7 +223,13 @@ def test_classes_that_resist_are_left_alone_and_busy_ones_keep_their_names() -> 
     for twin in (hair, copy.deepcopy(hair), pickle.loads(pickle.dumps(hair))):
         layer = twin.base.body[0]
         assert isinstance(layer, Busy)
-        assert (layer.source, layer.plain, layer.scope, layer.slot, layer.generated()) == ("a", "b", "c", "d", "mine")
+        assert (layer.source, layer.plain, layer.context, layer.address, layer.generated()) == (
+            "a",
+            "b",
+            "c",
+            "d",
+            "mine",
+        )
         assert torch.equal(twin(X), hair(X))
         assert type(twin.bake(X[:1]).body[0]) is Busy
 

@@ -43,7 +43,7 @@ PHOTOGRAPHS = {
 """The photographs among the pictures of each folder; the others are drawings, portraits or much alike."""
 
 WHEELS = ("astronaut.png", "motorcycle_left.png", "coffee.png", "chelsea.png", "rocket.jpg", "flower.jpg", "china.jpg")
-"""Those of Python packages."""
+"""Photographs that come with Python packages."""
 
 HELD_OUT = (
     *("picosdeeuropa_by_Aitzol_Berasategi", "life_by_Aitzol_Berasategi", "Bridge_by_Sander_Klootwijk"),

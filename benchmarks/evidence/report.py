@@ -34,7 +34,7 @@ def differences(
 
     Args:
         converted: {seed: {degradation: PSNR}}.
-        other: likewise; seeds that only one of them has are left out.
+        other: {seed: {degradation: PSNR}} of the arm to compare with; seeds that only one arm has are left out.
     """
     seeds = sorted(converted.keys() & other.keys())
     rows = {name: [converted[s][name] - other[s][name] for s in seeds] for name in DEGRADATIONS}
@@ -47,7 +47,7 @@ def differences(
 
 
 def all_differences(arms: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> dict[str, dict[str, Difference]]:
-    """Those of the converted arm to each other one, as far as both have seeds in common."""
+    """{arm: differences of the converted arm to it}, over the seeds that both have."""
     if "converted" not in arms:
         return {}
     others = [arm for arm in ARMS if arm in arms and arm != "converted"]

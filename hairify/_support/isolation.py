@@ -15,7 +15,7 @@ from hairify._support.precision import without_tf32
 from hairify._support.randomness import seed_device
 
 SEED = 0
-"""Of the random numbers that a copy draws, the same in every run."""
+"""Seed of the random numbers that a copy draws: the same in every run."""
 
 # How PyTorch's own allocator on the CPU says it, and CUDA and its libraries, whose errors have no class of their own.
 _NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
@@ -25,7 +25,7 @@ def pass_on_lack_of_memory(error: Exception) -> None:
     """Raise an error again that says of the machine that it has no memory left, and nothing of the network.
 
     Raises:
-        Exception: it, where it is such a one.
+        Exception: `error`, where it is such a one; any other is left to the caller.
     """
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY):
         raise error

@@ -167,7 +167,7 @@ def output_padding_for(
     """What `nn.ConvTranspose2d` makes of its argument `output_size`; it does not look at the layer for that.
 
     Raises:
-        TorchVersionError: it has no such method any more.
+        TorchVersionError: `nn.ConvTranspose2d` has no method for that any more.
     """
     compute = getattr(nn.ConvTranspose2d, cast(str, inner_method(nn.ConvTranspose2d)))
     return compute(None, input, output_size, stride, padding, kernel_size, 2, dilation)

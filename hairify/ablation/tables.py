@@ -17,7 +17,7 @@ Metric: TypeAlias = Literal["psnr", "ssim"]
 
 BASELINE = "static"
 _PARTS = {"static": (False, False), "dac": (True, False), "hsn": (False, True), "both": (True, True)}
-"""Of each variant, whether it has a DAC and whether it has HSNs."""
+"""{variant: (has it a DAC, has it HSNs)}."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Run:
     scores: Mapping[str, Score]
 
     def score(self, task: str) -> Score:
-        """That of one task, or under "average" the mean over tasks, each counting once."""
+        """The score of one task, or for "average" the mean over tasks, each counting once."""
         return mean(list(self.scores.values())) if task == AVERAGE else self.scores[task]
 
 
@@ -67,7 +67,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread:
-        """That of one value or more."""
+        """Mean and standard deviation of one value or more; a single one has no deviation."""
         middle = sum(values) / len(values)
         if len(values) == 1:
             return cls(middle, None)
@@ -110,11 +110,11 @@ class AblationTable:
         return self._runs_of(row.name)[0].parameters
 
     def spread(self, row: Row, task: str, metric: Metric) -> Spread:
-        """Of the PSNR or SSIM of one task, or of "average", over seeds."""
+        """How the PSNR or SSIM of one task, or of "average", spreads over seeds."""
         return Spread.of([getattr(run.score(task), metric) for run in self._runs_of(row.name)])
 
     def difference(self, row: Row, task: str, metric: Metric) -> Spread:
-        """Of what a row's models have more than the static network of the same seed.
+        """How the gain of a row's models over the static network of the same seed spreads.
 
         Pairs have their initial weights and data in common, so their differences spread less than the scores.
         """

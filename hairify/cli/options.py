@@ -235,7 +235,7 @@ def _converted(value: Any, kind: Any, where: str) -> Any:
     """A value in the type of its field.
 
     Raises:
-        OptionError: it has another.
+        OptionError: the value has another type.
     """
     kind = _without_none(kind)
     if kind is Path and isinstance(value, (str, Path)):

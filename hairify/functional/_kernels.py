@@ -137,7 +137,7 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
 
 
 def kernel_for(operation: Operation, input: Tensor, weight: Tensor) -> Kernel:
-    """As `choose_kernel`, for these tensors."""
+    """The kernel that `choose_kernel` takes for these tensors."""
     return choose_kernel(
         operation,
         weight.shape[0],
@@ -153,7 +153,7 @@ def rows_per_image(input: Tensor, batch: int) -> int:
     """k, where `input` has k·B rows.
 
     Raises:
-        BatchMismatchError: it has not.
+        BatchMismatchError: the rows of `input` are no multiple of B.
     """
     rows = input.shape[0]
     if batch == 0:

@@ -52,7 +52,7 @@ def is_possible(*tensors: Tensor) -> bool:
 def recomputed(
     operation: Operation, input: Tensor, generate: Generate, selecting: Tensor, *parameters: Tensor
 ) -> Tensor:
-    """As `per_image(operation, input, *generate(selecting, *parameters))`, of which no weight is kept.
+    """Compute `per_image(operation, input, *generate(selecting, *parameters))` without keeping weights for backward.
 
     Args:
         operation: with its settings.

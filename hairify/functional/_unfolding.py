@@ -54,13 +54,22 @@ def _folded(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor 
 
 
 def _grouped_product(weight: Tensor, columns: Tensor) -> Tensor:
-    """Multiply (B, groups, out/groups, n) with the columns (k·B, groups·n, positions) to (k·B, out, positions)."""
+    """Multiply each image's matrices with its columns: one product for each image and group, of all its k maps at once.
+
+    Args:
+        weight: shape (B, groups, out/groups, n).
+        columns: shape (k·B, groups·n, positions).
+
+    Returns:
+        Shape (k·B, out, positions).
+    """
     batch, groups, _, n = weight.shape
-    per_image = columns.shape[0] // batch
-    parts = columns.unflatten(1, (groups, n)).unflatten(0, (batch, per_image)).permute(0, 2, 3, 1, 4).flatten(3)
-    product = torch.bmm(weight.flatten(0, 1), parts.flatten(0, 1)).unflatten(0, (batch, groups))
-    product = product.unflatten(3, (per_image, -1)).permute(0, 3, 1, 2, 4)
-    return product.flatten(0, 1).flatten(1, 2)
+    maps = columns.shape[0] // batch  # k
+    columns = columns.unflatten(1, (groups, n)).unflatten(0, (batch, maps))  # (B, k, groups, n, positions)
+    side_by_side = columns.permute(0, 2, 3, 1, 4).flatten(3)  # (B, groups, n, k·positions)
+    product = torch.bmm(weight.flatten(0, 1), side_by_side.flatten(0, 1))  # (B·groups, out/groups, k·positions)
+    product = product.unflatten(0, (batch, groups)).unflatten(3, (maps, -1))  # (B, groups, out/groups, k, positions)
+    return product.permute(0, 3, 1, 2, 4).flatten(0, 1).flatten(1, 2)
 
 
 def _with_bias(output: Tensor, bias: Tensor | None) -> Tensor:

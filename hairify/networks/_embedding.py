@@ -16,7 +16,7 @@ from hairify._support.torch_internals import tree_flatten, tree_unflatten
 from hairify.errors import CalibrationError, NetworkError, OutsideForwardError
 from hairify.functional._kernels import rows_per_image
 from hairify.nn._calibration import calibrate
-from hairify.nn._context import Hypernetwork, Scope
+from hairify.nn._context import ForwardContext, Hypernetwork
 from hairify.nn._features import find_feature
 from hairify.nn._hsn import GIVStandardization
 from hairify.nn._layers import is_layer
@@ -45,27 +45,27 @@ class ConditionalEmbedding(nn.Module):
         dac: nn.Module,
         standardization: GIVStandardization,
         projections: nn.ModuleList,
-        scope: Scope,
+        context: ForwardContext,
     ) -> None:
         super().__init__()
-        self.base, self.dac, self.projections, self._scope = base, dac, projections, scope
+        self.base, self.dac, self.projections, self._context = base, dac, projections, context
         self.standardization = standardization
         self.training = base.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the network takes and returns."""
-        # A scope runs the DAC, then all that makes something of the GIV: HSNs in a HairModel, projections here.
-        with self._scope.forward(self._hypernetwork, image_size(args, kwargs)):
+        # A context runs the DAC, then all that makes something of the GIV: HSNs in a HairModel, projections here.
+        with self._context.forward(self._hypernetwork, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 
     def calibrate(self, *args: Any, **kwargs: Any) -> ConditionalEmbedding:
-        """As `HairModel.calibrate`, for the DAC and the GIVs: what the network computes stays the same.
+        """Calibrate DAC and GIVs as `HairModel.calibrate` does: what the network computes stays the same.
 
         Raises:
             CalibrationError: see `HairModel.calibrate`.
         """
         self.check_calibration()
-        calibrate(self.base, self._hypernetwork, self._scope, args, kwargs)
+        calibrate(self.base, self._hypernetwork, self._context, args, kwargs)
         return self
 
     @property
@@ -77,7 +77,7 @@ class ConditionalEmbedding(nn.Module):
         """Make sure that the network may still be calibrated: that it computes the same whatever the GIV.
 
         Raises:
-            CalibrationError: it has been trained.
+            CalibrationError: the network has been trained.
         """
         if any(bool(p.any()) for p in self.projections.parameters()):
             raise CalibrationError("The network has been trained: its blocks are shifted already. Calibrate it before.")
@@ -114,11 +114,11 @@ def embed(
         nn.init.zeros_(parameter)
     for part in (dac, standardization, projections):
         part.to(device=like.device, dtype=like.dtype).train(network.training)
-    base, scope = copy_model(network), Scope(plan.split, plan.feature)
-    base.get_submodule(plan.split).register_forward_hook(scope.on_split)
+    base, context = copy_model(network), ForwardContext(plan.split, plan.feature)
+    base.get_submodule(plan.split).register_forward_hook(context.on_split)
     for index, block in enumerate(blocks):
-        base.get_submodule(block.module).register_forward_hook(_Shift(scope, index, block).on_output)
-    return ConditionalEmbedding(base, dac, standardization, projections, scope)
+        base.get_submodule(block.module).register_forward_hook(_Shift(context, index, block).on_output)
+    return ConditionalEmbedding(base, dac, standardization, projections, context)
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class _Places:
         return found
 
     def _feature(self, call: Call) -> _Place | None:
-        """As the feature of a whole image, whose positions show the image's aspect ratio."""
+        """Where channels are, if the output is the feature of a whole image: positions show its aspect ratio."""
         if is_layer(self._model.get_submodule(call.module)):
             return None
         shapes = [returned.shape if returned.real else () for returned in call.returned]
@@ -179,7 +179,7 @@ class _Places:
         return _Place(call.module, feature.index, axis, feature.channels)
 
     def _as_last_layer(self, call: Call, inside: list[Call]) -> _Place | None:
-        """As the block's last layer returns it: windows and pooled features show no aspect ratio."""
+        """Where channels are, as the block's last layer has them: windows and pooled features show no aspect ratio."""
         layers = [module for c in inside if is_layer(module := self._model.get_submodule(c.module))]
         if not layers:
             return None
@@ -198,19 +198,19 @@ _WAY_OUT = "Leave the block out (`exclude`), or the variant 'dac'."
 
 @dataclass(frozen=True, eq=False)
 class _Shift:
-    """What one block's hook does; `on_output`, a bound method, is copied and pickled together with its scope."""
+    """What one block's hook does; `on_output`, a bound method, is copied and pickled together with its context."""
 
-    scope: Scope
+    context: ForwardContext
     index: int
     place: _Place
 
     def on_output(self, module: nn.Module, args: Any, output: Any) -> Any:
         """Forward hook: the output, shifted by the block's projection of the GIV."""
-        forward = self.scope.running()
+        forward = self.context.running()
         if forward is None or not forward.selecting:
             raise OutsideForwardError(
                 f"The block {self.place.module!r} ran where no GIV is known: outside its model's forward (also "
-                f"gradient checkpointing runs it there), or before the split {self.scope.split!r}."
+                f"gradient checkpointing runs it there), or before the split {self.context.split!r}."
             )
         shift = forward.selecting[self.index]  # (B, C)
         leaves, structure = tree_flatten(output)

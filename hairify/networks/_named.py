@@ -200,7 +200,7 @@ class NetworkSettings:
         `res_hair` is a HairModel already.
 
         Raises:
-            NetworkError: it cannot be built.
+            NetworkError: the network cannot be built.
             CheckpointError: `weights` cannot be read or does not fit.
         """
         with seeded(torch.Generator().manual_seed(seed)):
@@ -222,7 +222,7 @@ class NetworkSettings:
         """The network to train: a HairModel, or with `convert` off the network as it is.
 
         Raises:
-            HairError: it cannot be built or converted.
+            HairError: the network cannot be built or converted.
         """
         network = self.build(seed)
         if not self.convert or isinstance(network, HairModel):

@@ -38,16 +38,16 @@ class WeightBox(nn.Module):
 
     def __init__(self, rows: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
         super().__init__()
-        for entry, parameters in rows.items():
+        for layer_name, parameters in rows.items():
             home: nn.Module = self
-            for part in entry.split(".") if entry else ():
+            for part in layer_name.split(".") if layer_name else ():
                 home = cast(nn.Module, own_modules(home).setdefault(part, nn.Module()))
             for name, parameter in parameters.items():
                 home.register_parameter(name, parameter)
 
     def forward(
         self,
-        entry: str,
+        layer_name: str,
         selecting: Tensor,
         block: int = 0,
         prepare: Prepare | None = None,
@@ -60,7 +60,7 @@ class WeightBox(nn.Module):
         backward pass needs them again.
 
         Args:
-            entry: the layer's name within the block.
+            layer_name: the layer's name within the block.
             selecting: selecting vectors, shape (B, N).
             block: the block's position in its level; here all blocks share all rows.
             prepare: makes the operation that the layer computes; None for the weights themselves.
@@ -70,7 +70,7 @@ class WeightBox(nn.Module):
         Returns:
             Weight (B, *shape) and bias (B, out) or None; with `prepare` the layer's output.
         """
-        parameters = self._parameters_of(entry, block)
+        parameters = self._parameters_of(layer_name, block)
         selecting = selecting.to(parameters[0].device)
         if prepare is None:
             return self._generate(selecting, *parameters)
@@ -83,16 +83,16 @@ class WeightBox(nn.Module):
             return recomputed(operation, input, self._generate, selecting, *parameters)
         return per_image(operation, input, *self._generate(selecting, *parameters))
 
-    def _parameters_of(self, entry: str, block: int) -> tuple[Tensor, ...]:
+    def _parameters_of(self, layer_name: str, block: int) -> tuple[Tensor, ...]:
         """What the weights of one layer are made of, as arguments of `_generate`."""
-        rows = self._rows(entry)
+        rows = self._rows(layer_name)
         bias = getattr(rows, "bias", None)
         return (rows.weight,) if bias is None else (rows.weight, bias)
 
-    def _rows(self, entry: str) -> Any:
+    def _rows(self, layer_name: str) -> Any:
         """The module that holds one layer's parameters, as attributes: replicas of `nn.DataParallel` have no others."""
         home: Any = self
-        for part in entry.split(".") if entry else ():
+        for part in layer_name.split(".") if layer_name else ():
             home = own_modules(home)[part]
         return home
 
@@ -159,8 +159,8 @@ class LowRankBox(WeightBox):
             p.any() for name, p in self.named_parameters() if name.rpartition(".")[2] in ("left", "bias_change")
         )
 
-    def _parameters_of(self, entry: str, block: int) -> tuple[Tensor, ...]:
-        rows = self._rows(entry)
+    def _parameters_of(self, layer_name: str, block: int) -> tuple[Tensor, ...]:
+        rows = self._rows(layer_name)
         bias = getattr(rows, "bias", None)
         own = block if rows.left.shape[0] > 1 else 0
         biases = () if bias is None else (bias[block], rows.bias_change[own])

@@ -13,7 +13,7 @@ from hairify._support.nested import tensors
 from hairify._support.torch_internals import tree_map
 from hairify.errors import CalibrationError
 from hairify.nn._boxes import WeightBox
-from hairify.nn._context import Hypernetwork, Scope
+from hairify.nn._context import ForwardContext, Hypernetwork
 from hairify.nn._hsn import GIVStandardization, HyperSelectingNet
 from hairify.nn._moments_dac import MomentsDAC
 
@@ -23,16 +23,16 @@ _AT_ONCE = 8  # images that run together
 
 @torch.no_grad()
 def calibrate(
-    base: nn.Module, hypernetwork: Hypernetwork, scope: Scope, args: tuple[Any, ...], kwargs: dict[str, Any]
+    base: nn.Module, hypernetwork: Hypernetwork, context: ForwardContext, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Whiten the DAC's moments, standardise GIVs, and bring each unit of the HSNs to mean 0 and variance 1.
 
     The network and the DAC run in evaluation mode. Nothing is changed unless everything can be.
 
     Args:
-        base: the network, with the scope's hook at its split.
+        base: the network, with the context's hook at its split.
         hypernetwork: the parts that are calibrated.
-        scope: of the model.
+        context: of the model.
         args: the network's inputs, for a batch of degraded images.
         kwargs: further inputs.
 
@@ -45,7 +45,7 @@ def calibrate(
     assert isinstance(standardization, GIVStandardization)
     read = dac.moments if isinstance(dac, MomentsDAC) else dac
     with evaluation_mode(base), evaluation_mode(dac):
-        parts = [read(scope.at_split("feature", hypernetwork, base, *part)) for part in _parts(args, kwargs)]
+        parts = [read(context.at_split("feature", hypernetwork, base, *part)) for part in _parts(args, kwargs)]
     if (count := sum(map(len, parts))) < _LEAST_IMAGES:
         raise CalibrationError(f"Calibration takes {_LEAST_IMAGES} images at least, better 256 or so; got {count}.")
     found = torch.cat(parts)

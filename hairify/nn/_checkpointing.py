@@ -13,10 +13,10 @@ from torch.utils.checkpoint import checkpoint
 from hairify._support.nested import tensors
 from hairify._support.torch_internals import own_buffers, own_modules, twin, version
 from hairify.errors import RecomputationError
-from hairify.nn._context import Hypernetwork, Scope
+from hairify.nn._context import ForwardContext, Hypernetwork
 
 
-def checkpoint_blocks(base: nn.Module, scope: Scope, blocks: Iterable[str]) -> None:
+def checkpoint_blocks(base: nn.Module, context: ForwardContext, blocks: Iterable[str]) -> None:
     """Checkpoint the named blocks of a HairModel's base; those within another of them alone, which is finer.
 
     Raises:
@@ -37,7 +37,7 @@ def checkpoint_blocks(base: nn.Module, scope: Scope, blocks: Iterable[str]) -> N
             )
     for name, block in chosen.items():
         if not isinstance(block.__dict__.get("forward"), _CheckpointedForward):
-            block.__dict__["forward"] = _CheckpointedForward(block, name, scope)
+            block.__dict__["forward"] = _CheckpointedForward(block, name, context)
 
 
 def is_checkpointed(base: nn.Module) -> bool:
@@ -45,11 +45,11 @@ def is_checkpointed(base: nn.Module) -> bool:
     return any(isinstance(module.__dict__.get("forward"), _CheckpointedForward) for module in base.modules())
 
 
-def stop_checkpointing(base: nn.Module, scope: Scope) -> None:
+def stop_checkpointing(base: nn.Module, context: ForwardContext) -> None:
     """Undo `checkpoint_blocks`."""
     for module in base.modules():
         forward = module.__dict__.get("forward")
-        if isinstance(forward, _CheckpointedForward) and forward.scope is scope:
+        if isinstance(forward, _CheckpointedForward) and forward.context is context:
             del module.__dict__["forward"]
             module.__dict__.update(forward.replaced)
 
@@ -63,15 +63,15 @@ class _CheckpointedForward:
     Args:
         block: the block.
         name: its name in the base, for messages.
-        scope: that of its HairModel.
+        context: that of its HairModel.
     """
 
-    def __init__(self, block: nn.Module, name: str, scope: Scope) -> None:
-        self.block, self.name, self.scope = block, name, scope
+    def __init__(self, block: nn.Module, name: str, context: ForwardContext) -> None:
+        self.block, self.name, self.context = block, name, context
         self.replaced = {k: v for k, v in block.__dict__.items() if k == "forward"}  # put there by others
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        running = self.scope.running()
+        running = self.context.running()
         if running is None or not running.selecting or not torch.is_grad_enabled():
             return self._plain(self.block, args, kwargs)
         # Compilers see to buffers and to writes in place by themselves, and trace no state.
@@ -87,7 +87,7 @@ class _CheckpointedForward:
         block: nn.Module | None = None,
     ) -> Any:
         """The block's own forward, on the block or a twin of it."""
-        with self.scope.selected(hypernetwork, selecting):
+        with self.context.selected(hypernetwork, selecting):
             return self._plain(self.block if block is None else block, args, kwargs)
 
     def _plain(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

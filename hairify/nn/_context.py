@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias
 
 import torch
 import torch.fx
 from torch import Tensor, nn
 
 from hairify._support.nested import Size, image_size, tensors
-from hairify._support.torch_internals import backward_pass, in_function_transform, version
+from hairify._support.torch_internals import backward_pass, in_function_transform
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
+from hairify.nn._caching import WeightCache, Weights
 from hairify.nn._features import Feature, read_feature
 
 _RUN_AGAIN = (
@@ -37,13 +37,40 @@ class Hypernetwork:
         dac: F_g → (B, D).
         standardization: what the DAC returns → GIV.
         hsn: per level, GIV (B, D) → selecting vectors (B, M, N).
-        boxes: per level, (entry name, selecting vectors (B, N), block) → per-image weight and bias.
+        boxes: per level, (layer name, selecting vectors (B, N), block) → per-image weight and bias.
     """
 
     dac: nn.Module
     standardization: nn.Module
     hsn: nn.ModuleList
     boxes: nn.ModuleList
+
+    def selecting_vectors(self, giv: Tensor) -> list[Tensor]:
+        """Map GIVs (B, D) to the selecting vectors of each level, (B, M, N)."""
+        return [hsn(giv) for hsn in self.hsn]
+
+
+@dataclass(frozen=True)
+class WeightAddress:
+    """Where a hyper layer's weights come from.
+
+    Attributes:
+        context: of the HairModel; gives the weights while a forward runs.
+        level: index of the level, and so of its Weight Box and HSN.
+        block: position of the block in its level, and so of its selecting vector among the level's.
+        layer_name: name of the layer within its block, and so within the Weight Box; "" where the block is the layer.
+        bias: whether there is a bias.
+        level_name: name of the level, for messages.
+        box_size: N of the Weight Box, for `print`.
+    """
+
+    context: ForwardContext
+    level: int
+    block: int
+    layer_name: str
+    bias: bool
+    level_name: str
+    box_size: int
 
 
 Until: TypeAlias = Literal["feature", "giv"]
@@ -55,66 +82,40 @@ class _Forward:
 
     hypernetwork: Hypernetwork
     image: Size | None = None
+    """Size of the input images, None where they are no images."""
     until: Until | None = None
-    """What it is run for, where it ends at the split."""
+    """What the forward is run for; it ends at the split, once that is found. None: it runs to its end."""
     found: Tensor | None = None
-    """F_g or the GIV, as `until` says."""
+    """F_g or the GIV, whichever the forward is run for."""
     selecting: list[Tensor] = field(default_factory=list)
-    """Per level (B, M, N); empty until the split has run."""
-    backward: int = field(default_factory=backward_pass)
-    """The backward pass within which it started."""
-    grad: bool = field(default_factory=torch.is_grad_enabled)
-    """Whether gradients were recorded where it started."""
-    cache: _Cache | None = None
+    """Selecting vectors of each level, (B, M, N); empty until the split has run."""
+    cache: WeightCache | None = None
+    """Keeps the weights that are made, where they are the same for all images."""
+    within_backward: int = field(default_factory=backward_pass)
+    """Number of the backward pass within which the forward started, -1 where in none."""
+    with_gradients: bool = field(default_factory=torch.is_grad_enabled)
+    """Whether gradients were recorded where the forward started."""
 
-    def selecting_of(self, slot: Slot) -> Tensor:
+    def selecting_of(self, address: WeightAddress) -> Tensor:
         """The selecting vectors (B, N) of one block."""
-        return self.selecting[slot.level][:, slot.block]
+        return self.selecting[address.level][:, address.block]
+
+    def weights_at(self, address: WeightAddress) -> Weights:
+        """The per-image weight (B, *shape) and bias (B, out) of one hyper layer."""
+        box = self.hypernetwork.boxes[address.level]
+        return box(address.layer_name, self.selecting_of(address), address.block)
+
+    def end(self, found: Tensor) -> NoReturn:
+        """End the forward at the split, with what it is run for."""
+        self.found = found
+        raise SplitReached
 
 
 def _is_run_again(forward: _Forward | None) -> bool:
     """Whether this is a backward pass that runs a part of some other forward again."""
     if torch.compiler.is_compiling():  # compilers have no number to compare
         return False
-    return (-1 if forward is None else forward.backward) != backward_pass()
-
-
-Weights: TypeAlias = tuple[Tensor, Tensor | None]
-
-
-@dataclass
-class _Cache:
-    """Selecting vectors and weights made for a given GIV, as long as no parameter changes that they are made of.
-
-    They are those of one CUDA stream: work on another would have to wait for it, which nobody would know.
-    """
-
-    versions: list[tuple[int, ...]] = field(default_factory=list)
-    held: list[Tensor] = field(default_factory=list)
-    """What these are of, lest others take its place in memory."""
-    selecting: list[Tensor] = field(default_factory=list)
-    weights: dict[tuple[int, int, str], Weights] = field(default_factory=dict)
-    """By level, block and entry."""
-
-    def of(self, hypernetwork: Hypernetwork) -> _Cache | None:
-        """Itself, empty where parameters have changed since; None where that cannot be seen."""
-        parts = (hypernetwork.hsn, hypernetwork.boxes)
-        of = list(itertools.chain(*((*part.parameters(), *part.buffers()) for part in parts)))
-        if any(t.is_inference() for t in of):  # their changes are not counted
-            return None
-        streams = [(torch.cuda.current_stream(d).cuda_stream,) for d in {t.device for t in of if t.is_cuda}]
-        versions = [*streams, *((id(t), t.data_ptr(), version(t)) for t in of)]
-        if versions != self.versions:
-            self.versions, self.selecting, self.weights = versions, [], {}
-            self.held = [*of, *(t.detach() for t in of)]
-        return self
-
-
-@contextlib.contextmanager
-def _ordinary_tensors() -> Iterator[None]:
-    """Without gradients, but what is made may be used where some are recorded."""
-    with torch.inference_mode(False), torch.no_grad():
-        yield
+    return (-1 if forward is None else forward.within_backward) != backward_pass()
 
 
 @dataclass
@@ -122,31 +123,28 @@ class _Given:
     """A GIV given by `conditioned_on`."""
 
     giv: Tensor
-    backward: int = field(default_factory=backward_pass)
-    """The backward pass within which it was given."""
-    cache: _Cache | None = None
+    within_backward: int = field(default_factory=backward_pass)
+    """Number of the backward pass within which the GIV was given, -1 where in none."""
+    _cache: WeightCache | None = None
     """Made when it is first asked for, which compilers, that cannot follow that, never do."""
 
-    def is_cached(self) -> bool:
-        """Whether what is made for it is kept: for a single GIV, where no gradients are recorded.
+    def cache(self, hypernetwork: Hypernetwork) -> WeightCache | None:
+        """What keeps that which is made for the GIV; None where it must be made anew, as where it gets gradients.
 
         A CUDA graph replays what it captured when nothing is kept any more, so that it has to make all by itself.
         """
-        return (
+        may_be_kept = (
             self.giv.shape[0] == 1
             and not torch.is_grad_enabled()
             and not torch.compiler.is_compiling()
             and not in_function_transform()
             and not (self.giv.is_cuda and torch.cuda.is_current_stream_capturing())
         )
-
-    def cache_for(self, hypernetwork: Hypernetwork) -> _Cache | None:
-        """What is kept, as far as it still holds; None where nothing may be."""
-        if not self.is_cached():
+        if not may_be_kept:
             return None
-        if self.cache is None:
-            self.cache = _Cache()
-        return self.cache.of(hypernetwork)
+        if self._cache is None:
+            self._cache = WeightCache()
+        return self._cache if self._cache.refresh(hypernetwork.hsn, hypernetwork.boxes) else None
 
 
 class SplitReached(BaseException):
@@ -161,7 +159,7 @@ class _Local(threading.local):
         self.given: _Given | None = None
 
 
-class Scope:
+class ForwardContext:
     """Holds the running forward of one `HairModel`, separately for each thread.
 
     Hyper layers and the hook at the split keep a reference to it; it refers to no module outside a forward,
@@ -257,7 +255,7 @@ class Scope:
         if torch.compiler.is_compiling():
             return
         given = self._local.given
-        if (-1 if given is None else given.backward) == backward_pass():
+        if (-1 if given is None else given.within_backward) == backward_pass():
             # The reentrant kind runs the first time without gradients, though inputs require them.
             trained = training and (torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs)))
             self._given_in_training |= given is not None and trained
@@ -275,76 +273,77 @@ class Scope:
             raise OutsideForwardError(f"The split '{self.split}' {_RUN_AGAIN}")
         if forward is None or forward.selecting:
             return
-        if forward.grad != torch.is_grad_enabled():  # the network may freeze what comes before the split
-            with torch.set_grad_enabled(forward.grad):
+        if forward.with_gradients != torch.is_grad_enabled():  # the network may freeze what comes before the split
+            with torch.set_grad_enabled(forward.with_gradients):
                 self._select(forward, output)
         else:
             self._select(forward, output)
 
     def _select(self, forward: _Forward, output: Any) -> None:
+        """Find the selecting vectors of all levels, or end the forward with what it is run for."""
         given = None if forward.until else self._local.given
-        if given is None:
-            feature = read_feature(output, self.feature.index, self.feature.layout, forward.image)
-            feature = _in_precision_of(forward.hypernetwork.dac, feature)
-            if forward.until == "feature":
-                forward.found = feature
-                raise SplitReached
-            giv = forward.hypernetwork.standardization(forward.hypernetwork.dac(feature))
-        else:
-            giv = given.giv
-            if giv.shape[0] not in (1, batch := tensors(output)[self.feature.index].shape[0]):
-                raise GIVError(
-                    f"`conditioned_on` got {giv.shape[0]} GIVs, but the batch has {batch} images. Give one GIV per "
-                    "image, or a single one of shape (1, D) for all."
-                )
+        giv = self._read_giv(forward, output) if given is None else self._checked_giv(given.giv, output)
         if forward.until == "giv":
-            forward.found = giv
-            raise SplitReached
-        if given is not None and (cache := given.cache_for(forward.hypernetwork)) is not None:
-            forward.cache = cache
-            if not cache.selecting:
-                with _ordinary_tensors():
-                    cache.selecting = [hsn(giv) for hsn in forward.hypernetwork.hsn]
-            forward.selecting = cache.selecting
+            forward.end(giv)
+        hypernetwork = forward.hypernetwork
+        forward.cache = None if given is None else given.cache(hypernetwork)
+        if forward.cache is None:
+            forward.selecting = hypernetwork.selecting_vectors(giv)
         else:
-            forward.selecting = [hsn(giv) for hsn in forward.hypernetwork.hsn]
+            forward.selecting = forward.cache.selecting_vectors(lambda: hypernetwork.selecting_vectors(giv))
 
-    def generate(self, slot: Slot) -> Weights:
+    def _read_giv(self, forward: _Forward, output: Any) -> Tensor:
+        """The GIV that the DAC finds in the split's output; a forward that is run for F_g ends here."""
+        dac, standardization = forward.hypernetwork.dac, forward.hypernetwork.standardization
+        feature = read_feature(output, self.feature.index, self.feature.layout, forward.image)
+        feature = _in_precision_of(dac, feature)
+        if forward.until == "feature":
+            forward.end(feature)
+        return standardization(dac(feature))
+
+    def _checked_giv(self, giv: Tensor, output: Any) -> Tensor:
+        """A given GIV, checked: it is a single one, or one for each image of the split's output."""
+        batch = tensors(output)[self.feature.index].shape[0]
+        if giv.shape[0] not in (1, batch):
+            raise GIVError(
+                f"`conditioned_on` got {giv.shape[0]} GIVs, but the batch has {batch} images. Give one GIV per "
+                "image, or a single one of shape (1, D) for all."
+            )
+        return giv
+
+    def generate(self, address: WeightAddress) -> Weights:
         """The per-image weight (B, *shape) and bias (B, out) of one hyper layer.
 
         Raises:
             OutsideForwardError: no forward is running in this thread, or the split has not run yet.
         """
-        forward = self._selected_forward(slot)
-        weight, bias = forward.hypernetwork.boxes[slot.level](slot.entry, forward.selecting_of(slot), slot.block)
-        return weight, bias
+        return self._selected_forward(address).weights_at(address)
 
-    def compute(self, slot: Slot, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    def compute(self, address: WeightAddress, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
         """What one hyper layer computes: an operation, prepared by `prepare`, with per-image weights.
 
         Raises:
             OutsideForwardError: no forward is running in this thread, or the split has not run yet.
         """
-        forward = self._selected_forward(slot)
-        box, selecting = forward.hypernetwork.boxes[slot.level], forward.selecting_of(slot)
+        forward = self._selected_forward(address)
         if forward.cache is None or torch.is_grad_enabled():
-            return box(slot.entry, selecting, slot.block, prepare, input, **settings)
-        made, key = forward.cache.weights, (slot.level, slot.block, slot.entry)
-        if key not in made:
-            with _ordinary_tensors():
-                made[key] = box(slot.entry, selecting, slot.block)
-        weight, bias = made[key]
-        input, operation = prepare(input, weight.shape[3:], **settings)
+            box = forward.hypernetwork.boxes[address.level]
+            return box(address.layer_name, forward.selecting_of(address), address.block, prepare, input, **settings)
+        weight, bias = forward.cache.weights(
+            address.level, address.block, address.layer_name, lambda: forward.weights_at(address)
+        )
+        kernel = weight.shape[3:]  # of (B, out, in, *kernel)
+        input, operation = prepare(input, kernel, **settings)
         return per_image(operation, input, weight, bias)
 
-    def _selected_forward(self, slot: Slot) -> _Forward:
+    def _selected_forward(self, address: WeightAddress) -> _Forward:
         """The running forward, which has selecting vectors."""
         forward = self.running()
         if _is_run_again(forward):
-            raise OutsideForwardError(f"A hyper layer of level '{slot.level_name}' {_RUN_AGAIN}")
+            raise OutsideForwardError(f"A hyper layer of level '{address.level_name}' {_RUN_AGAIN}")
         if forward is None:
             raise OutsideForwardError(
-                f"A hyper layer of level '{slot.level_name}' was called outside its HairModel's forward, where no "
+                f"A hyper layer of level '{address.level_name}' was called outside its HairModel's forward, where no "
                 "image has given it weights. Call the HairModel itself, not its `base` or a part of it; for a model of "
                 "ordinary layers use `hair.bake(x)`."
             )
@@ -352,9 +351,9 @@ class Scope:
             raise SplitReached
         if not forward.selecting:
             raise OutsideForwardError(
-                f"A hyper layer of level '{slot.level_name}' was reached before the split '{self.split}' ran, so there "
-                "is no GIV yet. The model took another way than on the example inputs: convert it with a `split_at` "
-                "that runs first on every input."
+                f"A hyper layer of level '{address.level_name}' was reached before the split '{self.split}' ran, so "
+                "there is no GIV yet. The model took another way than on the example inputs: convert it with a "
+                "`split_at` that runs first on every input."
             )
         return forward
 
@@ -363,26 +362,3 @@ def _in_precision_of(dac: nn.Module, feature: Tensor) -> Tensor:
     """The feature in the DAC's dtype: networks may compute their halves in different ones."""
     parameter = next(dac.parameters(), None)
     return feature if parameter is None or not parameter.is_floating_point() else feature.to(parameter.dtype)
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a hyper layer's weights come from.
-
-    Attributes:
-        scope: gives them while a forward runs.
-        level: index of the level, and so of its Weight Box and HSN.
-        block: row of the level's selecting vectors, the block's position in its level.
-        entry: the layer's name within its block, and so within the Weight Box.
-        bias: whether there is a bias.
-        level_name: name of the level, for people.
-        box_size: N, for people.
-    """
-
-    scope: Scope
-    level: int
-    block: int
-    entry: str
-    bias: bool
-    level_name: str
-    box_size: int

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from hairify.nn._context import Hypernetwork, Scope
+from hairify.nn._context import ForwardContext, Hypernetwork
 from hairify.nn._hsn import GIVStandardization
 
 
@@ -24,7 +24,7 @@ class Converted(nn.Module):
     standardization: GIVStandardization
     hsn: nn.ModuleList
     boxes: nn.ModuleList
-    _scope: Scope
+    _context: ForwardContext
 
     @property
     def _hypernetwork(self) -> Hypernetwork:

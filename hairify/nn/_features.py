@@ -72,37 +72,58 @@ def find_feature(shapes: Sequence[tuple[int, ...]], batch: int, image: Size | No
 
 
 def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | None, strict: bool) -> Feature | None:
+    """The feature that a tensor of this shape is, or None; arguments as for `find_feature`."""
     if not 2 <= len(shape) <= 4 or shape[0] != batch or 0 in shape:
         return None
-    if strict and math.prod(shape) == batch * max(shape[1:]):
-        return None  # one position: pooled, whatever the image's aspect ratio
+    if strict and _is_pooled(shape):
+        return None
     if len(shape) == 2:
         return Feature(index, "vector", (shape[1], 1, 1))
     if len(shape) == 3:
-        size = token_grid(shape[1], image)
-        if strict and image is not None and min(size) < _LEAST_ROUNDED_SIDE and _are_tokens_last(shape, image):
-            return None
-        fits = image is not None and size[1] > 1 and (_fits_exactly(size, image) or _fits_rounded(size, image))
-        return Feature(index, "tokens", (shape[2], *size)) if (fits and not _square(shape)) or not strict else None
-    as_map = Feature(index, "map", (shape[1], shape[2], shape[3]))
-    if image is None:
-        return None if strict else as_map
-    last = Feature(index, "channels_last", (shape[3], shape[1], shape[2]))
-    candidates = [as_map] if strict and _square(shape) else [as_map, last]
-    for fits_image in (_fits_exactly, _fits_rounded, _fits_cropped):  # what fits better goes first
-        for feature in candidates:
-            if fits_image(feature.shape[1:], image):
-                return feature
-    return None if strict else as_map
+        return _as_tokens(index, shape, image, strict)
+    return _as_map(index, shape, image, strict)
 
 
-def _are_tokens_last(shape: tuple[int, ...], image: Size) -> bool:
-    """Whether it looks like (B, C, L), few channels of many tokens."""
+def _is_pooled(shape: tuple[int, ...]) -> bool:
+    """Whether there is a single position, which fits the aspect ratio of any image."""
+    return sum(n > 1 for n in shape[1:]) <= 1
+
+
+def _as_tokens(index: int, shape: tuple[int, ...], image: Size | None, strict: bool) -> Feature | None:
+    """Tokens (B, L, C) as a feature. Strictly, positions must lie in the image's aspect ratio."""
+    _, length, channels = shape
+    feature = Feature(index, "tokens", (channels, *token_grid(length, image)))
+    if not strict:
+        return feature
+    if image is None or _looks_like_attention(shape):
+        return None
+    h, w = feature.shape[1:]
+    if min(h, w) < _LEAST_ROUNDED_SIDE and _looks_like_tokens_last(shape, image):
+        return None
+    fits = w > 1 and (_fits_exactly((h, w), image) or _fits_rounded((h, w), image))
+    return feature if fits else None
+
+
+def _as_map(index: int, shape: tuple[int, ...], image: Size | None, strict: bool) -> Feature | None:
+    """A tensor of four dimensions as the feature, (B, C, h, w) or (B, h, w, C), that fits the image best."""
+    channels_first = Feature(index, "map", (shape[1], shape[2], shape[3]))
+    channels_last = Feature(index, "channels_last", (shape[3], shape[1], shape[2]))
+    layouts = [channels_first] if strict and _looks_like_attention(shape) else [channels_first, channels_last]
+    if image is not None:
+        for fits_image in (_fits_exactly, _fits_rounded, _fits_cropped):  # what fits better goes first
+            for feature in layouts:
+                if fits_image(feature.shape[1:], image):
+                    return feature
+    return None if strict else channels_first
+
+
+def _looks_like_tokens_last(shape: tuple[int, ...], image: Size) -> bool:
+    """Whether a shape looks like (B, C, L), few channels of many tokens."""
     return shape[2] > shape[1] and _fits_exactly(token_grid(shape[2], image), image)
 
 
-def _square(shape: tuple[int, ...]) -> bool:
-    """Whether it looks like an attention map, (..., n, n), whose other dimensions may have any ratio by chance."""
+def _looks_like_attention(shape: tuple[int, ...]) -> bool:
+    """Whether a shape looks like an attention map, (..., n, n), whose other dimensions may have any ratio by chance."""
     return shape[-2] == shape[-1]
 
 
@@ -112,13 +133,16 @@ def _fits_exactly(size: Size, image: Size) -> bool:
 
 
 def _fits_rounded(size: Size, image: Size) -> bool:
-    """Whether it does up to the rounding of its sides."""
+    """Whether a map has the image's aspect ratio up to the rounding of its sides."""
     difference = abs(size[0] * image[1] - size[1] * image[0])
     return min(size) >= _LEAST_ROUNDED_SIDE and difference <= max(image)
 
 
 def _fits_cropped(size: Size, image: Size) -> bool:
-    """Whether it does but for a border: what is cut off or added on all sides leaves width - height as it is."""
+    """Whether a map has the image's aspect ratio but for a border cut off or added on all sides.
+
+    A border leaves width - height as it is.
+    """
     (h, w), (height, width) = size, image
     if min(size) < _LEAST_ROUNDED_SIDE or (width - height) * (w - h) <= 0:
         return False
@@ -159,8 +183,8 @@ def read_feature(output: Any, index: int, layout: Layout, image: Size | None) ->
 
     Args:
         output: what the split returned: a tensor, or a list, tuple or dict of tensors.
-        index: see `Feature`, like `layout`.
-        layout: the feature's layout.
+        index: position of F_g among the tensors of `output`.
+        layout: of F_g, as `Feature` names it.
         image: (H, W) of the input images; used for "tokens" alone.
     """
     feature = (output if isinstance(output, Tensor) else tensors(output)[index]).clone()

@@ -31,13 +31,13 @@ def graph(hair: Converted) -> torch.fx.GraphModule:
     """
     _check_hooks(hair)
     copied = copy_model(hair)
-    stop_checkpointing(copied.base, copied._scope)
-    split = copied.base.get_submodule(hair._scope.split)
+    stop_checkpointing(copied.base, copied._context)
+    split = copied.base.get_submodule(hair._context.split)
     parts = {id(copied.dac), id(copied.standardization), *map(id, copied.hsn), *map(id, copied.boxes)}
 
     def after_leaf(module: nn.Module, output: Any) -> None:
         if module is split:
-            copied._scope.on_split(module, (), output)
+            copied._context.on_split(module, (), output)
 
     tracer = ModelTracer(
         keep=lambda module: isinstance(module, HyperLayer),
@@ -52,7 +52,7 @@ def graph(hair: Converted) -> torch.fx.GraphModule:
             set_tracer(traced, InPlaceTracer)
             root = copy_model(hair)  # in the copy that was traced, attributes that forward assigns hold proxies now
             vars(root).update(traced_constants(copied))
-            unhook(root.base.get_submodule(hair._scope.split), root._scope)
+            unhook(root.base.get_submodule(hair._context.split), root._context)
             module = torch.fx.GraphModule(root, traced, class_name=f"Hair{type(hair.base).__name__}")
             module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes_in_place(node))
             module.recompile()
@@ -72,10 +72,10 @@ def _check_hooks(hair: Converted) -> None:
     """
     if forward_hooks(hair) or forward_pre_hooks(hair):
         raise GraphError("The HairModel has forward hooks of its own, which a graph would lose. Take them off first.")
-    hooks = list(forward_hooks(hair.base.get_submodule(hair._scope.split)).values())
-    if hooks.index(hair._scope.on_split) < len(hooks) - 1:
+    hooks = list(forward_hooks(hair.base.get_submodule(hair._context.split)).values())
+    if hooks.index(hair._context.on_split) < len(hooks) - 1:
         raise GraphError(
-            f"The split '{hair._scope.split}' got forward hooks after its conversion, which in a graph would run "
+            f"The split '{hair._context.split}' got forward hooks after its conversion, which in a graph would run "
             "before the DAC. Take them off first."
         )
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hairify._support.torch_internals import amounts_of_padding, inner_method, output_padding_for, own_parameters
 from hairify.functional._operations import Ints, Prepare, convolution, linear, transposed_convolution
 from hairify.functional._per_image import hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
-from hairify.nn._context import Slot
+from hairify.nn._context import WeightAddress
 
 # In `HairModel.graph()` each is one named node: they branch on shapes, which torch.fx cannot follow.
 for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "output_padding_for"):
@@ -25,19 +25,19 @@ class HyperLayer(nn.Module):
     Attributes:
         hair_plain: the class of `torch.nn` whose computation it does.
         hair_source: the class of the layer that it replaces: `hair_plain`, or a user's subclass of it.
-        hair_slot: where its weights come from; the only instance attribute that the replaced layer did not have.
+        hair_address: where its weights come from; the only instance attribute that the replaced layer did not have.
     """
 
     hair_plain: ClassVar[type[nn.Module]]
     hair_source: ClassVar[type[nn.Module]]
-    hair_slot: Slot
+    hair_address: WeightAddress
 
     def extra_repr(self) -> str:
         """The layer's usual arguments, its level and the size N of its Weight Box."""
         usual = super().extra_repr()
-        if self.hair_slot.bias:  # the plain class sees that the layer owns no bias, and says so
+        if self.hair_address.bias:  # the plain class sees that the layer owns no bias, and says so
             usual = usual.replace(", bias=False", ", bias=True" if isinstance(self, nn.Linear) else "")
-        return f"{usual}, level='{self.hair_slot.level_name}', N={self.hair_slot.box_size}"
+        return f"{usual}, level='{self.hair_address.level_name}', N={self.hair_address.box_size}"
 
 
 def generated(layer: HyperLayer) -> tuple[Tensor, Tensor | None]:
@@ -46,7 +46,7 @@ def generated(layer: HyperLayer) -> tuple[Tensor, Tensor | None]:
     Raises:
         OutsideForwardError: no forward is running, or it has not reached the split yet.
     """
-    return layer.hair_slot.scope.generate(layer.hair_slot)
+    return layer.hair_address.context.generate(layer.hair_address)
 
 
 def _compute(layer: HyperLayer, op: Callable[..., Tensor], prepare: Prepare, input: Tensor, **settings: Any) -> Tensor:
@@ -54,7 +54,7 @@ def _compute(layer: HyperLayer, op: Callable[..., Tensor], prepare: Prepare, inp
     if isinstance(input, torch.fx.Proxy):  # in `HairModel.graph()` weights and operation are nodes of their own
         weight, bias = generated(layer)
         return op(input, weight, bias, **settings)
-    return layer.hair_slot.scope.compute(layer.hair_slot, prepare, input, settings)
+    return layer.hair_address.context.compute(layer.hair_address, prepare, input, settings)
 
 
 class HyperLinear(HyperLayer, nn.Linear):
@@ -179,7 +179,7 @@ def _blank(source: type[nn.Module]) -> HyperLayer:
     return cls.__new__(cls)
 
 
-def make_hyper(layer: nn.Module, slot: Slot) -> None:
+def make_hyper(layer: nn.Module, address: WeightAddress) -> None:
     """Turn a layer into a hyper layer, in place.
 
     The object stays, so that every reference to it, its settings, mode and hooks stay too; its class changes
@@ -188,14 +188,14 @@ def make_hyper(layer: nn.Module, slot: Slot) -> None:
     layer.__class__ = hyper_class(type(layer))
     parameters = own_parameters(layer)
     parameters.update(dict.fromkeys(parameters))
-    layer.__dict__["hair_slot"] = slot
+    layer.__dict__["hair_address"] = address
 
 
 def make_ordinary(layer: HyperLayer, parameters: Mapping[str, nn.Parameter | None]) -> None:
     """Turn a hyper layer back into a layer of its original class that owns `parameters`, in place."""
     layer.__class__ = type(layer).hair_source  # type: ignore[assignment]
     own_parameters(layer).update(parameters)
-    del layer.__dict__["hair_slot"]
+    del layer.__dict__["hair_address"]
 
 
 def _pad(layer: nn.Conv1d | nn.Conv2d, input: Tensor) -> tuple[Tensor, Ints | str]:

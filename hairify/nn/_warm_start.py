@@ -20,7 +20,7 @@ from hairify.nn._hsn import HyperSelectingNet, StackedLinear
 
 _PEAK = 0.7  # share of its own row in a block's selecting vector at the start, whatever N is: far from saturation
 _NOISE = 0.1
-_RIGHT_SIZE = 2.0  # times 1/√rank, their standard deviation: larger, rows part sooner, and more by noise
+_RIGHT_DEVIATION = 2.0  # of right factors, times 1/√rank: with a larger one rows part sooner, and more by noise
 
 
 def peaked_vectors(blocks: int, box_size: int) -> Tensor:
@@ -152,39 +152,59 @@ def make_low_rank(
     """What a `LowRankBox` holds for one layer of a level.
 
     The trained weights stay as they are. Left factors and changes of biases start at zero, so that all rows are equal;
-    right factors are random, of standard deviation 2/√rank, so that they part with the first steps.
+    right factors are random, so that rows part with the first steps.
 
     Args:
         layers: that layer in each of the M blocks.
         box_size: N.
-        rank: of the factors, as `low_rank` limits it.
+        rank: of the factors, lowered as `limited_rank` says.
         preserve: whether to preserve the trained weights; else they are fresh.
         generator: for right factors and fresh weights; None leaves all uninitialised, to be loaded.
         shared: one set of factors for all blocks, as in models saved by hairify 0.1.
+
+    Returns:
+        The parameters that `LowRankBox` names; frozen where the layers' weights, or biases, all are.
     """
-    weights = [own_parameters(layer)["weight"] for layer in layers]
-    like = weights[0]
-    assert like is not None
-    out, columns = like.shape[0], like[0].numel()
-    rank = limited_rank(like.shape, rank)
+    sources = own_parameters(layers[0])
+    weight, bias = sources["weight"], sources["bias"]
+    assert weight is not None
+    own = {name: _own(layers, name, preserve, generator) for name in ("weight", "bias") if sources[name] is not None}
     sets = 1 if shared else len(layers)
-    values = {
-        "weight": _own(layers, "weight", preserve, generator),
-        "left": like.new_zeros(sets, box_size, out, rank),
-        "right": like.new_empty(sets, box_size, rank, columns),
-    }
-    if (bias := own_parameters(layers[0])["bias"]) is not None:
-        values["bias"] = _own(layers, "bias", preserve, generator)
-        values["bias_change"] = like.new_zeros(sets, box_size, *bias.shape)
-    if generator is not None:
-        deviation = _RIGHT_SIZE / math.sqrt(rank)
-        values["right"] = deviation * torch.randn(sets, box_size, rank, columns, generator=generator)
+    left, right = _factors(weight, sets, box_size, rank, generator)
+    of_weight = {"weight": own["weight"], "left": left, "right": right}
+    of_bias = {}
+    if bias is not None:
+        of_bias = {"bias": own["bias"], "bias_change": weight.new_zeros(sets, box_size, *bias.shape)}
     made = {}
-    for name, value in values.items():
-        source = "bias" if name.startswith("bias") else "weight"
-        trained = any(own_parameters(layer)[source].requires_grad for layer in layers)  # type: ignore[union-attr]
-        made[name] = nn.Parameter(value.to(like, copy=True), requires_grad=trained)
+    for source, values in (("weight", of_weight), ("bias", of_bias)):
+        trained = any(p.requires_grad for layer in layers if (p := own_parameters(layer)[source]) is not None)
+        for name, value in values.items():
+            made[name] = nn.Parameter(value.to(weight, copy=True), requires_grad=trained)
     return made
+
+
+def _factors(
+    weight: Tensor, sets: int, box_size: int, rank: int, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Left and right factors of differences between rows: zeros, and random numbers.
+
+    Args:
+        weight: of the layer, (out, ...).
+        sets: how many blocks have factors of their own.
+        box_size: N.
+        rank: of the factors, lowered as `limited_rank` says.
+        generator: for the right factors; None leaves them uninitialised.
+
+    Returns:
+        Shapes (sets, N, out, rank) and (sets, N, rank, columns).
+    """
+    out, columns = weight.shape[0], weight[0].numel()
+    rank = limited_rank(weight.shape, rank)
+    left = weight.new_zeros(sets, box_size, out, rank)
+    if generator is None:
+        return left, weight.new_empty(sets, box_size, rank, columns)
+    deviation = _RIGHT_DEVIATION / math.sqrt(rank)
+    return left, deviation * torch.randn(sets, box_size, rank, columns, generator=generator)
 
 
 def _own(layers: list[nn.Module], name: str, preserve: bool, generator: torch.Generator | None) -> Tensor:

@@ -36,7 +36,7 @@ def make_levels(probe: Probe, eligible: list[str], choices: Choices) -> tuple[Le
 
     Raises:
         OptionError: `box_size` is no number, or names no level.
-        BoxSizeError: it is too small.
+        BoxSizeError: `box_size` is too small.
     """
     targets, rank = choices.targets, choices.rank
     sizes = {name: sum(p.numel() for p in probe.model.get_submodule(name).parameters()) for name in eligible}
@@ -57,13 +57,15 @@ def make_levels(probe: Probe, eligible: list[str], choices: Choices) -> tuple[Le
     for name, family, n in zip(names, families, _box_sizes(names, families, choices), strict=True):
         layers = [full_name(family.blocks[0], layer) for layer in family.layers]
         shapes = [p.shape for layer in layers for p in probe.model.get_submodule(layer).parameters(recurse=False)]
-        row_size = sum(sizes[layer] for layer in layers)
-        size = n * row_size if rank is None else _low_rank_size(shapes, len(family.blocks), n, rank)
-        levels.append(Level(name, family.blocks, family.layers, n, row_size, size, rank))
+        row_parameters = sum(sizes[layer] for layer in layers)
+        box_parameters = (
+            n * row_parameters if rank is None else _low_rank_parameters(shapes, len(family.blocks), n, rank)
+        )
+        levels.append(Level(name, family.blocks, family.layers, n, row_parameters, box_parameters, rank))
     return tuple(levels)
 
 
-def _low_rank_size(shapes: list[torch.Size], blocks: int, box_size: int, rank: int) -> int:
+def _low_rank_parameters(shapes: list[torch.Size], blocks: int, box_size: int, rank: int) -> int:
     """The number of parameters in a low-rank box for layers with parameters of these shapes."""
     whole = blocks * sum(map(math.prod, shapes))
     factors = sum(

@@ -109,8 +109,7 @@ class Choices:
 
     Attributes:
         preset: its name.
-        split_at: see `hairify`, as all others.
-        rank: None for full boxes.
+        rank: of low-rank boxes; None for full ones. All other options are named and explained at `hairify`.
     """
 
     preset: PresetName
@@ -177,9 +176,9 @@ def network_of(model: Any) -> nn.Module:
 def _check_model(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise OptionError(f"`model` is a {type(model).__name__}; hairify converts an nn.Module.")
-    own = {m._scope for m in model.modules() if isinstance(m, Converted)}
+    own = {m._context for m in model.modules() if isinstance(m, Converted)}
     if isinstance(model, Converted) or any(
-        isinstance(m, HyperLayer) and m.hair_slot.scope not in own for m in model.modules()
+        isinstance(m, HyperLayer) and m.hair_address.context not in own for m in model.modules()
     ):
         raise AlreadyConvertedError(
             "The model is a HairModel already, or part of one. Convert the original model, or change this one with "
@@ -203,10 +202,10 @@ def _check_values(options: Options) -> None:
 
 
 def check_generator(generator: Any) -> None:
-    """Make sure that it is a generator of random numbers, or None.
+    """Make sure that `generator` is a generator of random numbers, or None.
 
     Raises:
-        OptionError: it is neither.
+        OptionError: `generator` is neither.
     """
     if generator is not None and not isinstance(generator, torch.Generator):
         raise OptionError(f"`generator` is {generator!r}; accepted is a Generator.")

@@ -125,7 +125,7 @@ def _added(levels: tuple[Level, ...], dac: nn.Module, giv_dim: int, widths: Sequ
     for level in levels:
         with torch.device("meta"):
             hsn = HyperSelectingNet(giv_dim, len(level.blocks), level.box_size, widths)
-        added += count(hsn) + level.size - len(level.blocks) * level.row_size
+        added += count(hsn) + level.box_parameters - len(level.blocks) * level.row_parameters
     return added
 
 

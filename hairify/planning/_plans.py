@@ -26,6 +26,9 @@ PLAN_VERSION = 5
 nothing of what could not be checked."""
 _LEAST_SHARE = 0.5
 
+_LEVEL_KEYS = {"row_parameters": "row_size", "box_parameters": "size"}
+"""Fields of `Level` that have another name in JSON, where it is that of version 1."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -35,19 +38,19 @@ class Level:
         name: the module that holds the blocks, or the block itself.
         blocks: names of the M blocks.
         layers: names, within a block, of the layers that become hyper layers; `("",)` where blocks are layers.
-        box_size: N, the number of complete parameter sets in the Weight Box.
-        row_size: P, the number of parameters in one set.
-        size: the number of parameters in the Weight Box, N·P unless it is of low rank.
-        rank: of the differences between its rows; None where they are whole.
-        shared: whether the blocks share these differences, as hairify 0.1 had it.
+        box_size: N, the number of rows in the Weight Box: complete parameter sets for a block's layers.
+        row_parameters: P, the number of parameters in one row, which is that of one block's layers.
+        box_parameters: the number of parameters in the Weight Box, N·P unless it is of low rank.
+        rank: of the matrices by which rows differ in a low-rank box; None for a full box, whose rows are whole.
+        shared: whether all blocks share these matrices, as in low-rank boxes of hairify 0.1.
     """
 
     name: str
     blocks: tuple[str, ...]
     layers: tuple[str, ...]
     box_size: int
-    row_size: int
-    size: int
+    row_parameters: int
+    box_parameters: int
     rank: int | None = None
     shared: bool = False
 
@@ -145,10 +148,10 @@ class Plan:
                 if len({settings(module) for module in found}) > 1:
                     raise PlanMismatchError(f"Layer {layer!r} is not alike in all blocks of level {level.name!r}.")
                 size += sum(p.numel() for p in found[0].parameters())
-            if size != level.row_size:
+            if size != level.row_parameters:
                 raise PlanMismatchError(
                     f"A block of level {level.name!r} has {size} parameters in its layers, but the plan says "
-                    f"{level.row_size}: it was made for a model of another size."
+                    f"{level.row_parameters}: it was made for a model of another size."
                 )
 
     @staticmethod
@@ -165,6 +168,7 @@ class Plan:
         """The plan as versioned JSON; equal plans give equal text."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "dac_source"}
         data = {name: _plain(value) for name, value in fields.items()}
+        data["levels"] = [{_LEVEL_KEYS.get(name, name): v for name, v in level.items()} for level in data["levels"]]
         return json.dumps({"version": PLAN_VERSION, **data}, sort_keys=True)
 
     @classmethod
@@ -189,13 +193,9 @@ class Plan:
             if version < 4:
                 data["hsn_limit"] = None
             data["hsn_widths"], data["unchecked"] = tuple(data["hsn_widths"]), tuple(data.get("unchecked", ()))
-            for level in levels:
-                level.setdefault("shared", version < 3 and level.get("rank") is not None)
-                level["blocks"], level["layers"] = tuple(level["blocks"]), tuple(level["layers"])
-                level.setdefault("size", level["box_size"] * level["row_size"])
             plan = cls(
                 feature=Feature(**feature),
-                levels=tuple(Level(**level) for level in levels),
+                levels=tuple(_read_level(level, version) for level in levels),
                 parameters=(before, after),
                 **data,
             )
@@ -215,7 +215,7 @@ class Plan:
             self.giv_dim,
             *self.feature.shape,
             *self.hsn_widths,
-            *(n for v in self.levels for n in (v.box_size, v.row_size, v.size, v.rank or 1)),
+            *(n for v in self.levels for n in (v.box_size, v.row_parameters, v.box_parameters, v.rank or 1)),
         ]
         if not all(isinstance(n, int) and n >= 1 for n in (*sizes, 1 if self.dac_width is None else self.dac_width)):
             return "a size is no number from 1 up"
@@ -270,6 +270,15 @@ def dac_facts(dac: nn.Module, feature: Feature) -> dict[str, Any]:
     return {"dac": type(dac).__name__, "dac_name": name, "dac_width": width}
 
 
+def _read_level(data: dict[str, Any], version: int) -> Level:
+    """A level as `Plan.to_json` wrote it."""
+    data.setdefault("shared", version < 3 and data.get("rank") is not None)
+    data.setdefault("size", data["box_size"] * data["row_size"])
+    data |= {name: data.pop(key) for name, key in _LEVEL_KEYS.items()}
+    data["blocks"], data["layers"] = tuple(data["blocks"]), tuple(data["layers"])
+    return Level(**data)
+
+
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return dataclasses.asdict(value)
@@ -288,7 +297,7 @@ def _row(level: Level) -> tuple[str, ...]:
         str(len(level.blocks)),
         str(level.box_size),
         str(len(level.layers)),
-        f"{level.row_size:,}",
+        f"{level.row_parameters:,}",
         "full" if level.rank is None else str(level.rank),
-        f"{level.size:,}",
+        f"{level.box_parameters:,}",
     )

@@ -13,7 +13,7 @@ from hairify._support.isolation import isolated, pass_on_lack_of_memory
 from hairify._support.nested import all_tensors
 from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
-from hairify.nn._context import Slot
+from hairify.nn._context import WeightAddress
 from hairify.nn._layers import make_hyper
 from hairify.planning._pairs import Pairs, same_up_to_rounding
 from hairify.planning._probe import Probe
@@ -22,20 +22,20 @@ from hairify.planning._recording import Recording
 
 @dataclass(frozen=True)
 class _Fixed:
-    """Stands in for a scope: each of two images gets the weights that the layer had."""
+    """Stands in for a context: each of two images gets the weights that the layer had."""
 
     weight: Tensor
     bias: Tensor | None
 
-    def generate(self, slot: Slot) -> tuple[Tensor, Tensor | None]:
+    def generate(self, address: WeightAddress) -> tuple[Tensor, Tensor | None]:
         # Generated weights are contiguous, whatever the layer's own were.
         weight, bias = (None if t is None else t.contiguous().expand(2, *t.shape) for t in (self.weight, self.bias))
         assert weight is not None
         return weight, bias
 
-    def compute(self, slot: Slot, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
+    def compute(self, address: WeightAddress, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
         input, operation = prepare(input, self.weight.shape[2:], **settings)
-        return per_image(operation, input, *self.generate(slot))
+        return per_image(operation, input, *self.generate(address))
 
 
 def unfaithful(probe: Probe, pairs: Pairs, layers: list[str]) -> set[str]:
@@ -112,10 +112,10 @@ class _Rehearsal:
         model = self._probe.copy(training=self._training)
         for name in names:
             layer: Any = model.get_submodule(name)
-            fixed: Any = _Fixed(layer.weight, layer.bias)
-            make_hyper(layer, Slot(fixed, 0, 0, "", layer.bias is not None, name, 1))
+            context: Any = _Fixed(layer.weight, layer.bias)
+            make_hyper(layer, WeightAddress(context, 0, 0, "", layer.bias is not None, name, 1))
             if read is not None:
-                _show(layer, name, fixed, read)
+                _show(layer, name, context, read)
         inputs = self._pairs.inputs.map(torch.clone)
         with isolated(model), torch.no_grad():
             return model(*inputs.args, **inputs.kwargs)

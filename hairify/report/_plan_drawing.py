@@ -170,7 +170,7 @@ def _card(card: _Card) -> Markup:
     level, x, y = card.level, card.x, card.y
     count, box = len(level.blocks), "rank " + str(level.rank) if level.rank else ""
     name = shortened(level.name or "the network itself", int((card.width - 16) // _MONO))
-    facts = f"N = {level.box_size} sets of {millions(level.row_size)}" + (f", {box}" if box else "")
+    facts = f"N = {level.box_size} sets of {millions(level.row_parameters)}" + (f", {box}" if box else "")
     return tag(
         "g",
         tag("title", f"{level.name}: {count} blocks, {len(level.layers)} layers each"),

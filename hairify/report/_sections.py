@@ -155,7 +155,7 @@ def _gain(results: Results, baseline: Baseline) -> Markup:
 
 
 def _rounded(difference: float) -> float:
-    """As it is shown; 0 has no sign."""
+    """A difference as it is shown, with two decimals; 0 has no sign."""
     return round(difference, 2) + 0.0
 
 
@@ -183,9 +183,9 @@ def _level_table(plan: Plan) -> Markup:
             str(len(level.blocks)),
             str(level.box_size),
             tag("span", str(len(level.layers)), title=", ".join(level.layers)),
-            f"{level.row_size:,}",
+            f"{level.row_parameters:,}",
             "full" if level.rank is None else str(level.rank),
-            f"{level.size:,}",
+            f"{level.box_parameters:,}",
         )
         for level in plan.levels
     ]

@@ -109,7 +109,7 @@ def planned(inputs: Sequence[Path], output: Path, settings: RestoringSettings) -
 
 
 def _jobs(path: Path, output: Path, output_format: str | None) -> Iterator[Job]:
-    """Of one of the inputs."""
+    """The photographs to restore that one of the inputs names: a file, or those in a folder."""
     if not path.is_dir():
         yield _job(path, output / path.name, output_format)
         return

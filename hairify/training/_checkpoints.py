@@ -155,7 +155,7 @@ def refuse_other_runs(output: Path) -> None:
     """Make sure that a folder is free for a new run.
 
     Raises:
-        TrainingError: it holds checkpoints.
+        TrainingError: the folder holds checkpoints.
     """
     if paths := Checkpoints(output / FOLDER, keep=1).paths():
         raise TrainingError(

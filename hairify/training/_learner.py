@@ -181,7 +181,7 @@ class Learner:
         self.skipped = 0
 
     def _weight_of_classifying(self, loss: Loss, example: Batch, classes: int) -> float:
-        """That of the settings; where they leave it open, 0.1 beside hairify's own losses for a DAC of moments."""
+        """The weight in the settings; where it is left open, 0.1 beside hairify's own losses for a DAC of moments."""
         weight = self._settings.classify
         if weight is None:
             by_moments = type(getattr(self._network, "dac", None)) is MomentsDAC
@@ -202,7 +202,7 @@ class Learner:
                 tensor.copy_(broadcast(tensor))
 
     def gradients(self, batches: Sequence[Batch], asked: Callable[[], bool]) -> Gradients:
-        """Those of a step.
+        """Sum up the gradients of one step.
 
         Args:
             batches: this process's micro-batches.
@@ -214,7 +214,7 @@ class Learner:
         return Gradients(rows[:, 0].double(), rows[:, 1].int().tolist(), float(whole(norm)), bool(rows[:, 2].any()))
 
     def _add_gradients(self, batch: Batch, *, last: bool) -> Tensor:
-        """Those of a micro-batch, exchanged between processes after the last; returns losses and tasks (B, 2)."""
+        """Add the gradients of a micro-batch, exchanged after the last between processes; losses and tasks (B, 2)."""
         with contextlib.nullcontext() if last else self._accelerator.no_sync(self._objective):
             with self._accelerator.autocast():
                 labels = self._degradations[batch["task"]].to(self._accelerator.device)

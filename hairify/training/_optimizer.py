@@ -47,7 +47,7 @@ def adamw(network: nn.Module, settings: TrainingSettings, others: Iterable[nn.Pa
 
 
 def state_tensors(optimizer: torch.optim.Optimizer, objective: nn.Module) -> dict[str, Tensor]:
-    """Its state: {parameter's name.state's name: tensor}, gathered on the CPU. All processes call it."""
+    """The optimizer's state, {parameter's name.state's name: tensor}, gathered on the CPU. All processes call it."""
     return {
         f"{name}.{key}": whole(value)
         for name, parameter in _parameters(optimizer, objective)
@@ -70,6 +70,6 @@ def load_state_tensors(optimizer: torch.optim.Optimizer, objective: nn.Module, t
 
 
 def _parameters(optimizer: torch.optim.Optimizer, objective: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    """Its parameters in its order, with their names in the network; those of other parts have names as they are."""
+    """The optimizer's parameters in its order: (name in the network, or in `objective` outside of it, parameter)."""
     names = {id(parameter): name.removeprefix("network.") for name, parameter in objective.named_parameters()}
     return [(names[id(p)], p) for group in optimizer.param_groups for p in group["params"]]

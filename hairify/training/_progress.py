@@ -22,7 +22,7 @@ class ProgressBar:
     Args:
         console: where; None shows nothing, and notes go to Python's logging.
         steps: of the whole run.
-        step: those taken already.
+        step: how many steps are taken already.
         batch_size: images per step.
     """
 

@@ -167,7 +167,7 @@ def test_bound_is_work_over_work() -> None:
     pair = variants.convert("tiny-unet", None, "cpu", lambda: 0.0)
     measured = measure(case, pair, Effort(least=0, seconds=0)).work
     assert measured is not None
-    assert measured.generation == 2 * sum(level.box_size * level.row_size for level in pair.hair.plan.levels)
+    assert measured.generation == 2 * sum(level.box_size * level.row_parameters for level in pair.hair.plan.levels)
     first, second = 3 * 9 * 8, 8 * 9 * 8  # multiplications at each position, at full resolution
     assert measured.static > 2 * 32**2 * (first + second)
     assert measured.classifier > 0

@@ -295,7 +295,7 @@ def test_large_networks_get_5_percent() -> None:
     own = sum(p.numel() for p in model.parameters())
     assert own > 1_000_000
     added = made.parameters[1] - made.parameters[0]
-    kept_and_boxes = sum(level.size - level.row_size * len(level.blocks) for level in made.levels)
+    kept_and_boxes = sum(level.box_parameters - level.row_parameters * len(level.blocks) for level in made.levels)
     assert 0 < added - kept_and_boxes <= 0.05 * own
 
 

@@ -175,8 +175,8 @@ def largest_layer(hair: HairModel, batch: int) -> int:
     for level in hair.plan.levels:
         for layer in level.layers:
             module = hair.base.get_submodule(f"{level.blocks[0]}.{layer}".rstrip("."))
-            slot, selecting = module.hair_slot, torch.ones(1, level.box_size)
-            weight, bias = hair.boxes[slot.level](slot.entry, selecting, slot.block)
+            address, selecting = module.hair_address, torch.ones(1, level.box_size)
+            weight, bias = hair.boxes[address.level](address.layer_name, selecting, address.block)
             found.append((weight.numel() + (0 if bias is None else bias.numel())) * batch * weight.element_size())
     return max(found)
 
@@ -198,5 +198,5 @@ def test_weights_of_one_layer_are_in_memory_at_a_time(
     assert len(alive.made) >= sum(len(level.blocks) * len(level.layers) for level in hair.plan.levels) // 2
     assert 0 < alive.most <= bound
     assert alive.now() == 0
-    largest_block = max(level.row_size for level in hair.plan.levels) * batch * 8
+    largest_block = max(level.row_parameters for level in hair.plan.levels) * batch * 8
     assert bound <= largest_block

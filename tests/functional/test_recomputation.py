@@ -131,7 +131,7 @@ def test_no_weight_is_kept(box: str, batch: int, made: Made, monkeypatch: pytest
 def test_no_copy_in_another_precision_is_kept_either(box: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(boxes, "outputs_are_cheaper", lambda *args: False)
     hair, x = converted("nafnet", box).float(), images(4).float()
-    numbers = sum(len(level.blocks) * level.row_size for level in hair.plan.levels)
+    numbers = sum(len(level.blocks) * level.row_parameters for level in hair.plan.levels)
     with torch.autocast("cpu", torch.bfloat16):
         saved = bytes_kept(hair.recompute_weights(False), x) - bytes_kept(hair.recompute_weights(True), x)
     assert saved >= 0.9 * 4 * numbers * 2  # 4 images, 2 bytes; biases need not be kept

@@ -127,7 +127,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class GroupNorm(nn.GroupNorm):
-    """Of a contiguous copy: torch 2.13 crashes in the backward pass of a channels-last input without gradient."""
+    """Normalises a contiguous copy: torch 2.13 crashes in backward passes of channels-last inputs without gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.contiguous())

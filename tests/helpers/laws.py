@@ -86,7 +86,7 @@ def examine(specimen: Specimen) -> Findings:
 
     Raises:
         AssertionError: a law does not hold.
-        HairError: it cannot be converted.
+        HairError: the network cannot be converted.
     """
     torch.manual_seed(0)
     model = specimen.build().eval()

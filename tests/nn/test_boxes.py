@@ -35,11 +35,11 @@ def layers_of(module: nn.Module) -> dict[str, nn.Module]:
 def box_of(blocks: list[nn.Module]) -> WeightBox:
     """A box whose row i is block i."""
     rows = {
-        entry: {
-            name: nn.Parameter(torch.stack([b.get_submodule(entry).get_parameter(name) for b in blocks]).detach())
+        layer_name: {
+            name: nn.Parameter(torch.stack([b.get_submodule(layer_name).get_parameter(name) for b in blocks]).detach())
             for name, _ in layer.named_parameters()
         }
-        for entry, layer in layers_of(blocks[0]).items()
+        for layer_name, layer in layers_of(blocks[0]).items()
     }
     return WeightBox(rows)
 
@@ -54,16 +54,20 @@ def test_flattened_rows_are_the_matrix_of_the_paper() -> None:
     matrix = torch.stack([flat(b) for b in blocks])  # (N, P)
     box = box_of(blocks)
     assert torch.equal(torch.cat([p.flatten(1) for p in box.parameters()], dim=1), matrix)
-    names = [f"{entry}.{name}" for entry, layer in layers_of(blocks[0]).items() for name, _ in layer.named_parameters()]
+    names = [
+        f"{layer_name}.{name}"
+        for layer_name, layer in layers_of(blocks[0]).items()
+        for name, _ in layer.named_parameters()
+    ]
     assert [*box.state_dict()] == names
 
     selecting = torch.rand(2, 3, dtype=torch.float64).softmax(1)
-    generated = {entry: box(entry, selecting) for entry in layers_of(blocks[0])}
-    assert [entry for entry, (_, bias) in generated.items() if bias is None] == ["body.2", "attention.weight"]
+    generated = {layer_name: box(layer_name, selecting) for layer_name in layers_of(blocks[0])}
+    assert [layer_name for layer_name, (_, bias) in generated.items() if bias is None] == ["body.2", "attention.weight"]
     mixed = torch.cat([p.flatten(1) for pair in generated.values() for p in pair if p is not None], dim=1)
     assert torch.allclose(mixed, selecting @ matrix, rtol=1e-13, atol=1e-13)
-    for entry, (weight, bias) in generated.items():
-        layer = blocks[0].get_submodule(entry)
+    for layer_name, (weight, bias) in generated.items():
+        layer = blocks[0].get_submodule(layer_name)
         assert weight.shape == (2, *layer.weight.shape)
         assert bias is None or bias.shape == (2, *layer.bias.shape)
 
@@ -71,21 +75,21 @@ def test_flattened_rows_are_the_matrix_of_the_paper() -> None:
 def test_a_one_hot_selecting_vector_takes_its_row() -> None:
     blocks = [block() for _ in range(3)]
     box = box_of(blocks)
-    for entry in layers_of(blocks[0]):
-        weight, _ = box(entry, torch.eye(3, dtype=torch.float64))
-        assert torch.equal(weight, torch.stack([b.get_submodule(entry).weight for b in blocks]))
+    for layer_name in layers_of(blocks[0]):
+        weight, _ = box(layer_name, torch.eye(3, dtype=torch.float64))
+        assert torch.equal(weight, torch.stack([b.get_submodule(layer_name).weight for b in blocks]))
 
 
-@pytest.mark.parametrize("entry", ["", "weight", "bias", "a.weight.b"])
+@pytest.mark.parametrize("layer_name", ["", "weight", "bias", "a.weight.b"])
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda box: pickle.loads(pickle.dumps(box))])
-def test_entry_names(entry: str, duplicate: type[WeightBox]) -> None:
+def test_names_of_layers(layer_name: str, duplicate: type[WeightBox]) -> None:
     box = duplicate(
-        WeightBox({entry: {"weight": nn.Parameter(torch.rand(3, 4, 2)), "bias": nn.Parameter(torch.rand(3, 4))}})
+        WeightBox({layer_name: {"weight": nn.Parameter(torch.rand(3, 4, 2)), "bias": nn.Parameter(torch.rand(3, 4))}})
     )
-    assert [*box.state_dict()] == [f"{entry}.{name}".lstrip(".") for name in ("weight", "bias")]
-    weight, bias = box(entry, torch.tensor([[0.0, 1.0, 0.0]]))
-    assert torch.equal(weight, box.state_dict()[f"{entry}.weight".lstrip(".")][1:2])
-    assert torch.equal(bias, box.state_dict()[f"{entry}.bias".lstrip(".")][1:2])
+    assert [*box.state_dict()] == [f"{layer_name}.{name}".lstrip(".") for name in ("weight", "bias")]
+    weight, bias = box(layer_name, torch.tensor([[0.0, 1.0, 0.0]]))
+    assert torch.equal(weight, box.state_dict()[f"{layer_name}.weight".lstrip(".")][1:2])
+    assert torch.equal(bias, box.state_dict()[f"{layer_name}.bias".lstrip(".")][1:2])
 
 
 def test_gradients_reach_the_layer_that_ran_alone() -> None:

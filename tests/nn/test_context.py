@@ -125,7 +125,7 @@ def test_autocast_keeps_the_start() -> None:
     model = WindowNet().eval()
     hair, x = hairify(model), torch.rand(2, 3, 32, 48)
     weights: list[tuple[Tensor, Tensor]] = []
-    layer = next(m for m in hair.base.modules() if hasattr(m, "hair_slot"))
+    layer = next(m for m in hair.base.modules() if hasattr(m, "hair_address"))
     layer.register_forward_hook(lambda module, args, output: weights.append(generated(module)))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         got, expected = hair(x), model(x)

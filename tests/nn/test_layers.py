@@ -17,7 +17,7 @@ from util import published
 
 from hairify.errors import OutsideForwardError
 from hairify.nn import Feature, HyperLayer, HyperSelectingNet, WeightBox
-from hairify.nn._context import Hypernetwork, Scope, Slot
+from hairify.nn._context import ForwardContext, Hypernetwork, WeightAddress
 from hairify.nn._layers import is_layer, make_hyper, make_ordinary, settings, why_not
 
 BOX_SIZE = 3
@@ -77,14 +77,14 @@ class Setting:
             nn.ModuleList([HyperSelectingNet(3, 2, BOX_SIZE, (4,)).double()]),
             nn.ModuleList([self.box]),
         )
-        self.scope = make_scope()
+        self.context = make_context()
         self.feature = torch.randn(batch, 3, 2, 2, dtype=torch.float64)
-        make_it_hyper(layer, self.scope, block=1)
+        make_it_hyper(layer, self.context, block=1)
 
     @contextlib.contextmanager
     def forward(self) -> Iterator[None]:
-        with self.scope.forward(self.hypernetwork, None):
-            self.scope.on_split(nn.Identity(), (), self.feature)
+        with self.context.forward(self.hypernetwork, None):
+            self.context.on_split(nn.Identity(), (), self.feature)
             yield
 
     def one_by_one(self, x: Tensor, *args: Any) -> Tensor:
@@ -103,13 +103,13 @@ def make(cls: type[nn.Module], options: dict[str, Any]) -> nn.Module:
     return cls(4, 8, **options).double()
 
 
-def make_scope() -> Scope:
-    return Scope("the_split", Feature(0, "map", (3, 2, 2)))
+def make_context() -> ForwardContext:
+    return ForwardContext("the_split", Feature(0, "map", (3, 2, 2)))
 
 
-def make_it_hyper(layer: nn.Module, scope: Scope, block: int = 0) -> None:
+def make_it_hyper(layer: nn.Module, context: ForwardContext, block: int = 0) -> None:
     bias = layer.bias is not None
-    make_hyper(layer, Slot(scope, 0, block, "", bias=bias, level_name="the_level", box_size=BOX_SIZE))
+    make_hyper(layer, WeightAddress(context, 0, block, "", bias=bias, level_name="the_level", box_size=BOX_SIZE))
 
 
 def randn(*shape: int) -> Tensor:
@@ -177,7 +177,7 @@ def test_make_ordinary_undoes_make_hyper(make_layer: Callable[..., nn.Module], b
     assert why_not(layer) is None
     layer_settings, hooks = settings(layer), (*layer._forward_hooks.items(), *layer._forward_pre_hooks.items())
 
-    make_it_hyper(layer, make_scope())
+    make_it_hyper(layer, make_context())
     assert isinstance(layer, cls)
     assert (is_layer(layer), why_not(layer)) == (True, "already a hyper layer")
     assert not [*layer.parameters()]
@@ -199,7 +199,7 @@ def test_make_ordinary_undoes_make_hyper(make_layer: Callable[..., nn.Module], b
 
 def test_a_subclass_keeps_its_class_and_methods() -> None:
     made = Described(4, 8, 3)
-    make_it_hyper(made, make_scope())
+    make_it_hyper(made, make_context())
     for layer in (made, copy.deepcopy(made), pickle.loads(pickle.dumps(made))):
         assert isinstance(layer, Described)
         assert layer.describe() == "4 channels"
@@ -228,7 +228,7 @@ def test_outside_a_forward(cls: type[nn.Module]) -> None:
         refusals.append(match)
 
     refused("outside its HairModel's forward")
-    with setting.scope.forward(setting.hypernetwork, None):
+    with setting.context.forward(setting.hypernetwork, None):
         refused("before the split 'the_split'")
     with setting.forward():
         setting.layer(x)

@@ -164,7 +164,7 @@ def test_the_plan_counts_what_is_made(name: str, options: dict[str, object]) -> 
     hair = hairify(NETWORKS[name](), init="random" if "rank" in options else "preserve", **options)
     assert sum(p.numel() for p in hair.parameters()) == hair.plan.parameters[1]
     for level, box in zip(hair.plan.levels, hair.boxes, strict=True):
-        assert sum(p.numel() for p in box.parameters()) == level.size
+        assert sum(p.numel() for p in box.parameters()) == level.box_parameters
 
 
 @pytest.mark.parametrize("shape", [(8, 1, 3, 3), (1, 8, 1, 1), (64, 64, 3, 3), (16, 16)])
@@ -279,6 +279,6 @@ def test_options_are_checked(options: dict[str, object], message: str) -> None:
 
 def test_the_printed_plan_says_the_rank() -> None:
     made = plan(UNet(), box="low_rank", rank=2)
-    assert f"{made.levels[0].size:,}" in str(made)
+    assert f"{made.levels[0].box_parameters:,}" in str(made)
     assert "rank" in str(made)
     assert dataclasses.replace(made) == made
