@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
-from networks import NETWORKS, Chain, UNet
+from networks import NETWORKS, Chain, UNet, all_kinds
 from torch import Tensor, nn
 from util import START, assert_close, assert_differs, assert_unchanged, perturb, snapshot, train
 
@@ -270,3 +271,18 @@ def test_trainable_parameters_are_printed(capsys: pytest.CaptureFixture[str]) ->
     hair.print_trainable_parameters()
     base = sum(p.numel() for p in hair.base.parameters())
     assert f"base: 0 of {base:,} parameters are trained" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("options", [{}, {"preset": "published"}, {"init": "random"}], ids=str)
+def test_where_tensors_are_made_by_default_does_not_matter(options: dict[str, Any]) -> None:
+    """As after `torch.set_default_device("cuda")`; what were made on the meta device would hold no numbers."""
+
+    def made() -> HairModel:
+        return hairify(model, generator=torch.Generator().manual_seed(0), **options).calibrate(x)
+
+    model, x = all_kinds().eval(), torch.rand(4, 3, 32, 48)
+    expected = made()
+    with torch.device("meta"):
+        got = made()
+    assert got.plan.to_json() == expected.plan.to_json()
+    assert all(torch.equal(value, expected.state_dict()[name]) for name, value in got.state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -12,7 +13,8 @@ import time
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
-_WORKERS = 4  # of pytest-xdist, where it is installed
+_PATIENCE = 10  # seconds for pytest to end by itself
+_WORKERS = 6  # of pytest-xdist, where it is installed
 
 
 class RunningTests:
@@ -40,13 +42,24 @@ class RunningTests:
             )
 
     def wait(self) -> str:
-        """How it ended, in a line, with the names of the tests that failed."""
+        """How it ended, in a line, and the names of the tests that failed."""
         try:
             self.status = self._process.wait(max(0.0, self._until - time.perf_counter()))
         except subprocess.TimeoutExpired:
+            self._end()
+            return "\n".join([f"ended for lack of time; see {self._log}", *self._failed()])
+        return "\n".join([(self._lines() or ["no output"])[-1].strip("= "), *self._failed()])
+
+    def _end(self) -> None:
+        self._process.send_signal(signal.SIGINT)  # so that pytest tells what has failed by then
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_PATIENCE)
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)  # its workers, too
-            self._process.wait()
-            return f"ended for lack of time; see {self._log}"
-        lines = self._log.read_text(encoding="utf-8", errors="replace").splitlines()
-        failed = [line for line in lines if re.match(r"(FAILED|ERROR) ", line)]
-        return "\n".join([lines[-1].strip("= ") if lines else "no output", *(line[:200] for line in failed)])
+        self._process.wait()
+
+    def _lines(self) -> list[str]:
+        return self._log.read_text(encoding="utf-8", errors="replace").splitlines()
+
+    def _failed(self) -> list[str]:
+        return [line[:200] for line in self._lines() if re.match(r"(FAILED|ERROR) ", line)]

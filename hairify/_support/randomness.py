@@ -23,7 +23,7 @@ def cpu_generator(generator: torch.Generator | None) -> torch.Generator:
 @contextlib.contextmanager
 def seeded(generator: torch.Generator) -> Iterator[None]:
     """Within it, modules are made on the CPU with random numbers that follow the CPU generator given."""
-    seed = int(torch.randint(2**62, (), generator=generator))
+    seed = int(torch.randint(2**62, (), generator=generator, device="cpu"))
     with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # `torch.manual_seed` would seed those of all devices
         yield

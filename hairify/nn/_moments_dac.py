@@ -170,6 +170,7 @@ def _orthonormal(rows: int, columns: int, like: Tensor | None = None) -> Tensor:
 
     It is always the same: calibration gives the same result in every process, and draws no random numbers.
     """
-    drawn = torch.randn(max(rows, columns), min(rows, columns), generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.randn(max(rows, columns), min(rows, columns), generator=generator, device="cpu")
     q = torch.linalg.qr(drawn.double()).Q
     return (q if rows >= columns else q.T).to(torch.float32 if like is None else like)

@@ -25,7 +25,7 @@ _RIGHT_DEVIATION = 2.0  # of right factors, times 1/√rank: with a larger one r
 
 def peaked_vectors(blocks: int, box_size: int) -> Tensor:
     """Selecting vectors (M, N), M > 1, in float64: block m has the share 0.7 of row m, and equal shares of the rest."""
-    vectors = torch.full((blocks, box_size), (1 - _PEAK) / (box_size - 1), dtype=torch.float64)
+    vectors = torch.full((blocks, box_size), (1 - _PEAK) / (box_size - 1), dtype=torch.float64, device="cpu")
     return vectors.fill_diagonal_(_PEAK)
 
 
@@ -54,7 +54,7 @@ def start_apart(hsn: HyperSelectingNet, generator: torch.Generator) -> None:
     last = hsn.layers[-1]
     assert isinstance(last, StackedLinear)
     with torch.no_grad():
-        drawn = torch.randn(last.weight.shape, generator=generator)
+        drawn = torch.randn(last.weight.shape, generator=generator, device="cpu")
         last.weight.copy_(drawn * hsn.spread_at_start / math.sqrt(last.weight.shape[2]))
         last.bias.zero_()
 
@@ -80,7 +80,7 @@ def preserved_rows(weights: Tensor, selecting: Tensor, fan_in: int, generator: t
     noise = _noise(trained, fan_in)
     spare = trained.mean(0).expand(box_size - blocks, -1)
     target = torch.cat([trained, spare])
-    target = target + noise * torch.randn(target.shape, generator=generator, dtype=torch.float64)
+    target = target + noise * torch.randn(target.shape, generator=generator, dtype=torch.float64, device="cpu")
     # S⁺ W + (I − S⁺S) T, rearranged
     rows: Tensor = target + torch.linalg.pinv(selecting) @ (trained - selecting @ target)
     return rows.reshape(box_size, *weights.shape[1:])
@@ -99,7 +99,8 @@ def fresh_rows(shape: torch.Size, fan_in: int, selecting: Tensor, generator: tor
         generator: on the CPU.
     """
     bound = 1 / math.sqrt(fan_in * float(selecting.square().sum(1).mean()))
-    return torch.empty(selecting.shape[1], *shape, dtype=torch.float64).uniform_(-bound, bound, generator=generator)
+    rows = torch.empty(selecting.shape[1], *shape, dtype=torch.float64, device="cpu")
+    return rows.uniform_(-bound, bound, generator=generator)
 
 
 def make_rows(
@@ -204,7 +205,7 @@ def _factors(
     if generator is None:
         return left, weight.new_empty(sets, box_size, rank, columns)
     deviation = _RIGHT_DEVIATION / math.sqrt(rank)
-    return left, deviation * torch.randn(sets, box_size, rank, columns, generator=generator)
+    return left, deviation * torch.randn(sets, box_size, rank, columns, generator=generator, device="cpu")
 
 
 def _own(layers: list[nn.Module], name: str, preserve: bool, generator: torch.Generator | None) -> Tensor:
@@ -213,7 +214,7 @@ def _own(layers: list[nn.Module], name: str, preserve: bool, generator: torch.Ge
     if preserve or generator is None:
         return torch.stack(trained)
     fan_in = _fan_in(own_parameters(layers[0])["weight"])  # type: ignore[arg-type]
-    return torch.cat([fresh_rows(one.shape, fan_in, torch.ones(1, 1), generator) for one in trained])
+    return torch.cat([fresh_rows(one.shape, fan_in, torch.ones(1, 1, device="cpu"), generator) for one in trained])
 
 
 def limited_rank(shape: Sequence[int], rank: int) -> int:

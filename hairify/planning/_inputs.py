@@ -100,4 +100,6 @@ def default_inputs(model: nn.Module) -> Iterator[Inputs]:
     for (height, width), channels in itertools.product(_SIZES, dict.fromkeys((3, first_conv, 1, 4))):
         for others in dict.fromkeys((channels, 1)) if further > 0 else (channels,):  # further images, or masks
             shapes = [(1, c, height, width) for c in (channels, *(others,) * further)]
-            yield Inputs.of(tuple(torch.rand(shape, generator=generator).to(parameter) for shape in shapes))
+            yield Inputs.of(
+                tuple(torch.rand(shape, generator=generator, device="cpu").to(parameter) for shape in shapes)
+            )

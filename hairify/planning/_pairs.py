@@ -33,7 +33,7 @@ def second_image(inputs: Inputs) -> Inputs:
         low, high = t.min(), t.max()
         if low == high:  # such as a noise level, of which a model may take the logarithm: keep the sign
             low, high = (low / 2, low * 2) if low else (low, low + 1)
-        values = low + (high - low) * torch.rand(t.shape, generator=generator).to(t)
+        values = low + (high - low) * torch.rand(t.shape, generator=generator, device="cpu").to(t)
         if t.ndim > 2:
             values[..., : t.shape[-2] // 2, : t.shape[-1] // 2] = 0 if 0 < low < _NEARLY_BLACK * high else low
         return torch.empty_like(t).copy_(values)  # which keeps the memory format, and so the kernels

@@ -146,5 +146,5 @@ def _without_zeros(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.is_floating_point() and not parameter.is_meta and not parameter.any():
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator, device="cpu"))
     return model

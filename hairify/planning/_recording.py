@@ -236,7 +236,7 @@ def _started(tensor: Tensor) -> Tensor:
     if not _is_outside(tensor):
         return tensor
     with torch.enable_grad():
-        return _Start.apply(tensor.detach(), torch.empty(0, requires_grad=True))  # type: ignore[no-untyped-call]
+        return _Start.apply(tensor.detach(), torch.empty(0, requires_grad=True, device=tensor.device))  # type: ignore[no-untyped-call]
 
 
 class _Start(torch.autograd.Function):

@@ -180,8 +180,10 @@ def test_tests_are_run_and_the_failed_ones_named(tested: Callable[[str, float], 
 
 
 def test_tests_that_take_too_long_are_ended(tested: Callable[[str, float], RunningTests]) -> None:
-    made = tested("import time\ndef test_a(): time.sleep(60)\n", 1)
-    assert made.wait().startswith("ended for lack of time")
+    made = tested("import time\ndef test_a(): assert 0\ndef test_b(): time.sleep(60)\n", 8)
+    told = made.wait().splitlines()
+    assert told[0].startswith("ended for lack of time")
+    assert [line.split(" - ")[0] for line in told[1:]] == ["FAILED tests/cuda/test_own.py::test_a"]
     assert made.status == 1
 
 

