@@ -87,8 +87,16 @@ def without_torch_function() -> AbstractContextManager[None]:
     return torch._C.DisableTorchFunction()
 
 
+_TELLS_SIZES_APART = torch.__version__ >= (2, 8)
+
+
 def has_one_value(size: int) -> bool:
-    """Whether a size has one value in a program that is compiled: Dynamo shows every size as an int."""
+    """Whether a size has one value in a program that is compiled: Dynamo shows every size as an int.
+
+    Before PyTorch 2.8 that cannot be told, and every size counts as open.
+    """
+    if not _TELLS_SIZES_APART:
+        return False
     from torch.fx.experimental.symbolic_shapes import has_static_value  # slow to import, and needed here alone
 
     return has_static_value(size)
