@@ -87,7 +87,7 @@ def without_torch_function() -> AbstractContextManager[None]:
     return torch._C.DisableTorchFunction()
 
 
-_TELLS_SIZES_APART = torch.__version__ >= (2, 8)
+_TELLS_SIZES_APART = torch.__version__ >= "2.8"  # a TorchVersion, which compares as numbers do
 
 
 def has_one_value(size: int) -> bool:
