@@ -102,7 +102,7 @@ class TrainingError(HairError, RuntimeError):
 
 
 class ExportError(HairError, RuntimeError):
-    """PyTorch's exporter cannot follow the network."""
+    """The network cannot be exported, or what it was exported as computes something else."""
 
 
 class TorchVersionError(HairError, RuntimeError):
