@@ -14,7 +14,7 @@ import torch.export
 from torch import Tensor, nn
 from torch.export import Dim
 
-from hairify._support.files import replacing
+from hairify._support.files import is_utf8, replacing
 from hairify._support.modes import evaluation_mode
 from hairify.errors import ExportError, OptionError
 from hairify.model import HairModel
@@ -75,8 +75,8 @@ def export(
         and square; a size that the network itself does not take is left out.
 
     Raises:
-        OptionError: the ending is another, there is no such folder, the path is a folder, `size` is no multiple, or
-            `giv_input` is set without a HairModel.
+        OptionError: the ending is another, there is no such folder, the path is a folder or its name no UTF-8, `size`
+            is no multiple, or `giv_input` is set without a HairModel.
         ExportError: the network cannot be run or the exporter cannot follow it; or what it makes does not run or
             computes something else, on a size that is named.
         ModuleNotFoundError: ONNX's packages are not installed.
@@ -131,6 +131,8 @@ def _check(model: nn.Module, path: Path, multiple: int, size: tuple[int, int] | 
     if not path.parent.is_dir() or path.is_dir():
         wrong = "that is a folder" if path.is_dir() else f"there is no folder {path.parent}; make it first"
         raise OptionError(f"The file is {path}, but {wrong}.")
+    if not is_utf8(path):
+        raise OptionError(f"The file is {path}, whose name is no UTF-8; give a file and folder with other names.")
     if size is not None and any(side < 1 or side % multiple for side in size):
         raise OptionError(
             f"`size` is {size}; accepted are multiples of {multiple}, such as {(multiple * 8, multiple * 12)}."
