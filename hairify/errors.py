@@ -110,4 +110,4 @@ class TorchVersionError(HairError, RuntimeError):
 
 
 class HairWarning(UserWarning):
-    """Conversion worked, but less of the model was converted than one would expect."""
+    """It worked, but not as one would expect: little of a model was converted, or images were left out."""

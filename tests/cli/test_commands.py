@@ -219,6 +219,21 @@ def test_what_a_format_cannot_keep_is_said(home: Path, restorer: str, capsys: py
     assert "could not keep: transparency" in capsys.readouterr().out
 
 
+def test_what_the_library_warns_of_is_said_as_a_note_once(
+    home: Path, restorer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "photographs" / "a.nef").touch()
+    assert main(["evaluate", restorer, "--test-data", "photographs", "--degradations", "noise25"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("note") == printed.out.count("1 image (a.nef) left out") == 1
+    assert "Warning" not in printed.err
+    assert main(["evaluate", restorer, "--test-data", "GT", "--degradations", "noise25"]) == 1
+    layouts.photographs(home / "pairs" / "GT", 2)
+    layouts.photographs(home / "pairs" / "LQ", 2)
+    assert main(["evaluate", restorer, "--test-data", "pairs", "--degradations", "noise25"]) == 1
+    assert "LQ beside GT" in capsys.readouterr().err
+
+
 def test_restored_images_are_kept_each_under_its_own_name(home: Path, restorer: str) -> None:
     for folder, number in (("a", "000"), ("b", "001")):
         (home / "tested" / folder).mkdir(parents=True)
