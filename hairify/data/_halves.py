@@ -14,20 +14,9 @@ Kind = Literal["degraded", "clean", "map"]
 
 _DEGRADED = frozenset(
     (
-        *(
-            "degraded",
-            "degradation",
-            "corrupted",
-            "distorted",
-            "input",
-            "inputs",
-            "lq",
-            "lr",
-            "lowquality",
-            "synthetic",
-        ),
+        *("degraded", "degradation", "corrupted", "distorted", "compressed", "synthetic", "input", "inputs", "lq"),
         *("rain", "rainy", "raindrop", "raindrops", "rainstreak", "haze", "hazy", "foggy", "snowy", "noisy", "noise"),
-        *("blur", "blurry", "blurred", "low", "lowlight", "underexposed", "compressed", "moire"),
+        *("blur", "blurry", "blurred", "low", "lowlight", "lowquality", "lr", "underexposed", "moire"),
     )
 )
 _CLEAN = frozenset(
@@ -41,42 +30,14 @@ _MAPS = frozenset(("mask", "masks", "depth", "depthmap", "trans", "transmission"
 # These say so only beside the others: folders of photographs may be called after snow or a data set's data.
 _PERHAPS_DEGRADED = frozenset(
     (
-        *(
-            "in",
-            "source",
-            "src",
-            "data",
-            "raw",
-            "before",
-            "bad",
-            "dark",
-            "under",
-            "snow",
-            "fog",
-            "smoke",
-            "dust",
-            "mist",
-        ),
-        *("shadow", "drop", "drops", "streak", "streaks", "underwater", "real", "blurgamma", "comp", "r"),
+        *("in", "source", "src", "data", "raw", "real", "before", "bad", "comp", "r", "dark", "under", "underwater"),
+        *("snow", "fog", "smoke", "dust", "mist", "shadow", "drop", "drops", "streak", "streaks"),
     )
 )
 _PERHAPS_CLEAN = frozenset(
     (
-        *(
-            "high",
-            "normal",
-            "original",
-            "originals",
-            "orig",
-            "label",
-            "labels",
-            "ref",
-            "out",
-            "output",
-            "after",
-            "good",
-        ),
-        *("expert", "mean", "c"),
+        *("high", "normal", "original", "originals", "orig", "label", "labels", "ref", "out", "output", "after"),
+        *("good", "expert", "mean", "c"),
     )
 )
 _SAYING_NOTHING = frozenset(

@@ -95,7 +95,8 @@ def _check_photographs(folders: Mapping[Path, Sequence[Path]], root: Path, notes
         DataError: there is such a one.
     """
     for given in (root, *list(root.parents)[:2]) if folders else ():
-        if clean := clean_half_of(given, _folders(given.parent)):
+        beside = _folders(given.parent) if os.access(given.parent, os.R_OK) else []
+        if clean := clean_half_of(given, beside):
             raise DataError(f"{given} has images of which {clean} has clean ones by their names. {_WAYS_OUT}")
     for folder, images in folders.items():
         if part := degraded_part(folder, root):
@@ -127,7 +128,10 @@ def _scan(folder: Path, root: Path, seen: set[str], notes: list[str]) -> Iterato
     children = {child.name.lower(): child for child in folders}
     clean_set = _by_name(CLEAN_SETS, folder)
     if clean_set is not None:
-        yield _clean_source(folder, children, clean_set)
+        source = _clean_source(folder, children, clean_set)
+        used = source.clean[0].parent
+        notes.extend(_left_out(one.name, source.name) for one in folders if one != used and find_images(one))
+        yield source
         return
     pairs = _paired_source(folder, children, root, notes)
     if pairs is not None:
@@ -159,11 +163,8 @@ def _scan(folder: Path, root: Path, seen: set[str], notes: list[str]) -> Iterato
 
 
 def _folders(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except PermissionError:  # as `find_images` leaves out folders that may not be entered
-        return []
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _check_children(folder: Path, children: Sequence[Path]) -> None:
@@ -261,8 +262,8 @@ def _check_rest(folder: Path, halves: Sequence[Path], children: Sequence[Path], 
         notes.append(f"{folder} has pairs, and {listed} beside them, which are left out.")
 
 
-def _left_out(folder: str, paired_set: str) -> str:
-    return f"What is in folders called {folder} of {paired_set} is left out: they are no halves of it."
+def _left_out(folder: str, data_set: str) -> str:
+    return f"What is in folders called {folder} of {data_set} is left out."
 
 
 def _pair(

@@ -525,14 +525,15 @@ def test_equal_names_pair_whatever_is_in_them(tmp_path: Path) -> None:
             "called blur_gamma of GoPro is left out",
         ),
         (["GoPro/s/blur/{}.png", "GoPro/s/sharp/{}.png", "GoPro/mine/{}.png"], "called mine of GoPro is left out"),
+        (["CBSD68/original/{}.png", "CBSD68/noisy25/{}.png"], "called noisy25 of CBSD68 is left out"),
     ],
 )
 def test_what_is_left_out_or_not_clear_is_named(patterns: list[str], words: str, tmp_path: Path) -> None:
     build(tmp_path / "data", *patterns)
     photographs(tmp_path / "others", 2)
-    settings = DataSettings(data=(tmp_path / "data",), test_data=(tmp_path / "others",), degradations=("noise25",))
+    settings = DataSettings(data=(tmp_path / "others",), test_data=(tmp_path / "data",), degradations=("noise25",))
     with pytest.warns(HairWarning, match=words) as warned:
-        training_tasks(settings)
+        tasks_to_test(settings)
     assert [one.filename for one in warned] == [__file__]
 
 
