@@ -102,7 +102,7 @@ class TrainingError(HairError, RuntimeError):
 
 
 class ExportError(HairError, RuntimeError):
-    """PyTorch's exporter cannot follow the network."""
+    """The network cannot be exported, or what it was exported as computes something else."""
 
 
 class TorchVersionError(HairError, RuntimeError):
@@ -110,4 +110,4 @@ class TorchVersionError(HairError, RuntimeError):
 
 
 class HairWarning(UserWarning):
-    """Conversion worked, but less of the model was converted than one would expect."""
+    """It worked, but not as one would expect: little of a model was converted, or images were left out."""

@@ -29,10 +29,26 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+def write_text(path: Path, text: str, *, errors: str = "backslashreplace") -> None:
+    """Write a text file, whole or not at all.
+
+    Args:
+        path: the file.
+        text: what it is to hold, in UTF-8.
+        errors: what becomes of characters that stand for bytes in names of files which are no UTF-8; as they are
+            written by default, JSON reads them.
+    """
     with replacing(path) as file:
-        file.write_text(text, encoding="utf-8")
+        file.write_text(text, encoding="utf-8", errors=errors)
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path's name, from the root on, is UTF-8: libraries that write for themselves take no other."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _umask() -> int:

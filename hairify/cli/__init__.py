@@ -5,6 +5,7 @@ Importing this package is cheap; what the commands need is imported when one run
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 where something failed, with a message; 2 for words that are not accepted; 130 after
         Ctrl-C.
     """
+    for stream in (sys.stdout, sys.stderr):  # names of files may be no text, and terminals may know ASCII alone
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     if "" not in sys.path:
         sys.path.append("")  # networks of the user's own may lie in the current folder; they hide nothing installed
     try:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import inspect
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 import typer
@@ -15,7 +17,7 @@ from hairify.cli import INTERRUPTED
 from hairify.cli._commands import ablate, demo, evaluate, export, plan, push, report, restore, train
 from hairify.cli._common import config_of_run, say
 from hairify.cli.options import in_flags, with_settings
-from hairify.errors import HairError, OptionError
+from hairify.errors import HairError, HairWarning, OptionError
 
 app = typer.Typer(
     name="hairify",
@@ -45,10 +47,12 @@ def _reporting(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(command)
     def reporting(**given: Any) -> None:
+        parameters = inspect.signature(command).parameters
         try:
-            status = command(**given)
+            with _noting(parameters):
+                status = command(**given)
         except HairError as error:
-            _complain(in_flags(str(error), inspect.signature(command).parameters))
+            _complain(in_flags(str(error), parameters))
             raise typer.Exit(2 if isinstance(error, OptionError) else 1) from error
         except OSError as error:
             full = " The disk is full." if error.errno == errno.ENOSPC else ""
@@ -60,6 +64,24 @@ def _reporting(command: Callable[..., Any]) -> Callable[..., Any]:
         raise typer.Exit(status or 0)
 
     return reporting
+
+
+@contextlib.contextmanager
+def _noting(options: Container[str]) -> Iterator[None]:
+    """Say what the library warns of as a note, once."""
+    said: set[str] = set()
+
+    def note(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if not issubclass(category, HairWarning):
+            usual(message, category, *where, **more)
+        elif str(message) not in said:
+            said.add(str(message))
+            say(("note", "yellow"), f" {in_flags(str(message), options)}")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", HairWarning)
+        usual, warnings.showwarning = warnings.showwarning, note
+        yield
 
 
 def _complain(message: str) -> None:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 
+from hairify._support.files import is_utf8
 from hairify.errors import OptionError
 from hairify.sharing._hub import Restorer, from_pretrained
 
@@ -73,6 +74,16 @@ def device_named(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise OptionError(f"--device is {name!r}, which cannot be used here: {error}") from error
     return device
+
+
+def check_output(folder: Path) -> None:
+    """Refuse a folder of a run that TensorBoard and others could not write to, before anything is done.
+
+    Raises:
+        OptionError: its name is no UTF-8.
+    """
+    if not is_utf8(folder):
+        raise OptionError(f"--output is {folder}, whose name is no UTF-8; give a folder with another name.")
 
 
 def config_of_run(given: Mapping[str, Any]) -> Path | None:

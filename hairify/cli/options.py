@@ -127,7 +127,7 @@ def read_tables(path: Path) -> dict[str, dict[str, Any]]:
         OptionError: it cannot be read, or holds something other than known tables.
     """
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
     except (OSError, ValueError) as error:
         raise OptionError(f"{path} cannot be read as TOML: {error}") from error
     known = {table_name(cls) for cls in settings_classes()}

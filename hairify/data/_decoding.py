@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import io
 import struct
-import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 import imagecodecs
 import numpy as np
+import PIL.Image
 import tifffile
 from einops import rearrange
 from PIL.BmpImagePlugin import BmpImageFile
@@ -20,8 +20,10 @@ from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from hairify.data._exif import tiff_exif, upright
-from hairify.data._image import PNG_SIGNATURE, Levels
+from hairify.data._exif import resolution_in, tiff_exif, upright
+from hairify.data._formats import BY_PILLOW, missing_for, readable
+from hairify.data._image import Levels, white_of
+from hairify.data._png import PNG_SIGNATURE, taken_apart
 from hairify.errors import ImageError
 
 LARGEST = 2**29
@@ -30,12 +32,13 @@ LARGEST = 2**29
 For WebP, Pillow's own limit is a third of that.
 """
 
+_ROUNDING = 1e-3  # by which floating-point values may leave [0, 1]
+
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 # Opened by `PIL.Image.open`, a photograph of 90 megapixels would be taken for a decompression bomb; `LARGEST` is the
 # limit here.
 _READERS: dict[bytes, type[ImageFile]] = {
-    PNG_SIGNATURE: PngImageFile,
     b"\xff\xd8\xff": JpegImageFile,
     b"RIFF": WebPImageFile,
     b"BM": BmpImageFile,
@@ -49,6 +52,9 @@ class Decoded:
     levels: Levels
     icc_profile: bytes | None
     exif: bytes | None
+    resolution: tuple[float, float] | None = None
+    colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    frames: int = 1
 
 
 def decode(path: Path) -> Decoded:
@@ -59,15 +65,12 @@ def decode(path: Path) -> Decoded:
         with path.open("rb") as file:
             start = file.read(26)
             file.seek(0)
-            if start.startswith(PNG_SIGNATURE) and start[24:25] == b"\x10":
-                decoded = _decode_deep_png(file.read())
+            if start.startswith(PNG_SIGNATURE):
+                decoded = _decode_png(file.read())
             elif start.startswith(_TIFF_SIGNATURES):
                 decoded = _decode_tiff(file)
             else:
-                readers = [reader for signature, reader in _READERS.items() if start.startswith(signature)]
-                if not readers:
-                    raise ImageError("it does not begin as such a file does" if start else "it is empty")
-                decoded = _decode_by_pillow(readers[0](file))
+                decoded = _decode_by_pillow(_opened(file, start, path))
         if decoded.levels.ndim != 3 or not decoded.levels.size:
             raise ImageError("it has no pixels")
         return decoded
@@ -76,7 +79,7 @@ def decode(path: Path) -> Decoded:
     except Exception as error:  # on damaged files, decoders raise whatever they stumble over
         raise ImageError(
             f"{path} cannot be read as an image ({str(error) or type(error).__name__}). It should be a whole PNG, "
-            "JPEG, WebP, TIFF or BMP file."
+            "JPEG, WebP, TIFF or BMP file, or another that Pillow reads."
         ) from error
 
 
@@ -85,47 +88,83 @@ def _check_size(width: int, height: int) -> None:
         raise ImageError(f"it claims to be {width} × {height} pixels, and at most {LARGEST} pixels are read")
 
 
+def _opened(file: IO[bytes], start: bytes, path: Path) -> ImageFile:
+    """A file of another format than PNG and TIFF, by the way it begins."""
+    for signature, reader in _READERS.items():
+        if start.startswith(signature):
+            return reader(file)
+    readable()  # Pillow then has its own formats and those of plug-ins
+    failure: Exception | None = None
+    for name in sorted(BY_PILLOW & PIL.Image.OPEN.keys()):
+        reads, accepts = PIL.Image.OPEN[name]
+        if accepts is not None and accepts(start) is True:
+            try:
+                opened = reads(file, str(path))
+            except Exception as error:  # AVIF and HEIF may begin alike
+                failure = error
+                file.seek(0)
+            else:
+                assert isinstance(opened, ImageFile)
+                return opened
+    if package := missing_for(start):
+        raise ImageError(f"such files are read where the package {package} is installed, a plug-in of Pillow")
+    raise failure or ImageError("it does not begin as such a file does" if start else "it is empty")
+
+
 def _decode_by_pillow(image: ImageFile) -> Decoded:
     with image:
         _check_size(*image.size)
+        frames = getattr(image, "n_frames", 1)
         image.load()
         info, mode = image.info, image.mode
         if mode in ("1", "L", "LA", "La"):
             wanted = "LA" if image.has_transparency_data else "L"
         elif mode in ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr"):
             wanted = "RGBA" if image.has_transparency_data else "RGB"
+        elif mode in ("I;16", "I;16B", "I;16L", "I") and image.format in ("PPM", "JPEG2000", "HEIF"):
+            wanted = mode
         else:
             raise ImageError(f"its pixels are of kind {mode!r}, not grey, RGB, palette or CMYK of 8 or 16 bits")
         levels = np.asarray(image if mode == wanted else image.convert(wanted))
+    if levels.dtype != np.uint8:
+        levels = levels.astype(np.uint16)
     return Decoded(
         levels=levels if levels.ndim == 3 else levels[..., None],
         icc_profile=info.get("icc_profile") if mode != "CMYK" else None,
         exif=info.get("exif"),
+        resolution=_resolution(image),
+        frames=frames,
     )
 
 
-def _decode_deep_png(data: bytes) -> Decoded:
-    """A PNG file of 16 bits."""
-    _check_size(*struct.unpack_from(">II", data, 16))
-    levels = imagecodecs.png_decode(data)
-    icc_profile = exif = None
-    for kind, content in _chunks(data):
-        if kind == b"iCCP":  # a name that ends in 0, the method, the profile
-            compressed = content[content.index(b"\0") + 2 :]
-            icc_profile = zlib.decompressobj().decompress(compressed, 2**24)  # more is no profile
-        elif kind == b"eXIf":
-            exif = content
-    return Decoded(levels if levels.ndim == 3 else levels[..., None], icc_profile, exif)
+def _resolution(image: ImageFile) -> tuple[float, float] | None:
+    """In pixels per metre, across and down."""
+    info = image.info
+    if image.format == "JPEG" and info.get("jfif_unit") in (1, 2):
+        metres = {1: 0.0254, 2: 0.01}[info["jfif_unit"]]
+        across, down = (one / metres for one in info["jfif_density"])
+    elif image.format in ("BMP", "JPEG2000") and "dpi" in info:
+        across, down = (one * 39.3701 for one in info["dpi"])  # as Pillow has it
+    else:
+        return resolution_in(info.get("exif"))
+    return (across, down) if across and down else None
 
 
-def _chunks(png: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The chunks of a PNG file by kind, without the pixels."""
-    place = len(PNG_SIGNATURE)
-    while place + 8 <= len(png):
-        length, kind = struct.unpack_from(">I4s", png, place)
-        if kind != b"IDAT":
-            yield kind, png[place + 8 : place + 8 + length]
-        place += length + 12
+def _decode_png(data: bytes) -> Decoded:
+    chunks = taken_apart(data)
+    if data[24:25] == b"\x10":  # of 16 bits, which Pillow cuts down
+        _check_size(*struct.unpack_from(">II", data, 16))
+        levels = imagecodecs.png_decode(chunks.pixels)
+    else:
+        levels = _decode_by_pillow(PngImageFile(io.BytesIO(chunks.pixels))).levels
+    return Decoded(
+        levels=levels if levels.ndim == 3 else levels[..., None],
+        icc_profile=chunks.icc_profile,
+        exif=chunks.exif,
+        resolution=chunks.resolution,
+        colour_chunks=chunks.colour,
+        frames=chunks.frames,
+    )
 
 
 def _decode_tiff(file: IO[bytes]) -> Decoded:
@@ -133,22 +172,37 @@ def _decode_tiff(file: IO[bytes]) -> Decoded:
         page = tiff.pages.first
         _check_size(page.imagewidth, page.imagelength)
         icc_profile, exif = page.iccprofile, tiff_exif(file, tiff)
-        if page.photometric in (0, 1, 2) and (page.dtype, page.bitspersample) in ((np.uint8, 8), (np.uint16, 16)):
-            return Decoded(_tiff_levels(page), icc_profile, exif)
-    file.seek(0)
-    decoded = _decode_by_pillow(TiffImageFile(file))
-    # Pillow has applied the orientation, as it does to TIFF alone.
-    return Decoded(decoded.levels, decoded.icc_profile, upright(exif)[1])
+        frames = sum(not one.is_reduced for one in tiff.pages) or 1  # others are thumbnails
+        levels = _tiff_levels(page) if page.photometric in (0, 1, 2) and page.bitspersample > 4 else None
+    if levels is None:
+        file.seek(0)
+        decoded = _decode_by_pillow(TiffImageFile(file))
+        levels, icc_profile = decoded.levels, decoded.icc_profile
+        exif = upright(exif)[1]  # Pillow has applied the orientation, as it does to TIFF alone
+    return Decoded(levels, icc_profile, exif, resolution_in(exif), frames=frames)
 
 
 def _tiff_levels(page: tifffile.TiffPage) -> Levels:
     """The pixels of a TIFF page of grey or RGB."""
+    kind = np.dtype(page.dtype)
+    if (kind.kind, page.bitspersample) not in (("u", 8), ("u", 16), ("f", 16), ("f", 32), ("f", 64)):
+        raise ImageError(
+            f"its values are {kind} of {page.bitspersample} bits; read are unsigned ones of 8 or 16 bits, and "
+            "floating-point ones in [0, 1]. Convert it"
+        )
     stored = page.asarray()
+    if kind.kind == "f":
+        least, most = float(stored.min(initial=0)), float(stored.max(initial=0))
+        if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):  # also where one is no number
+            raise ImageError(
+                f"its values are from {least:g} to {most:g}; of floating-point ones, [0, 1] are read. Scale it"
+            )
+        stored = np.clip(stored, 0, 1).astype(np.float32)
     if stored.ndim == 2:
         stored = stored[..., None]
     elif page.axes == "SYX":
         stored = rearrange(stored, "c h w -> h w c")
-    white = np.iinfo(stored.dtype).max
+    white = white_of(stored.dtype)
     colours = 3 if page.photometric == 2 else 1
     colour, alpha = stored[..., :colours], stored[..., colours : colours + 1]
     if page.photometric == 0:  # 0 is white
@@ -157,6 +211,7 @@ def _tiff_levels(page: tifffile.TiffPage) -> Levels:
     if meaning not in (1, 2):  # the next channel is something else, if there is one
         return colour
     if meaning == 1:  # colours are stored times alpha
-        share = np.minimum(colour / np.maximum(alpha, 1).astype(np.float32), 1)
-        colour = np.rint(share * white).astype(stored.dtype)
+        least = np.finfo(np.float32).tiny if white == 1 else 1
+        share = np.minimum(colour / np.maximum(alpha, least).astype(np.float32), 1)
+        colour = (share if white == 1 else np.rint(share * white)).astype(stored.dtype)
     return np.concatenate((colour, alpha), axis=2)

@@ -14,11 +14,14 @@ Fields: TypeAlias = "dict[int, tuple[int, bytes | Fields]]"
 
 EXIF_PREFIX = b"Exif\0\0"
 ORIENTATION, ICC_PROFILE, _EXIF, _GPS, _INTEROPERABILITY = 274, 34675, 34665, 34853, 40965
+X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT = 282, 283, 296
 # Of a TIFF file's tags, those that speak of the photograph; the others say how its pixels are stored.
-_DESCRIPTIVE = {270, 271, 272, ORIENTATION, 282, 283, 296, 305, 306, 315, 316, 33432, _EXIF, _GPS}
+_DESCRIPTIVE = {270, 271, 272, ORIENTATION, X_RESOLUTION, Y_RESOLUTION, RESOLUTION_UNIT}
+_DESCRIPTIVE |= {305, 306, 315, 316, 33432, _EXIF, _GPS}
 # The types of a TIFF file's values by number (TIFF 6.0, section 2), and their sizes in bytes.
-SHORT, LONG, UNDEFINED, _PLACE = 3, 4, 7, 13
-_SIZES = {1: 1, 2: 1, SHORT: 2, LONG: 4, 5: 8, 6: 1, UNDEFINED: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, _PLACE: 4}
+SHORT, LONG, RATIONAL, UNDEFINED, _PLACE = 3, 4, 5, 7, 13
+_METRES = {2: 0.0254, 3: 0.01}  # of the units of resolution, inches and centimetres
+_SIZES = {1: 1, 2: 1, SHORT: 2, LONG: 4, RATIONAL: 8, 6: 1, UNDEFINED: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, _PLACE: 4}
 
 
 def _order_of(block: bytes | mmap.mmap) -> str | None:
@@ -84,11 +87,45 @@ def descriptive_fields(block: bytes | mmap.mmap) -> tuple[str, Fields]:
     return order, fields
 
 
+def resolution_in(exif: bytes | None) -> tuple[float, float] | None:
+    """The resolution that a block of EXIF gives, in pixels per metre, across and down."""
+    exif = (exif or b"").removeprefix(EXIF_PREFIX)
+    order = _order_of(exif)
+    if order is None:
+        return None
+    found = {RESOLUTION_UNIT: 2.0}
+    for tag, kind, start, _ in _entries(exif, order, _first_directory(exif, order)):
+        if tag in (X_RESOLUTION, Y_RESOLUTION) and kind == RATIONAL:
+            above, below = struct.unpack_from(order + "II", exif, start)
+            found[tag] = above / below if below else 0.0
+        elif tag == RESOLUTION_UNIT and kind == SHORT:
+            found[tag] = struct.unpack_from(order + "H", exif, start)[0]
+    metres = _METRES.get(int(found[RESOLUTION_UNIT]))
+    across, down = found.get(X_RESOLUTION, 0.0), found.get(Y_RESOLUTION, 0.0)
+    return (across / metres, down / metres) if metres and across and down else None
+
+
+def density(resolution: tuple[float, float]) -> tuple[int, float, float]:
+    """A resolution in pixels per metre as EXIF and TIFF have it: the unit, inches or centimetres, and the numbers.
+
+    The unit is the one that gives whole numbers, as people write them.
+    """
+    for unit, metres in _METRES.items():
+        numbers = [one * metres for one in resolution]
+        if all(abs(number - round(number)) < 0.01 for number in numbers):
+            return unit, float(round(numbers[0])), float(round(numbers[1]))
+    return 2, resolution[0] * _METRES[2], resolution[1] * _METRES[2]
+
+
 def tiff_exif(file: IO[bytes], tiff: tifffile.TiffFile) -> bytes | None:
     """What a TIFF file says about the photograph, as a block of EXIF."""
-    if tiff.is_bigtiff:  # built differently, for scans of many gigabytes; only the orientation matters there
-        order, orientation = "<", tiff.pages.first.tags.valueof(ORIENTATION, 1)
-        fields: Fields = {ORIENTATION: (SHORT, struct.pack("<H", orientation))}
+    if tiff.is_bigtiff:  # built differently, for scans of many gigabytes; only orientation and resolution matter there
+        order, tags = "<", tiff.pages.first.tags
+        fields: Fields = {ORIENTATION: (SHORT, struct.pack("<H", tags.valueof(ORIENTATION, 1)))}
+        if X_RESOLUTION in tags and Y_RESOLUTION in tags:
+            pairs = {tag: tags.valueof(tag) for tag in (X_RESOLUTION, Y_RESOLUTION)}
+            fields |= {tag: (RATIONAL, struct.pack("<II", *pair)) for tag, pair in pairs.items()}
+            fields[RESOLUTION_UNIT] = (SHORT, struct.pack("<H", tags.valueof(RESOLUTION_UNIT, 2)))
     else:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as block:
             order, fields = descriptive_fields(block)

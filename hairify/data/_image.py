@@ -14,9 +14,10 @@ from torch import Tensor
 from hairify.errors import ImageError
 
 Levels: TypeAlias = npt.NDArray[Any]
-"""Pixels as files have them: (H, W, C) of uint8 or uint16, with grey, grey and alpha, RGB, or RGB and alpha."""
+"""Pixels as files have them: (H, W, C) of grey, grey and alpha, RGB, or RGB and alpha.
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+They are uint8, uint16, or float32 in [0, 1].
+"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,8 +37,8 @@ class Image:
     grey: bool = False
     """Whether the file has a single channel of colour; it is written with one again."""
 
-    bits: Literal[8, 16] = 8
-    """The file's bits for each channel. Files of fewer than 8 count as 8."""
+    bits: Literal[8, 16, 32] = 8
+    """The file's bits for each channel: 32 are floating-point numbers. Files of fewer than 8 count as 8."""
 
     icc_profile: bytes | None = None
     """The colour profile that the pixels are to be read with, byte for byte. None for sRGB or not known."""
@@ -45,13 +46,22 @@ class Image:
     exif: bytes | None = None
     """The EXIF block, from its byte order mark ("II" or "MM") on. Its orientation is 1: the pixels are upright."""
 
+    resolution: tuple[float, float] | None = None
+    """Pixels per metre, across and down, where the file says so."""
+
+    colour_chunks: tuple[tuple[bytes, bytes], ...] = ()
+    """What a PNG file says of its colours beside the profile, byte for byte: by kind, such as gAMA, cHRM and cICP."""
+
+    frames: int = 1
+    """How many pages or frames the file has, of which this is the first."""
+
     def __post_init__(self) -> None:
         shapes = {"pixels": (self.pixels, 3)} | ({} if self.alpha is None else {"alpha": (self.alpha, 1)})
         for name, (tensor, channels) in shapes.items():
             if tuple(tensor.shape) != (channels, *self.pixels.shape[-2:]):
                 raise ImageError(f"`{name}` has shape {tuple(tensor.shape)}; it should be ({channels}, H, W).")
-        if self.bits not in (8, 16):
-            raise ImageError(f"`bits` is {self.bits!r}; it should be 8 or 16.")
+        if self.bits not in (8, 16, 32):
+            raise ImageError(f"`bits` is {self.bits!r}; it should be 8, 16 or 32.")
 
 
 def turned(levels: Levels, orientation: int) -> Levels:
@@ -65,10 +75,15 @@ def turned(levels: Levels, orientation: int) -> Levels:
     return levels
 
 
+def white_of(kind: npt.DTypeLike) -> int:
+    """The level of white."""
+    return 1 if np.issubdtype(kind, np.floating) else int(np.iinfo(kind).max)
+
+
 def to_tensor(levels: Levels) -> Tensor:
     """(C, H, W) in [0, 1]. Channel by channel, so that a large photograph is never there twice as float32."""
     height, width, channels = levels.shape
-    white = np.iinfo(levels.dtype).max
+    white = white_of(levels.dtype)
     floats = np.empty((channels, height, width), np.float32)
     for channel, plane in enumerate(floats):
         np.divide(levels[..., channel], white, out=plane, dtype=np.float32)
@@ -80,16 +95,18 @@ def to_pixels(levels: Levels) -> Tensor:
     return to_tensor(levels[..., :3]) if levels.shape[2] > 2 else to_tensor(levels[..., :1]).repeat(3, 1, 1)
 
 
-def to_levels(image: Image, kind: type[np.uint8] | type[np.uint16], *, alpha: bool) -> Levels:
+def to_levels(image: Image, kind: type[np.uint8 | np.uint16 | np.float32], *, alpha: bool) -> Levels:
     """The levels to write, with the image's alpha if `alpha`."""
     pixels = image.pixels.detach().cpu()
-    planes = [pixels.mean(dim=0)] if image.grey else list(pixels)
+    # In float64 the mean of three equal values is that value.
+    planes = [pixels.mean(dim=0, dtype=torch.float64)] if image.grey else list(pixels)
     if alpha and image.alpha is not None:
         planes.append(image.alpha.detach().cpu()[0])
-    white = np.iinfo(kind).max
+    white = white_of(kind)
     levels = np.empty((*pixels.shape[1:], len(planes)), kind)
     for channel, plane in enumerate(planes):
         if not plane.isfinite().all():
             raise ImageError("the image holds values that are not finite")
-        levels[..., channel] = plane.clamp(0, 1).mul_(white).round_().numpy()
+        plane = plane.clamp(0, 1)
+        levels[..., channel] = plane.numpy() if kind is np.float32 else plane.mul_(white).round_().numpy()
     return levels

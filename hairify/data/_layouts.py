@@ -5,142 +5,17 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeVar
 
-from hairify.data.images import SUFFIXES, find_images
-from hairify.errors import DataError
-
-Split = Literal["train", "test"]
-
-
-@dataclass(frozen=True)
-class CleanSet:
-    """A data set of clean photographs to which the field adds noise."""
-
-    name: str
-    folder: str
-    """A regular expression: what its folder is called, in lower-case letters and digits."""
-    split: Split
-    within: tuple[str, ...] = ()
-    """Folders in it of which the first to exist holds the photographs; others then hold noisy or small copies."""
-
-
-@dataclass(frozen=True)
-class PairedSet:
-    """A data set of degraded images with the clean image of each."""
-
-    name: str
-    folder: str
-    """A regular expression: what its folder is called, in lower-case letters and digits."""
-    degradation: str
-    split: Split | None
-    """The half that it is. None: its folders say so; where they do not, it serves wherever it is given."""
-    halves: tuple[tuple[str, str], ...]
-    """What the folders of the degraded and of the clean images are called, in any of the ways in use."""
-    key: Callable[[Path], str]
-    """What a degraded image and its clean one have in common; of paths below their half's folder."""
-    partial: bool = False
-    """Clean images without a degraded one are no defect: the set comes in parts, many degraded to one clean."""
-    border: int = 0
-    """See `Task.border`."""
-    parts: Mapping[str, str] = field(default_factory=dict)
-    """Folders in it that are data sets by themselves, and the name of each."""
-
-
-def _same_name(path: Path) -> str:
-    return path.with_suffix("").as_posix().lower()
-
-
-def _first_number(path: Path) -> str:
-    """`rain-001`, `norain-1` and `norain-001x2` are all of image 1."""
-    number = re.search(r"\d+", path.stem)
-    return str(int(number.group())) if number else path.stem.lower()
-
-
-def _before_underscore(path: Path) -> str:
-    """`0001_0.8_0.2` (image, airlight, scattering) and `1400_3` belong to `0001` and `1400`."""
-    return path.stem.partition("_")[0].lower()
-
-
-CLEAN_SETS = (
-    CleanSet("BSD400", "bsds?400|train400", "train"),
-    CleanSet("WED", "wed|waterloo(ed)?|waterlooexplorationdatabase", "train", within=("pristine_images",)),
-    CleanSet("BSD68", "bsds?68", "test"),
-    # The usual copy has CBSD68 as PNG and as JPEG, and beside them noisy5 to noisy50.
-    CleanSet("CBSD68", "cbsds?68(hq)?", "test", within=("original_png", "original")),
-    CleanSet("Urban100", "urban100(hq)?", "test", within=("hr",)),
-)
-
-# The clean images of RESIDE's indoor scenes are 640×480 with a white border of 10 pixels, the hazy ones 620×460. Some
-# copies have both at 620×460.
-PAIRED_SETS = (
-    PairedSet(
-        "Rain100L",
-        "rain100l|rain(train|test)l|raindata(train|test)light",
-        "rain",
-        split=None,
-        halves=(("rain", "norain"), ("rainy", "norain"), ("rainy", "gt"), ("input", "target")),
-        key=_first_number,
-    ),
-    PairedSet(
-        "SOTS",
-        "sots(test)?",
-        "haze",
-        split="test",
-        halves=(("hazy", "gt"), ("hazy", "clear"), ("input", "target")),
-        key=_before_underscore,
-        partial=True,
-        border=10,
-        parts={"indoor": "SOTS indoor", "nyuhaze500": "SOTS indoor"},  # "SOTS" alone is outdoors, as in the paper
-    ),
-    PairedSet(
-        "OTS",
-        "ots(alpha|beta)?",
-        "haze",
-        split="train",
-        halves=(("hazy", "clear"), ("haze", "clear"), ("hazy", "gt"), ("synthetic", "original")),
-        key=_before_underscore,
-        partial=True,
-    ),
-    PairedSet(
-        "ITS",
-        "its(v2)?",
-        "haze",
-        split="train",
-        halves=(("hazy", "clear"), ("hazy", "gt")),
-        key=_before_underscore,
-        partial=True,
-        border=10,
-    ),
-    PairedSet(
-        "GoPro",
-        "gopro(large)?",
-        "blur",
-        split=None,
-        halves=(("blur", "sharp"), ("input", "target")),
-        key=_same_name,
-    ),
-    PairedSet(
-        "LOL-v1",
-        "lol(v1|dataset)?|our485|eval15",
-        "low_light",
-        split=None,
-        halves=(("low", "high"), ("input", "target")),
-        key=_same_name,
-    ),
-)
-
-_SPLITS: Mapping[Split, str] = {
-    "train": "train(ing)?|our485|raintrain[lh]|raindatatrain(light|heavy)",
-    "test": "test(ing)?|val(id(ation)?)?|eval15|raintest[lh]|raindatatest(light|heavy)",
-}
-
-# Halves whose names do not tell the degradation: the data set must be known by the name of a folder above them.
-_UNTELLING = {("input", "target"), ("low", "high")}
+from hairify.data._halves import alike, clean_half_of, degraded_part, halves_beside, kind_of, pair_within
+from hairify.data._sets import CLEAN_SETS, PAIRED_SETS, SPLITS, UNTELLING, CleanSet, PairedSet, Split, same_name
+from hairify.data.images import SUFFIXES, find_images, find_unread, needed_for
+from hairify.errors import DataError, HairWarning
 
 
 @dataclass(frozen=True)
@@ -169,8 +44,12 @@ class Source:
 def find(roots: Sequence[Path], option: str) -> list[Source]:
     """Everything in the given folders.
 
+    Warns:
+        HairWarning: images are left out, or may be halves of pairs by the names of their files.
+
     Raises:
-        DataError: there is no such folder, nothing is in it, a data set lacks a part, or folders lie in one another.
+        DataError: there is no such folder, nothing is in it, a data set lacks a part, images are halves of pairs that
+            are not known, or folders lie in one another.
     """
     if not roots:
         raise DataError(f"`{option}` is empty: give folders of clean photographs, or of the data sets {_known()}.")
@@ -180,15 +59,23 @@ def find(roots: Sequence[Path], option: str) -> list[Source]:
             if folder.is_relative_to(other) or other.is_relative_to(folder):
                 raise DataError(f"`{option}` has both {other} and {folder}: one lies in the other; give either.")
     named = zip(folders, _telling_names(folders), strict=True)
-    return [source for folder, name in named for source in _sources(folder, name)]
+    notes: list[str] = []
+    found = [source for folder, name in named for source in _sources(folder, name, notes)]
+    for note in dict.fromkeys(notes):
+        warnings.warn(note, HairWarning, stacklevel=3)
+    return found
 
 
-def _sources(root: Path, name: str) -> list[Source]:
+def _sources(root: Path, name: str, notes: list[str]) -> list[Source]:
     """Everything in one folder; photographs that belong to no data set are one source with the given name."""
     if not root.is_dir():
         what = f"{root} is a file" if root.exists() else f"There is no folder {root}"
         raise DataError(f"{what}; give a folder of clean photographs, or of the data sets {_known()}.")
-    found = list(_scan(root, root, set()))
+    found = list(_scan(root, root, set(), notes))
+    _check_photographs({one.folder: one.clean for one in found if one.kind == "photographs"}, root, notes)
+    if unread := find_unread(root):
+        suffix = unread[0].suffix.lower()
+        notes.append(f"{root}: {_first(unread)} left out: files {needed_for(suffix)}.")
     photographs = tuple(path for source in found if source.kind == "photographs" for path in source.clean)
     others = [source for source in found if source.kind != "photographs"]
     if photographs:
@@ -201,25 +88,60 @@ def _sources(root: Path, name: str) -> list[Source]:
     return others
 
 
-def _scan(folder: Path, root: Path, seen: set[str]) -> Iterator[Source]:
-    """What is in a folder. `seen` has the real paths of folders, for links may lead in circles."""
+def _check_photographs(folders: Mapping[Path, Sequence[Path]], root: Path, notes: list[str]) -> None:
+    """Refuse what is no clean photograph by its name, or that of a folder or file beside it.
+
+    Raises:
+        DataError: there is such a one.
+    """
+    for given in (root, *list(root.parents)[:2]) if folders else ():
+        beside = _folders(given.parent) if os.access(given.parent, os.R_OK) else []
+        if clean := clean_half_of(given, beside):
+            raise DataError(f"{given} has images of which {clean} has clean ones by their names. {_WAYS_OUT}")
+    for folder, images in folders.items():
+        if part := degraded_part(folder, root):
+            what = "maps or masks" if kind_of(part.name) == "map" else "degraded images"
+            halves = [clean for one in PAIRED_SETS for degraded, clean in one.halves if degraded == part.name.lower()]
+            where = f" with the clean ones beside it in {', '.join(dict.fromkeys(halves))}" if halves else ""
+            raise DataError(
+                f"{part} has {what} by its name, and is no half of pairs that are known{where}. {_WAYS_OUT}"
+            )
+        if pair := pair_within(images):
+            raise DataError(
+                f"{folder} has pairs within it: {pair[0].name} and {pair[1].name} are of one scene by their names. "
+                f"Put the halves into folders of their own. {_WAYS_OUT}"
+            )
+    for group in alike(folders):
+        names = ", ".join(one.name for one in group)
+        notes.append(
+            f"The folders {names} in {group[0].parent} have the same names of images. All are taken for clean "
+            f"photographs; if they are halves of pairs: {_WAYS_OUT}"
+        )
+
+
+def _scan(folder: Path, root: Path, seen: set[str], notes: list[str]) -> Iterator[Source]:
     real = os.path.realpath(folder)
     if real in seen:
         return
     seen.add(real)
-    with os.scandir(folder) as entries:
-        folders = sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    folders = _folders(folder)
     children = {child.name.lower(): child for child in folders}
     clean_set = _by_name(CLEAN_SETS, folder)
     if clean_set is not None:
-        yield _clean_source(folder, children, clean_set)
+        source = _clean_source(folder, children, clean_set)
+        used = source.clean[0].parent
+        notes.extend(_left_out(one.name, source.name) for one in folders if one != used and find_images(one))
+        yield source
         return
-    pairs = _paired_source(folder, children, root)
+    pairs = _paired_source(folder, children, root, notes)
     if pairs is not None:
         yield pairs
         return
-    below = [source for child in folders for source in _scan(child, root, seen)]
     paired_set = _by_name(PAIRED_SETS, folder)
+    around = [part for part in (folder, *folder.parents) if part.is_relative_to(root)]
+    if not any(_by_name(PAIRED_SETS, part) for part in around):  # a known data set sees to its halves below
+        _check_children(folder, folders)
+    below = [source for child in folders for source in _scan(child, root, seen, notes)]
     if paired_set is None:
         yield from below
         yield from _photographs(folder)
@@ -228,6 +150,7 @@ def _scan(folder: Path, root: Path, seen: set[str]) -> Iterator[Source]:
     yield from (source for source in below if source.kind != "photographs")
     names = {name for halves in paired_set.halves for name in halves}
     loose = [source.folder for source in below if source.kind == "photographs"]
+    notes.extend(_left_out(one.name, paired_set.name) for one in loose)
     paths = [path for inner in loose for path in (inner, *inner.parents) if path.is_relative_to(folder)]
     lone = [path for path in paths if path.name.lower() in names]
     if lone or not any(source.kind == "pairs" for source in below):
@@ -239,16 +162,30 @@ def _scan(folder: Path, root: Path, seen: set[str]) -> Iterator[Source]:
         )
 
 
-def _photographs(folder: Path) -> Iterator[Source]:
-    """The images right in a folder, unless its name says that they are degraded."""
-    images = tuple(find_images(folder, recursive=False))
-    beside = [clean for one in PAIRED_SETS for degraded, clean in one.halves if degraded == folder.name.lower()]
-    if images and beside:
+def _folders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _check_children(folder: Path, children: Sequence[Path]) -> None:
+    """Refuse halves of pairs beside one another that are not known.
+
+    Raises:
+        DataError: there are such.
+    """
+    unknown = [one for one in children if not (_by_name(CLEAN_SETS, one) or _by_name(PAIRED_SETS, one))]
+    clean, others = halves_beside(unknown)
+    if others:
+        names = [", ".join(one.name for one in half) for half in (others, clean)]
         raise DataError(
-            f"{folder} has degraded images by its name, and there is no folder of the clean ones beside it "
-            f"({', '.join(dict.fromkeys(beside))}). Add it; or rename the folder, if its photographs are clean."
+            f"{folder} has halves of pairs by their names, {names[0]} beside {names[1]}, and nothing says what "
+            f"degrades them. {_WAYS_OUT}"
         )
-    if images:
+
+
+def _photographs(folder: Path) -> Iterator[Source]:
+    """The images right in a folder."""
+    if images := tuple(find_images(folder, recursive=False)):
         yield Source(folder.name, folder, "photographs", None, images)
 
 
@@ -265,11 +202,11 @@ def _clean_source(folder: Path, children: Mapping[str, Path], clean_set: CleanSe
     return Source(clean_set.name, folder, "clean set", clean_set.split, images)
 
 
-def _paired_source(folder: Path, children: Mapping[str, Path], root: Path) -> Source | None:
+def _paired_source(folder: Path, children: Mapping[str, Path], root: Path, notes: list[str]) -> Source | None:
     """The pairs whose two halves lie in a folder, None if it has no such halves.
 
     Raises:
-        DataError: it cannot be told of which data set they are, or images have no counterpart.
+        DataError: it cannot be told of which data set they are, images have no counterpart, or there are more halves.
     """
     candidates = [
         (paired_set, halves)
@@ -286,8 +223,10 @@ def _paired_source(folder: Path, children: Mapping[str, Path], root: Path) -> So
                 parts = (paired_set.parts.get(_letters(below.name)) for below in path[:i])
                 name = next((found for found in parts if found), paired_set.name)
                 split = _split(folder, root) or paired_set.split
+                rest = [child for name, child in children.items() if name not in halves and find_images(child)]
+                notes.extend(_left_out(one.name, paired_set.name) for one in rest)
                 return _pair(folder, paired_set, name, split, *(children[half] for half in halves))
-    told = [candidate for candidate in candidates if candidate[1] not in _UNTELLING]
+    told = [candidate for candidate in candidates if candidate[1] not in UNTELLING]
     if not told:
         degraded, clean = candidates[0][1]
         known = ", ".join(dict.fromkeys(paired_set.name for paired_set, _ in candidates))
@@ -297,9 +236,34 @@ def _paired_source(folder: Path, children: Mapping[str, Path], root: Path) -> So
         )
     # A data set of another name in the same layout; which half it is, its folders may say.
     paired_set, halves = told[0]
-    names = (part.name for part in path if not any(_is_named(part, pattern) for pattern in _SPLITS.values()))
+    _check_rest(folder, [children[half] for half in halves], [*children.values()], notes)
+    names = (part.name for part in path if not any(_is_named(part, pattern) for pattern in SPLITS.values()))
     name = f"{next(names)} {paired_set.degradation}"
     return _pair(folder, paired_set, name, _split(folder, root), *(children[half] for half in halves))
+
+
+def _check_rest(folder: Path, halves: Sequence[Path], children: Sequence[Path], notes: list[str]) -> None:
+    """See to it that nothing beside pairs of an unknown data set is left out without a word.
+
+    Raises:
+        DataError: there are more halves of pairs.
+    """
+    rest = [child for child in children if child not in halves and find_images(child)]
+    clean, others = halves_beside([halves[1], *rest])
+    more = [one for one in (*clean, *others) if one != halves[1] and kind_of(one.name) != "map"]
+    if more:
+        raise DataError(
+            f"{folder} has pairs in {halves[0].name} and {halves[1].name}, and more halves beside them: "
+            f"{', '.join(one.name for one in more)}. Which belong together is not known. {_WAYS_OUT}"
+        )
+    left = [*(f"{one.name}/" for one in rest), *(one.name for one in find_images(folder, recursive=False))]
+    if left:
+        listed = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+        notes.append(f"{folder} has pairs, and {listed} beside them, which are left out.")
+
+
+def _left_out(folder: str, data_set: str) -> str:
+    return f"What is in folders called {folder} of {data_set} is left out."
 
 
 def _pair(
@@ -314,7 +278,14 @@ def _pair(
     for half, found in images.items():
         if not found:
             raise DataError(f"{name} in {folder} is incomplete: {half} has no images.")
-    keys = {half: [paired_set.key(path.relative_to(half)) for path in found] for half, found in images.items()}
+    parts = {part for path in images[degraded_half] for part in path.relative_to(degraded_half).parent.parts}
+    if split is None and all(any(_is_named(Path(part), pattern) for part in parts) for pattern in SPLITS.values()):
+        raise DataError(
+            f"{name} in {folder} has its training and test images within each half. Put a folder of both halves into "
+            f"one for training and one for tests: train/{degraded_half.name}, train/{clean_half.name}, ..."
+        )
+    common = _key(paired_set, images, degraded_half, clean_half)
+    keys = {half: [common(path.relative_to(half)) for path in found] for half, found in images.items()}
     clean: dict[str, list[Path]] = defaultdict(list)
     for key, path in zip(keys[clean_half], images[clean_half], strict=True):
         clean[key].append(path)
@@ -340,6 +311,14 @@ def _pair(
     )
 
 
+def _key(
+    paired_set: PairedSet, images: Mapping[Path, Sequence[Path]], degraded_half: Path, clean_half: Path
+) -> Callable[[Path], str]:
+    """What pairs have in common: their names where all are equal, whatever is in them; else as the data set has it."""
+    names = {half: {same_name(path.relative_to(half)) for path in found} for half, found in images.items()}
+    return same_name if names[degraded_half] <= names[clean_half] else paired_set.key
+
+
 _Set = TypeVar("_Set", CleanSet, PairedSet)
 
 
@@ -358,7 +337,7 @@ def _letters(name: str) -> str:
 def _split(folder: Path, root: Path) -> Split | None:
     """What the innermost folder to say so says, from `folder` up to `root`."""
     for part in (folder, *folder.parents):
-        for split, pattern in _SPLITS.items():
+        for split, pattern in SPLITS.items():
             if _is_named(part, pattern):
                 return split
         if part == root:
@@ -376,6 +355,13 @@ def _telling_names(folders: Sequence[Path]) -> list[str]:
             length += 1
         names.append(Path(*folder.parts[-length:]).as_posix())
     return names
+
+
+_WAYS_OUT = (
+    "Halves that say what degrades them are known: `rain` and `norain`, `hazy` and `clear`, `blur` and `sharp`; `low` "
+    "and `high`, or `input` and `target`, below a folder named after its data set. So rename them; or give the folder "
+    "of the clean ones alone; or, if all are clean, rename what says otherwise."
+)
 
 
 def _known() -> str:

@@ -192,8 +192,9 @@ def _evenly_spaced(count: int, share: float) -> list[int]:
 
 def _tasks(source: Source, settings: DataSettings) -> list[Task]:
     """The tasks that a source serves, named as in tests."""
+    called = source.name.encode(errors="backslashreplace").decode()  # folders' names need not be text
     if source.kind == "pairs":
-        return [Task(source.name, source.degradation, source.clean, source.degraded, source.border)]
+        return [Task(called, source.degradation, source.clean, source.degraded, source.border)]
     names = settings.degradations
     if source.kind == "clean set":
         names = tuple(name for name in names if re.fullmatch(r"noise[\d.]+", name))
@@ -203,7 +204,7 @@ def _tasks(source: Source, settings: DataSettings) -> list[Task]:
             f"{source.folder} ({source.name}) has clean photographs, and `degradations` has {lacking} to put on them: "
             f"it is ({', '.join(settings.degradations)}). Name one, or leave this folder out."
         )
-    return [Task(f"{source.name} {name}", name, source.clean, None) for name in names]
+    return [Task(f"{called} {name}", name, source.clean, None) for name in names]
 
 
 def _merge(name: str, tasks: Sequence[Task]) -> Task:

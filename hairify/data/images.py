@@ -1,4 +1,4 @@
-"""Reading and writing photographs, with all that must survive restoring: depth, alpha, colour profile and EXIF.
+"""Reading and writing photographs, with all that must survive restoring: depth, alpha, colours, resolution and EXIF.
 
 Pillow decodes and encodes most of it, but cuts 16 bits down to 8. So 16-bit PNG is read by imagecodecs, which writes
 PNG of any depth, several times faster, and TIFF is read by tifffile. TIFF is written here: none of these libraries
@@ -9,29 +9,48 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from torch import Tensor
 
 from hairify._support.files import replacing
 from hairify.data._decoding import LARGEST, decode
-from hairify.data._encoding import BY_PILLOW, LONGEST_SIDE, encode
+from hairify.data._encoding import BY_PILLOW, LONGEST_SIDE, encode, lost
 from hairify.data._exif import upright
+from hairify.data._formats import FOR_OTHER_PROGRAMS, IMAGES, SUFFIXES, needed_for, readable
 from hairify.data._image import Image, to_pixels, to_tensor, turned
 from hairify.errors import DataError, ImageError, OptionError
 
-__all__ = ["LARGEST", "SUFFIXES", "Image", "find_images", "read", "read_rgb", "write"]
+__all__ = [
+    "FOR_OTHER_PROGRAMS",
+    "IMAGES",
+    "LARGEST",
+    "SUFFIXES",
+    "Image",
+    "find_images",
+    "find_unread",
+    "lost",
+    "needed_for",
+    "read",
+    "read_rgb",
+    "readable",
+    "write",
+]
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp"})
-"""The endings of the files that are read and written."""
+_BITS: dict[type, Literal[8, 16, 32]] = {np.uint8: 8, np.uint16: 16, np.float32: 32}
 
 
 def read(path: str | os.PathLike[str]) -> Image:
     """Read a PNG, JPEG, WebP, TIFF or BMP file, whatever its ending: grey, RGB or palette, with or without alpha.
 
-    The orientation that EXIF gives is applied. Of an animation or a file of several pages, the first is read. CMYK is
-    converted to RGB as Pillow does it, without the CMYK profile, which no longer fits the pixels.
+    GIF, JPEG 2000, AVIF, PPM and QOI files are read as far as Pillow does, HEIC and JPEG XL by its plug-ins pillow-heif
+    and pillow-jxl-plugin; of them, colours have 8 bits. The orientation that EXIF gives is applied. Of an animation or
+    a file of several pages, the first is read, and `Image.frames` says how many there are. CMYK is converted to RGB as
+    Pillow does it, without the CMYK profile, which no longer fits the pixels. TIFF may be of floating-point values in
+    [0, 1].
 
     Raises:
         ImageError: there is no such file; it is damaged or of another kind; or it is larger than `LARGEST`.
@@ -44,10 +63,17 @@ def read(path: str | os.PathLike[str]) -> Image:
         pixels=to_pixels(levels),
         alpha=to_tensor(levels[..., -1:]) if channels in (2, 4) else None,
         grey=channels < 3,
-        bits=16 if levels.dtype == np.uint16 else 8,
+        bits=_BITS[levels.dtype.type],
         icc_profile=decoded.icc_profile,
         exif=exif,
+        resolution=_turned(decoded.resolution, orientation),
+        colour_chunks=decoded.colour_chunks,
+        frames=decoded.frames,
     )
+
+
+def _turned(resolution: tuple[float, float] | None, orientation: int) -> tuple[float, float] | None:
+    return resolution[::-1] if resolution is not None and orientation >= 5 else resolution
 
 
 def read_rgb(path: str | os.PathLike[str]) -> Tensor:
@@ -65,10 +91,12 @@ def read_rgb(path: str | os.PathLike[str]) -> Tensor:
 def write(image: Image, path: str | os.PathLike[str], *, quality: int = 95) -> None:
     """Write an image in the format of the path's ending. The file appears under its name only when it is complete.
 
-    PNG and TIFF have as many bits as the image and are lossless; the other formats have 8. Values are clipped to
-    [0, 1] and rounded. All keep alpha but JPEG, which drops it; all keep the colour profile and EXIF but BMP, which
-    has no room for them. TIFF keeps the descriptive part of EXIF, without the thumbnail. A grey image is the mean of
-    the three channels; WebP, which knows no grey, holds three equal ones.
+    PNG and TIFF have as many bits as the image, TIFF floating-point values, too, and are lossless; the other formats
+    have 8. Values are clipped to [0, 1] and rounded. All keep alpha but JPEG, which drops it; all keep the colour
+    profile and EXIF but BMP, which has no room for them. JPEG has none for EXIF of more than 64 KiB. TIFF keeps the
+    descriptive part of EXIF, without the thumbnail. PNG alone keeps `Image.colour_chunks`; WebP knows no resolution but
+    that of EXIF. A grey image is the mean of the three channels; WebP, which knows no grey, holds three equal ones.
+    `lost` lists what a format cannot keep.
 
     Args:
         image: the image.
@@ -106,7 +134,7 @@ def write(image: Image, path: str | os.PathLike[str], *, quality: int = 95) -> N
 
 
 def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> list[Path]:
-    """The image files in a folder, by their endings in upper or lower case, sorted.
+    """The image files in a folder that are read here, by their endings in upper or lower case, sorted.
 
     Hidden files and folders are left out, and folders that may not be entered. Links to folders are followed, each
     folder being entered once.
@@ -114,9 +142,21 @@ def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> li
     Raises:
         DataError: there is no such folder.
     """
+    return sorted(path for path in _files(folder, recursive) if path.suffix.lower() in readable())
+
+
+def find_unread(folder: str | os.PathLike[str]) -> list[Path]:
+    """The image files in a folder, and all folders in it, of formats that are not read here, sorted.
+
+    Raises:
+        DataError: there is no such folder.
+    """
+    return sorted(path for path in _files(folder, recursive=True) if path.suffix.lower() in IMAGES - readable())
+
+
+def _files(folder: str | os.PathLike[str], recursive: bool) -> Iterator[Path]:
     if not Path(folder).is_dir():
         raise DataError(f"There is no folder {folder}.")
-    found: list[Path] = []
     entered: set[str] = set()
     for root, folders, files in os.walk(folder, followlinks=True):
         folders[:] = sorted(name for name in folders if recursive and not name.startswith("."))
@@ -124,6 +164,4 @@ def find_images(folder: str | os.PathLike[str], *, recursive: bool = True) -> li
             folders.clear()
             continue
         entered.add(place)
-        paths = (Path(root, name) for name in files if not name.startswith("."))
-        found += (path for path in paths if path.suffix.lower() in SUFFIXES)
-    return sorted(found)
+        yield from (Path(root, name) for name in files if not name.startswith("."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -79,7 +80,7 @@ class TrainingSamples(Dataset[Sample]):
     def about(self) -> dict[str, object]:
         """What decides the samples, as JSON has it. Files count by their names, wherever they lie."""
         files = (path.name for task in self.tasks for i in range(len(task.clean)) for path in task.files(i) if path)
-        digest = hashlib.blake2b("/".join(files).encode(), digest_size=4).hexdigest()
+        digest = hashlib.blake2b(os.fsencode("/".join(files)), digest_size=4).hexdigest()
         return {
             "tasks": [task.name for task in self.tasks],
             "images": f"{self.epoch} (their names: {digest})",

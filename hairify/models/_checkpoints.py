@@ -7,15 +7,13 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from hairify.errors import CheckpointError
+from hairify.models._state_dicts import opened, renamed, state_in
 from hairify.models.airnet import QUEUE, AirNet, batch_size_of
 
-_WRAPPINGS = ("state_dict", "params_ema", "params", "model")  # under which training code puts a state_dict
-_PREFIXES = ("module.", "net.")  # of DataParallel, and of the authors' Lightning modules
 _MOST_NAMED = 3
 
 
@@ -25,9 +23,12 @@ def load_weights(model: nn.Module, source: str | os.PathLike[str] | Mapping[str,
     Args:
         model: the network; it keeps its dtype, device and mode.
         source: path of the checkpoint file, or what it holds: a state_dict, or a dict with one under "state_dict",
-            "params_ema", "params" or "model" (the first that is there). Prefixes `module.` and `net.` of keys are
-            dropped. A file ending in `.safetensors` is read as such, others by `torch.load` with
-            `weights_only=True`: no code in either is run.
+            "params", "model_state_dict", "net" and the like, or in a dict under these; averaged weights ("params_ema",
+            "ema", ...) come before others. What wrappers and training code put before names (`module.`, `model.`,
+            `net_g.`, `_orig_mod.`, ...) is dropped, and so are the counters `n_averaged`, `total_ops` and
+            `total_params`. Behind a prefix, the network may lie beside others, such as a discriminator. A file ending
+            in `.safetensors` is read as such, others by `torch.load` with `weights_only=True`: no code in either is
+            run. Options, scores and the like beside the weights are passed over.
 
     Raises:
         CheckpointError: the checkpoint cannot be read or does not fit; the model is then as it was.
@@ -61,42 +62,8 @@ def read_state(source: str | os.PathLike[str] | Mapping[str, Any], own: Collecti
     Raises:
         CheckpointError: the file cannot be read, or holds no state_dict.
     """
-    checkpoint: Any = source
-    if not isinstance(source, Mapping):
-        try:
-            if Path(source).suffix == ".safetensors":
-                checkpoint = safetensors.torch.load_file(source)
-            else:
-                checkpoint = torch.load(source, map_location="cpu", weights_only=True)
-        except Exception as error:  # both raise whatever a damaged file makes of it
-            raise CheckpointError(f"{os.fspath(source)} cannot be read as a checkpoint: {error}") from error
-    state = _unwrapped(checkpoint)
-    if not state or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise CheckpointError(
-            "The checkpoint holds no state_dict: a dict of tensors, or a dict with one under "
-            + ", ".join(repr(name) for name in _WRAPPINGS)
-            + "."
-        )
-    named = {_without_prefixes(key, own): value for key, value in state.items()}
-    if len(named) < len(state):
-        raise CheckpointError(
-            f"The checkpoint holds some tensors twice, with a prefix ({', '.join(_PREFIXES)}) and without: it is not "
-            "clear which are meant. Give the state_dict with one of them."
-        )
-    return named
-
-
-def _unwrapped(checkpoint: Any) -> Mapping[str, Any]:
-    if not isinstance(checkpoint, Mapping):
-        return {}
-    wrapped = (checkpoint[name] for name in _WRAPPINGS if isinstance(checkpoint.get(name), Mapping))
-    return next(wrapped, checkpoint)
-
-
-def _without_prefixes(key: str, own: Collection[str]) -> str:
-    while key not in own and key.startswith(_PREFIXES):
-        key = key.partition(".")[2]
-    return key
+    checkpoint = source if isinstance(source, Mapping) else opened(Path(source))
+    return renamed(state_in(checkpoint, own), own)
 
 
 def _misfits(own: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
@@ -123,4 +90,9 @@ def _way_out(model: nn.Module, state: Mapping[str, Tensor]) -> str:
     other = isinstance(model, AirNet) and queue is not None and queue.shape != model.state_dict()[QUEUE].shape
     if other and queue is not None and (batch_size := batch_size_of(queue)) is not None:
         return f"Its queue is that of `airnet(batch_size={batch_size})`."
+    one = max(model.state_dict(), key=len, default="")
+    behind = [key.removesuffix(one) for key in state if key.endswith(f".{one}")]
+    for prefix in behind:
+        if all(prefix + name in state for name in model.state_dict()):
+            return f"All of its names stand behind {prefix!r} there: give the state_dict without that."
     return "Make the network with the options with which that of the checkpoint was made, or give a checkpoint of it."

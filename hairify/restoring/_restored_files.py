@@ -15,8 +15,17 @@ from torch import Tensor, nn
 from typing_extensions import Doc
 
 from hairify._support.modes import evaluation_mode
-from hairify.data._image import Image
-from hairify.data.images import SUFFIXES, find_images, read, write
+from hairify.data.images import (
+    FOR_OTHER_PROGRAMS,
+    IMAGES,
+    SUFFIXES,
+    find_images,
+    find_unread,
+    lost,
+    needed_for,
+    read,
+    write,
+)
 from hairify.errors import HairError, ImageError, OptionError
 from hairify.model import HairModel
 from hairify.restoring._tiling import TilingSettings, giv_of, restore_tiled
@@ -57,6 +66,9 @@ class Job:
     problem: str = ""
 
 
+Status = Literal["restored", "restored in part", "skipped", "failed"]
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one photograph.
@@ -64,14 +76,15 @@ class Outcome:
     Attributes:
         source: the file, or what was given in place of one.
         target: the file written or left as it was; None if there was none to write.
-        status: "skipped" are photographs whose output exists.
-        message: why it was skipped or failed; of a restored one, what its format could not keep.
+        status: "skipped" are photographs whose output exists; "restored in part" is the first of several pages or
+            frames.
+        message: why it was skipped or failed; of a restored one, what is left out, or its format could not keep.
         seconds: that it took.
     """
 
     source: Path
     target: Path | None
-    status: Literal["restored", "skipped", "failed"]
+    status: Status
     message: str
     seconds: float
 
@@ -80,8 +93,9 @@ def planned(inputs: Sequence[Path], output: Path, settings: RestoringSettings) -
     """What `restore_files` does, in its order; nothing is read or written.
 
     Files go into `output` under their own names; of folders, searched with all their folders, each image has its place
-    below `output` as it has below the folder. What lies in `output` already is no input, also where a folder that was
-    given holds `output`.
+    below `output` as it has below the folder. A photograph of a format that is read and not written, such as GIF or
+    HEIC, goes into a PNG file: `a.heic` into `a.heic.png`. What lies in `output` already is no input, also where a
+    folder that was given holds `output`.
 
     Raises:
         OptionError: `output` is a file, an image would be written over an input, or two to one place.
@@ -115,7 +129,8 @@ def _jobs(path: Path, output: Path, output_format: str | None) -> Iterator[Job]:
         return
     made = output.resolve()
     within = made != path.resolve()
-    found = [file for file in find_images(path) if not (within and made in file.resolve().parents)]
+    files = sorted([*find_images(path), *find_unread(path)])
+    found = [file for file in files if not (within and made in file.resolve().parents)]
     if not found:
         yield Job(path, None, f"The folder has no images; these end in {', '.join(sorted(SUFFIXES))}.")
     for file in found:
@@ -125,9 +140,14 @@ def _jobs(path: Path, output: Path, output_format: str | None) -> Iterator[Job]:
 def _job(source: Path, target: Path, output_format: str | None) -> Job:
     if not source.exists():
         return Job(source, None, "There is no such file.")
+    suffix = target.suffix.lower()
+    if suffix in FOR_OTHER_PROGRAMS:
+        return Job(source, None, f"Files {needed_for(suffix)}.")
     if output_format is not None:
         return Job(source, target.with_suffix(f".{output_format}"))
-    if target.suffix.lower() not in SUFFIXES:
+    if suffix in IMAGES - SUFFIXES:
+        return Job(source, target.with_name(f"{target.name}.png"))
+    if suffix not in SUFFIXES:
         return Job(
             source, None, f"The ending is not among {', '.join(sorted(SUFFIXES))}; name the format by `output_format`."
         )
@@ -199,7 +219,7 @@ class _Restoring:
         status, message = self._attempt(job)
         return Outcome(job.source, job.target, status, message, time.perf_counter() - start)
 
-    def _attempt(self, job: Job) -> tuple[Literal["restored", "skipped", "failed"], str]:
+    def _attempt(self, job: Job) -> tuple[Status, str]:
         if job.target is None:
             return "failed", job.problem
         if job.target.is_dir():
@@ -207,7 +227,7 @@ class _Restoring:
         if job.target.exists() and not self.settings.overwrite:
             return "skipped", f"{job.target} exists; `overwrite` replaces it."
         try:
-            return "restored", self._restore_file(job.source, job.target)
+            return self._restore_file(job.source, job.target)
         except HairError as error:
             return "failed", str(error)
         except OSError as error:
@@ -226,13 +246,19 @@ class _Restoring:
         tile = self.tiling.tile
         return "failed", f"Out of memory with tiles of {tile} × {tile} pixels; a smaller `tile` takes less."
 
-    def _restore_file(self, source: Path, target: Path) -> str:
-        """Read, restore and write. Returns what the format could not keep."""
+    def _restore_file(self, source: Path, target: Path) -> tuple[Status, str]:
+        """Read, restore and write; the message says what is not in the result."""
         image = read(source)
         target.parent.mkdir(parents=True, exist_ok=True)  # first: better to fail now than after the work
         image = dataclasses.replace(image, pixels=self._restored(source, image.pixels))
         write(image, target, quality=self.settings.quality)
-        return _lost(image, target.suffix.lower())
+        suffix = target.suffix.lower()
+        without = ", ".join(lost(image, suffix))
+        messages = [f"The format {suffix} could not keep: {without}."] if without else []
+        if image.frames == 1:
+            return "restored", " ".join(messages)
+        messages.insert(0, f"Of its {image.frames} pages or frames, the first alone is restored.")
+        return "restored in part", " ".join(messages)
 
     def _restored(self, source: Path, pixels: Tensor) -> Tensor:
         """(3, H, W) of the same."""
@@ -245,17 +271,6 @@ class _Restoring:
                 self.on_tile(source, done, of)
 
         return restore_tiled(model, pixels[None], self.tiling, self.multiple, on_tile=on_tile)[0]
-
-
-def _lost(image: Image, suffix: str) -> str:
-    lost = []
-    if image.alpha is not None and suffix in {".jpg", ".jpeg"}:
-        lost.append("transparency")
-    if image.bits == 16 and suffix not in {".png", ".tif", ".tiff"}:
-        lost.append("more than 8 bits")
-    if (image.icc_profile is not None or image.exif is not None) and suffix == ".bmp":
-        lost.append("colour profile and EXIF")
-    return f"The format {suffix} could not keep: {', '.join(lost)}." if lost else ""
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import importlib
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 import torch.export
 from torch import Tensor, nn
 from torch.export import Dim
 
-from hairify._support.files import replacing
+from hairify._support.files import is_utf8, replacing
 from hairify._support.modes import evaluation_mode
-from hairify.errors import ExportError, HairError, OptionError
+from hairify.errors import ExportError, OptionError
 from hairify.model import HairModel
 from hairify.networks._running import apply, number_of_inputs
 
@@ -63,51 +65,74 @@ def export(
         model: images (B, 3, H, W) → images; a HairModel or a static network, such as a baked one.
         path: ".onnx", or ".pt2" for a program of `torch.export`.
         multiple: H and W are multiples of it.
-        size: (H, W), fixed; None for any number of images and any multiples.
+        size: (H, W), fixed; None for any number of images and any multiples from the second on. (Maps of one pixel,
+            which images of one multiple may have, are special to exporters.)
         giv_input: of a HairModel, let the GIV (B, D) be a second input in place of the DAC.
 
     Returns:
-        The largest difference from `model` on another image than the example, of another size unless `size` is given,
-        relative to the largest value; None where onnxruntime is not installed.
+        The largest difference from `model` on other images than the example, relative to the largest value; None where
+        onnxruntime is not installed. Unless `size` is given, they are of many sizes, smaller and larger, wide, tall
+        and square; a size that the network itself does not take is left out.
 
     Raises:
-        OptionError: the ending is another, there is no such folder, `size` is no multiple, or `giv_input` is set
-            without a HairModel.
-        ExportError: the exporter cannot follow the network, or what it makes computes something else.
+        OptionError: the ending is another, there is no such folder, the path is a folder or its name no UTF-8, `size`
+            is no multiple, or `giv_input` is set without a HairModel.
+        ExportError: the network cannot be run or the exporter cannot follow it; or what it makes does not run or
+            computes something else, on a size that is named.
         ModuleNotFoundError: ONNX's packages are not installed.
         OSError: the file cannot be written, as on a full disk.
     """
     _check(model, path, multiple, size, giv_input)
-    image = _example(model, multiple, size)
     with evaluation_mode(model), replacing(path) as file:
         wrapped = _Conditioned(model) if giv_input and isinstance(model, HairModel) else _Images(model)
-        try:
+        image = _example(model, multiple, size)
+        with _named_failures(model, size):
             _write(wrapped, _inputs(model, image, giv_input), file, fixed=size is not None)
-        except (HairError, OSError, ModuleNotFoundError):
-            raise
-        except Exception as error:  # exporters raise whatever they stumble over
-            raise ExportError(
-                f"PyTorch cannot export {type(model).__name__} with "
-                f"{'any size' if size is None else f'size {size}'}: {type(error).__name__}: {str(error)[:500]}. "
-                "A fixed `size` asks less of it, and a baked network is an ordinary one (`bake`)."
-            ) from error
-        height, width = image.shape[2:]
-        other = image.flip(1) if size is not None else image[:1, :, : height - multiple, : width - multiple]
-        difference = _difference(file, wrapped, _inputs(model, other, giv_input))
-        if difference is not None and not difference <= _LARGEST_DIFFERENCE:  # also where it is no number
-            raise ExportError(
-                f"What {type(model).__name__} was exported as computes something else: it differs by {difference:.1e} "
-                f"of the largest value, {_LARGEST_DIFFERENCE:g} being the most that is accepted. Is there chance in "
-                "the network, or a branch that depends on the image? Nothing was written."
-            )
-    return difference
+            run = _runner(file)
+        if run is None:
+            return None
+        others = [image.flip(1)] if size is not None else [image.flip(1), *_other_sizes(image, multiple)]
+        with _named_failures(model, size):
+            return max(_difference(model, wrapped, run, other, size, giv_input) for other in others)
+
+
+@contextmanager
+def _named_failures(model: nn.Module, size: tuple[int, int] | None) -> Iterator[None]:
+    """Turn whatever exporters and runtimes stumble over into an `ExportError`."""
+    try:
+        yield
+    except (ExportError, OSError, ModuleNotFoundError):
+        raise
+    except Exception as error:
+        raise ExportError(
+            f"{type(model).__name__} cannot be exported for {_named(size)}: {_first_words(error)}. "
+            f"{_way_out(model, size)}"
+        ) from error
+
+
+def _first_words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:500].removesuffix('.')}"
+
+
+def _named(size: tuple[int, int] | None) -> str:
+    return "images of any size" if size is None else f"images of {size[0]} × {size[1]} pixels"
+
+
+def _way_out(model: nn.Module, size: tuple[int, int] | None) -> str:
+    if any(parameter.dtype in (torch.float64, torch.bfloat16) for parameter in model.parameters()):
+        return "Runtimes lack many operations in float64 and bfloat16: make the network float32 first (`.float()`)."
+    baked = "baked network (`bake`) is an ordinary one."
+    return f"A fixed `size` asks less of it, and a {baked}" if size is None else f"A {baked}"
 
 
 def _check(model: nn.Module, path: Path, multiple: int, size: tuple[int, int] | None, giv_input: bool) -> None:
-    if path.suffix not in ENDINGS:
+    if path.suffix.lower() not in ENDINGS:
         raise OptionError(f"The file is {path}; accepted are the endings {', '.join(ENDINGS)}.")
-    if not path.parent.is_dir():
-        raise OptionError(f"The file is {path}, but there is no folder {path.parent}; make it first.")
+    if not path.parent.is_dir() or path.is_dir():
+        wrong = "that is a folder" if path.is_dir() else f"there is no folder {path.parent}; make it first"
+        raise OptionError(f"The file is {path}, but {wrong}.")
+    if not is_utf8(path):
+        raise OptionError(f"The file is {path}, whose name is no UTF-8; give a file and folder with other names.")
     if size is not None and any(side < 1 or side % multiple for side in size):
         raise OptionError(
             f"`size` is {size}; accepted are multiples of {multiple}, such as {(multiple * 8, multiple * 12)}."
@@ -116,20 +141,43 @@ def _check(model: nn.Module, path: Path, multiple: int, size: tuple[int, int] | 
         raise OptionError(f"`giv_input` is set, but a {type(model).__name__} has no GIV.")
 
 
+def _format(path: Path) -> Format:
+    return ENDINGS[path.suffix.lower()]
+
+
 def _example(model: nn.Module, multiple: int, size: tuple[int, int] | None) -> Tensor:
     """Images to export with: one of the fixed size, or two of a size that no exporter takes for a special one."""
-    count = max(_LEAST_SIDE // multiple, 2) + 1  # one multiple less is two or more: to exporters, 1 is special
+    count = max(_LEAST_SIDE // multiple, 2) + 1  # odd, and two or more: to exporters, 1 is special
     shape = (2 if size is None else 1, 3, *(size or (count * multiple, (count + 2) * multiple)))
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(next(model.parameters(), torch.empty(0)))
+    floats = (parameter for parameter in model.parameters() if parameter.is_floating_point())
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(next(floats, torch.empty(0)))
+
+
+def _other_sizes(example: Tensor, multiple: int) -> list[Tensor]:
+    """Images of sizes on either side of the example's, on which a branch of the network on sizes would show.
+
+    Tall and wide, square, even and odd multiples, and long sides at little cost: a window of a training size, as in
+    test-time local converters, is seldom larger.
+    """
+    height, width = example.shape[2:]
+    sizes = [(height - multiple, width - multiple)]
+    for side, other in ((height, width), (64, 64), (32, 48), (128, 160), (256, 288), (40, 1024)):
+        sizes += [(side, other), (other, side)]
+    rounded = dict.fromkeys(tuple(max(side // multiple, 2) * multiple for side in one) for one in sizes)
+    rounded.pop((height, width), None)
+    generator = torch.Generator().manual_seed(1)
+    # Of one image, of two and of three where they are small: the number is free, too.
+    shapes = [(1 + i % 3 if h * w < 2**14 else 1, 3, h, w) for i, (h, w) in enumerate(rounded)]
+    return [torch.rand(shape, generator=generator).to(example) for shape in shapes]
 
 
 def _write(module: nn.Module, inputs: tuple[Tensor, ...], file: Path, *, fixed: bool) -> None:
-    if ENDINGS[file.suffix] == "onnx":
+    if _format(file) == "onnx":
         importlib.import_module("onnxscript")  # now, not after minutes of tracing
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the exporters' own, about their insides
         program = _program(module, inputs, fixed=fixed)
-        if ENDINGS[file.suffix] == "onnx":
+        if _format(file) == "onnx":
             torch.onnx.export(program, (), str(file), dynamo=True, external_data=False, verbose=False)
         else:
             torch.export.save(program, file)
@@ -150,19 +198,61 @@ def _program(module: nn.Module, inputs: tuple[Tensor, ...], *, fixed: bool) -> t
     return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
 
 
-@torch.no_grad()
-def _difference(path: Path, module: nn.Module, inputs: tuple[Tensor, ...]) -> float | None:
-    """How far what the file computes is from what the module computes."""
-    expected = module(*inputs)
-    if ENDINGS[path.suffix] == "torch":
-        got = torch.export.load(path).module()(*inputs)
-    else:
-        try:
-            import onnxruntime
-        except ModuleNotFoundError:
-            return None
-        session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        names = [given.name for given in session.get_inputs()]
+_Run: TypeAlias = Callable[[tuple[Tensor, ...]], Tensor]
+
+
+def _runner(path: Path) -> _Run | None:
+    """What runs a file; None where onnxruntime is not installed."""
+    if _format(path) == "torch":
+        program = torch.export.load(path).module()
+        return lambda inputs: program(*inputs)
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        return None
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is raised as well
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [given.name for given in session.get_inputs()]
+
+    def run(inputs: tuple[Tensor, ...]) -> Tensor:
         fed: dict[str, Any] = dict(zip(names, (tensor.cpu().numpy() for tensor in inputs), strict=True))
-        got = torch.from_numpy(session.run(None, fed)[0]).to(expected)
-    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+        return torch.from_numpy(session.run(None, fed)[0])
+
+    return run
+
+
+@torch.no_grad()
+def _difference(
+    model: nn.Module, wrapped: nn.Module, run: _Run, image: Tensor, size: tuple[int, int] | None, giv_input: bool
+) -> float:
+    """How far what the file computes is from what the module computes; 0 where the network takes no such size.
+
+    Raises:
+        ExportError: too far, or the file does not run.
+    """
+    count, _, height, width = image.shape
+    try:
+        inputs = _inputs(model, image, giv_input)
+        expected = wrapped(*inputs)
+    except Exception:
+        if size is None:  # such as one that is too small for it; the example's own is among those that are tried
+            return 0.0
+        raise
+    shown = f"{count} image(s) of {height} × {width} pixels"
+    try:
+        got = run(inputs).to(expected)
+        difference = float((got - expected).abs().max() / expected.abs().max().clamp(min=1e-12))
+    except Exception as error:  # runtimes raise whatever they stumble over
+        raise ExportError(
+            f"What {type(model).__name__} was exported as does not run on {shown}, which the network takes: "
+            f"{_first_words(error)}. {_way_out(model, size)} Nothing was written."
+        ) from error
+    if not difference <= _LARGEST_DIFFERENCE:  # also where it is no number
+        branch = "a branch that depends on the image" + (" or its size" if size is None else "")
+        raise ExportError(
+            f"What {type(model).__name__} was exported as computes something else: on {shown} it differs by "
+            f"{difference:.1e} of the largest value, {_LARGEST_DIFFERENCE:g} being the most that is accepted. Is "
+            f"there chance in the network, or {branch}? {_way_out(model, size)} Nothing was written."
+        )
+    return difference

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import layouts
+import PIL.Image
 import pytest
 import torch
 
@@ -163,11 +165,73 @@ def test_names_of_files_are_no_markup(home: Path, restorer: str, capsys: pytest.
     assert "[dim]" in capsys.readouterr().err
 
 
+def test_pages_and_files_that_are_not_read_are_said_and_set_the_exit_status(
+    home: Path, restorer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pages = [PIL.Image.new("RGB", (48, 40), (50 * i, 9, 9)) for i in range(3)]
+    (home / "scans").mkdir()
+    pages[0].save(home / "scans" / "scan.tif", save_all=True, append_images=pages[1:])
+    assert main(["restore", "scans", "--model", restorer, "--output", "restored"]) == 1
+    printed = capsys.readouterr().out
+    assert "1 restored in part" in printed
+    assert "Of its 3 pages or frames" in printed
+    (home / "raw").mkdir()
+    pages[0].save(home / "raw" / "a.jpg")
+    (home / "raw" / "a.CR2").touch()
+    assert main(["restore", "raw", "--model", restorer, "--output", "restored"]) == 1
+    printed = capsys.readouterr().out
+    assert "1 failed, 1 restored" in printed
+    assert ".cr2 are not read: develop" in printed
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")
+def test_names_and_consoles_that_are_no_utf8(home: Path, restorer: str) -> None:
+    folder = home / os.fsdecode(b"ph\xe9otos")
+    (home / "photographs").rename(folder)
+    (folder / "000.png").rename(folder / os.fsdecode(b"a\xe9.png"))
+    (folder / "001.png").rename(folder / "\u4e16.PNG")
+    (folder / os.fsdecode(b"!\xff.png")).write_bytes(b"damaged")
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(Path(__file__).parents[2])}
+    training = [*TRAIN, "--data", folder.name, "--steps", "2", "--patch-size", "64", "--degradations", "noise25"]
+    training[training.index("--data") : training.index("--data") + 2] = []
+    program = (
+        "import sys\nfrom hairify.cli import main\n"
+        f"assert main({[*training, '--validate-every', '1']!r}) == 0\n"
+        f"assert main({['restore', folder.name, '--model', restorer, '--output', 'restored']!r}) == 1\n"
+        "assert main(['evaluate', 'run']) == 0\n"
+        "assert main(['train', '--output', 'run', '--resume', '--steps', '3', '--cpu']) == 0\n"
+        f"assert main({['train', '--data', folder.name, '--output', folder.name]!r}) == 2\n"
+        f"assert main({['export', restorer, '--output', folder.name + '.pt2']!r}) == 2\n"
+    )
+    (home / "program.py").write_bytes(program.encode("utf-8", "backslashreplace"))
+    done = subprocess.run([sys.executable, "program.py"], capture_output=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2000:]
+    assert b"Traceback" not in done.stderr
+    assert rb"!\udcff.png" in done.stdout
+    assert sorted(os.listdir(os.fsencode(home / "restored"))) == [b"002.png", b"a\xe9.png", "\u4e16.PNG".encode()]
+    assert json.loads((home / "run" / "results.json").read_text(encoding="utf-8"))
+
+
 def test_what_a_format_cannot_keep_is_said(home: Path, restorer: str, capsys: pytest.CaptureFixture[str]) -> None:
     write(Image(torch.rand(3, 40, 48), alpha=torch.rand(1, 40, 48)), home / "clear.png")
     words = ["restore", "clear.png", "--model", restorer, "--output", "restored", "--output-format", "jpg"]
     assert main(words) == 0
     assert "could not keep: transparency" in capsys.readouterr().out
+
+
+def test_what_the_library_warns_of_is_said_as_a_note_once(
+    home: Path, restorer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "photographs" / "a.nef").touch()
+    assert main(["evaluate", restorer, "--test-data", "photographs", "--degradations", "noise25"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.count("note") == printed.out.count("1 image (a.nef) left out") == 1
+    assert "Warning" not in printed.err
+    assert main(["evaluate", restorer, "--test-data", "GT", "--degradations", "noise25"]) == 1
+    layouts.photographs(home / "pairs" / "GT", 2)
+    layouts.photographs(home / "pairs" / "LQ", 2)
+    assert main(["evaluate", restorer, "--test-data", "pairs", "--degradations", "noise25"]) == 1
+    assert "LQ beside GT" in capsys.readouterr().err
 
 
 def test_restored_images_are_kept_each_under_its_own_name(home: Path, restorer: str) -> None:

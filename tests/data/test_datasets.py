@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
 import pickle
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,10 @@ from torch import Tensor
 
 from hairify.data import datasets
 from hairify.data.datasets import DataSettings, Task, load_pair, training_tasks
-from hairify.errors import DataError, ImageError, OptionError
+from hairify.errors import DataError, HairWarning, ImageError, OptionError
+
+# Of what is left out of the layouts, which tests below expect where they are about it.
+pytestmark = pytest.mark.filterwarnings("ignore::hairify.errors.HairWarning")
 
 tasks_to_test = datasets.test_tasks  # under a name that pytest does not collect
 
@@ -405,6 +409,154 @@ def test_degraded_images_are_never_taken_for_clean_ones(name: str, tmp_path: Pat
     for root in (tmp_path, tmp_path / name):
         with pytest.raises(DataError, match=rf"{name} has degraded images by its name.*rename"):
             training_tasks(DataSettings(data=(root,)))
+
+
+def build(root: Path, *patterns: str) -> set[Path]:
+    """Two images of each pattern, which has a place for the number."""
+    paths = [root / pattern.format(n) for pattern in patterns for n in (1, 2)]
+    return {write(path, pixels(path.name, 8, 8)) for path in paths}
+
+
+# What is not clean, and what is.
+UNKNOWN_PAIRS: dict[str, tuple[list[str], list[str]]] = {
+    "halves named as BasicSR has them": (["DF/LQ/{}.png"], ["DF/GT/{}.png"]),
+    "in scenes": (["DF/lq/a/{}.png"], ["DF/hq/a/{}.png"]),
+    "Snow100K": (["Snow100K/synthetic/{}.jpg", "Snow100K/mask/{}.jpg"], ["Snow100K/gt/{}.jpg"]),
+    "UIEB": (["UIEB/raw-890/{}.png"], ["UIEB/reference-890/{}.png"]),
+    "LOL-v2": (["v2/Low/low0000{}.png"], ["v2/Normal/normal0000{}.png"]),
+    "REDS": (["REDS/train_blur/000/{}.png"], ["REDS/train_sharp/000/{}.png"]),
+    "DIV2K": (["DIV2K_train_LR_bicubic/X2/000{}x2.png"], ["DIV2K_train_HR/000{}.png"]),
+    "DPDD": (["train_c/source/{}.png"], ["train_c/target/{}.png"]),
+    "RainDS": (["RainDS/raindrop/{}.png", "RainDS/rainstreak_raindrop/{}.png"], ["RainDS/gt/{}.png"]),
+    "Outdoor-Rain": (["OR/in/im_000{}_s80_a04.png"], ["OR/gt/im_000{}.png"]),
+    "composed words": (["RainyImages/{}.png"], ["NoRain/{}.png"]),
+    "free of shadow": (["SRD/shadow/{}.jpg"], ["SRD/shadow_free/{}_free.jpg"]),
+    "before and after": (["before/{}.jpg"], ["after/{}.jpg"]),
+    "degraded below clean": (["some/noisy/{}.png"], ["some/{}.png"]),
+    "composites": (["CDD/haze/{}.png", "CDD/low_haze/{}.png", "CDD/snow/{}.png"], ["CDD/clear/{}.png"]),
+    "composites without a known one": (["CDD/low_snow/{}.png", "CDD/snow/{}.png"], ["CDD/clear/{}.png"]),
+    "another blur": (["s/blur/{}.png", "s/blur_gamma/{}.png"], ["s/sharp/{}.png"]),
+    "maps": (["some/masks/{}.png"], ["some/street/{}.png"]),
+    "degraded alone": (["some/rainy_image/{}.png"], ["some/street/{}.png"]),
+    "in one folder": (["O/0{}_outdoor_hazy.jpg"], ["O/0{}_outdoor_GT.jpg"]),
+    "in one folder, of SIDD": (["S/0001/NOISY_SRGB_01{}.PNG"], ["S/0001/GT_SRGB_01{}.PNG"]),
+    "in one folder, of PolyU": (["P/Canon_{}_Real.JPG"], ["P/Canon_{}_mean.JPG"]),
+    "in one folder, one of them without a word": (["x/{}_lq.png"], ["x/{}.png"]),
+    "a folder for each scene": (["s{}/input.png"], ["s{}/gt.png"]),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN_PAIRS)
+@pytest.mark.parametrize("upper", [False, True])
+def test_halves_of_pairs_that_are_not_known_are_refused_with_a_way_out(case: str, upper: bool, tmp_path: Path) -> None:
+    patterns = [pattern for half in UNKNOWN_PAIRS[case] for pattern in half]
+    build(tmp_path / "data", *(pattern.upper() if upper else pattern for pattern in patterns))
+    photographs(tmp_path / "others", 2)
+    for find in (training_tasks, tasks_to_test):
+        settings = DataSettings(data=(tmp_path / "data",), test_data=(tmp_path / "others",))
+        if find is tasks_to_test:
+            settings = DataSettings(data=(tmp_path / "others",), test_data=(tmp_path / "data",))
+        with pytest.raises(DataError, match=r"rename them; or give the folder of the clean ones alone"):
+            find(settings)
+
+
+@pytest.mark.parametrize("inner", ["LQ", "LQ/a", "data"])
+def test_a_degraded_half_given_alone_is_refused(inner: str, tmp_path: Path) -> None:
+    build(tmp_path / "set", f"{inner}/{{}}_rain.png", "gt/a/{}_clean.png")
+    with pytest.raises(DataError, match=rf"{inner.partition('/')[0]} has (images of which|degraded)"):
+        training_tasks(DataSettings(data=(tmp_path / "set" / inner,)))
+    assert training_tasks(DataSettings(data=(tmp_path / "set" / "gt",), degradations=("rain",)))[0].degraded is None
+
+
+CLEAN_ALONE = {
+    "years": ["2019/IMG_{}.jpg", "2020/IMG_{}.jpg"],
+    "the clean half": ["GT/{}.png"],
+    "the clean half of DIV2K": ["DIV2K_train_HR/000{}.png"],
+    "a folder called clean": ["clean/{}.png", "paris/DSC_77{}.jpg"],
+    "a data set beside one": ["clean/0000{}.png", "WED/0000{}.bmp"],
+    "tides": ["low_tide/{}.jpg", "high_tide/x{}.jpg"],
+    "weather": ["snow/{}.jpg", "beach/IMG_{}.jpg", "in the dark/night{}.jpg"],
+    "files with words": ["walks/dark_forest_{}.jpg", "walks/clear_lake_{}.jpg", "walks/snow.jpg", "walks/high.jpg"],
+    "edited": ["phone/IMG_000{}.JPG", "phone/IMG_E000{}.JPG"],
+    "data": ["data/source/{}.jpg"],
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("case", CLEAN_ALONE)
+def test_photographs_are_not_taken_for_halves(case: str, tmp_path: Path) -> None:
+    paths = build(tmp_path / "mine", *CLEAN_ALONE[case])
+    photographs(tmp_path / "others", 2)
+    (task,) = training_tasks(
+        DataSettings(data=(tmp_path / "mine",), test_data=(tmp_path / "others",), degradations=("noise25",))
+    )
+    assert set(task.clean) == paths
+
+
+def test_halves_with_training_and_test_images_in_each_are_refused(tmp_path: Path) -> None:
+    build(
+        tmp_path / "GoPro", *(f"{half}/{split}/s/{{}}.png" for half in ("blur", "sharp") for split in ("train", "test"))
+    )
+    with pytest.raises(DataError, match=r"within each half.*train/blur, train/sharp"):
+        training_tasks(DataSettings(data=(tmp_path,)))
+
+
+def test_equal_names_pair_whatever_is_in_them(tmp_path: Path) -> None:
+    names = ("scene_1_a", "scene_1_b", "7 of 9", "x_2", "10")
+    for folder, half in (("RESIDE-6K", "hazy"), ("RESIDE-6K", "GT"), ("Rain100L", "rain"), ("Rain100L", "norain")):
+        for i, name in enumerate(names):
+            write(tmp_path / folder / half / f"{name}.{'png' if i % 2 else 'jpg'}", pixels(name, 8, 8))
+    for task in training_tasks(DataSettings(data=(tmp_path,))):
+        assert task.degraded is not None
+        assert len(task.clean) == len(names)
+        pairs = (task.files(i) for i in range(len(names)))
+        assert all(degraded is not None and degraded.stem == clean.stem for degraded, clean in pairs)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "words"),
+    [
+        (["EUVP/trainA/{}.jpg", "EUVP/trainB/{}.jpg"], "trainA, trainB in .* have the same names of images"),
+        (["some/{}.png", "some/jpeg10/{}.jpg"], "some, jpeg10 in .* have the same names of images"),
+        (["H/rain/{}.png", "H/norain/{}.png", "H/{}.png"], "H has pairs, and 1.png, 2.png beside them, .*left out"),
+        (["H/rain/{}.png", "H/norain/{}.png", "H/paris/a{}.png"], "H has pairs, and paris/ beside them, .*left out"),
+        (
+            ["GoPro/blur/{}.png", "GoPro/sharp/{}.png", "GoPro/blur_gamma/{}.png"],
+            "called blur_gamma of GoPro is left out",
+        ),
+        (["GoPro/s/blur/{}.png", "GoPro/s/sharp/{}.png", "GoPro/mine/{}.png"], "called mine of GoPro is left out"),
+        (["CBSD68/original/{}.png", "CBSD68/noisy25/{}.png"], "called noisy25 of CBSD68 is left out"),
+    ],
+)
+def test_what_is_left_out_or_not_clear_is_named(patterns: list[str], words: str, tmp_path: Path) -> None:
+    build(tmp_path / "data", *patterns)
+    photographs(tmp_path / "others", 2)
+    settings = DataSettings(data=(tmp_path / "others",), test_data=(tmp_path / "data",), degradations=("noise25",))
+    with pytest.warns(HairWarning, match=words) as warned:
+        tasks_to_test(settings)
+    assert [one.filename for one in warned] == [__file__]
+
+
+def test_image_files_that_are_not_read_are_named(tmp_path: Path) -> None:
+    photographs(tmp_path / "mine", 3)
+    for name in ("a.NEF", "b.nef"):
+        (tmp_path / "mine" / name).touch()
+    with pytest.warns(
+        HairWarning, match=r"mine: 2 images \(a.NEF, b.nef\) left out: files ending in .nef are not read"
+    ):
+        (task,) = training_tasks(DataSettings(data=(tmp_path / "mine",), degradations=("rain",)))
+    assert {path.suffix for path in task.clean} == {".png"}
+
+
+def test_folders_whose_names_are_no_utf8(tmp_path: Path) -> None:
+    mine = tmp_path / os.fsdecode(b"ph\xe9otos")
+    photographs(tmp_path / "photos", 3)
+    try:
+        (tmp_path / "photos").rename(mine)
+    except OSError:
+        pytest.skip("names are text here")
+    tasks = tasks_to_test(DataSettings(data=(mine,), degradations=("rain",)))
+    assert [task.name.encode() for task in tasks] == [rb"ph\udce9otos rain"]
 
 
 def test_folders_may_be_called_after_degradations_if_data_sets_are_in_them(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from PIL.TiffImagePlugin import IFDRational
 
 from hairify.data import _decoding, _encoding
 from hairify.data._image import Image
-from hairify.data.images import SUFFIXES, find_images, read, read_rgb, write
+from hairify.data.images import SUFFIXES, find_images, find_unread, lost, read, read_rgb, readable, write
 from hairify.errors import DataError, ImageError, OptionError
 
 SHAPES = {"grey": (), "grey+alpha": (2,), "rgb": (3,), "rgba": (4,)}
@@ -412,6 +412,238 @@ def test_exif_goes_from_jpeg_to_tiff_and_back(tmp_path: Path) -> None:
     assert exif_facts(read(tmp_path / "c.jpg").exif) == exif_facts(exif_block(1))
 
 
+def test_exif_that_jpeg_has_no_room_for_is_left_out_and_said(tmp_path: Path) -> None:
+    notes = np.random.default_rng(0).bytes(70_000)
+    exif = PIL.Image.Exif()
+    exif[271] = "Camera & Sons"
+    exif.get_ifd(34665)[37500] = notes
+    block = exif.tobytes().removeprefix(b"Exif\0\0")
+    image = image_of(random_levels("rgb", np.uint8), exif=block)
+    for suffix in (".png", ".webp", ".tif"):
+        write(image, tmp_path / f"a{suffix}")
+        assert exif_facts(read(tmp_path / f"a{suffix}").exif) == exif_facts(block)
+        assert lost(image, suffix) == []
+        write(read(tmp_path / f"a{suffix}"), tmp_path / "b.jpg")
+        assert read(tmp_path / "b.jpg").exif is None
+    assert lost(image, ".jpg") == lost(image, ".jfif") == ["EXIF of more than 64 KiB"]
+    largest = image_of(random_levels("rgb", np.uint8), exif=block[: 65533 - 6])
+    assert lost(largest, ".jpg") == []
+    write(largest, tmp_path / "c.jpg")
+    assert read(tmp_path / "c.jpg").exif == largest.exif
+
+
+@every_depth
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        png_chunk(b"tEXt", b"prompt\0" + b"word " * 2_000_000),
+        png_chunk(b"zTXt", b"prompt\0\0" + zlib.compress(b"word " * 4_000_000)),
+        b"".join(png_chunk(b"iTXt", b"k%d\0\0\0\0\0" % i + b"x" * 900_000) for i in range(80)),
+        png_chunk(b"iCCP", b"profile\0\0" + zlib.compress(PROFILE + bytes(3_000_000))),
+        png_chunk(b"iCCP", b"profile\0\0damaged"),
+        png_chunk(b"prVt", bytes(20_000_000)),
+    ],
+    ids=["tEXt", "zTXt", "many iTXt", "iCCP", "damaged iCCP", "private"],
+)
+def test_large_or_damaged_chunks_beside_the_pixels_do_not_spoil_a_png(
+    chunks: bytes, dtype: Any, tmp_path: Path
+) -> None:
+    levels = random_levels("rgb", dtype)
+    (tmp_path / "a.png").write_bytes(png(levels, before=chunks, after=chunks if b"iCCP" not in chunks[:8] else b""))
+    image = read(tmp_path / "a.png")
+    assert_holds(image, levels)
+    if b"profile\0\0x" in chunks[:30]:
+        assert image.icc_profile == PROFILE + bytes(3_000_000)
+
+
+# What files say of colours and resolution.
+
+COLOUR = {
+    b"cICP": bytes([9, 16, 0, 1]),
+    b"gAMA": struct.pack(">I", 100_000),
+    b"cHRM": struct.pack(">8I", *range(30_000, 38_000, 1000)),
+}
+
+
+def chunks_of(content: bytes) -> dict[bytes, bytes]:
+    """The chunks of a PNG file by kind, in their order."""
+    found, place = {}, 8
+    while place < len(content):
+        length, kind = struct.unpack_from(">I4s", content, place)
+        found[kind] = content[place + 8 : place + 8 + length]
+        place += length + 12
+    return found
+
+
+@every_depth
+@pytest.mark.parametrize("kinds", [(b"cICP",), (b"gAMA", b"cHRM"), (b"sRGB",), (b"cICP", b"gAMA", b"cHRM", b"sRGB")])
+def test_png_keeps_what_it_says_of_its_colours(kinds: tuple[bytes, ...], dtype: Any, tmp_path: Path) -> None:
+    levels, contents = random_levels("rgb", dtype), COLOUR | {b"sRGB": b"\1"}
+    before = b"".join(png_chunk(kind, contents[kind]) for kind in kinds)
+    (tmp_path / "a.png").write_bytes(png(levels, before=before + png_chunk(b"iCCP", b"p\0\0" + zlib.compress(PROFILE))))
+    image = read(tmp_path / "a.png")
+    write(image, tmp_path / "b.PNG")
+    written = chunks_of((tmp_path / "b.PNG").read_bytes())
+    assert {kind: written[kind] for kind in kinds} == {kind: contents[kind] for kind in kinds}
+    assert not (COLOUR.keys() | {b"sRGB"}) & (written.keys() - set(kinds))
+    assert [*written].index(b"iCCP") < [*written].index(b"IDAT")
+    assert_holds(read(tmp_path / "b.PNG"), levels)
+    for suffix in (".jpg", ".tif"):
+        said = [what for what in lost(image, suffix) if "colours" in what]
+        assert bool(said) == (b"sRGB" not in kinds)
+        assert all(kind.decode() in said[0] for kind in kinds if said)
+
+
+def with_resolution(path: Path, across: float, down: float) -> None:
+    """Written by other libraries, in pixels per inch."""
+    picture = PIL.Image.fromarray(random_levels("rgb", np.uint8))
+    if path.suffix == ".tif":
+        tifffile.imwrite(path, np.asarray(picture), photometric="rgb", resolution=(across, down), resolutionunit="INCH")
+    else:
+        picture.save(path, dpi=(across, down))
+
+
+@pytest.mark.parametrize("inner", [".png", ".jpg", ".tif", ".bmp", ".jfif"])
+@pytest.mark.parametrize("outer", [".png", ".jpg", ".tif", ".bmp", ".jpe"])
+def test_resolution_is_kept_whatever_the_formats(inner: str, outer: str, tmp_path: Path) -> None:
+    source = tmp_path / f"a{inner}"
+    with_resolution(source, 300, 150)
+    image = read(source)
+    assert image.resolution == pytest.approx((300 / 0.0254, 150 / 0.0254), rel=1e-4)
+    write(image, tmp_path / f"b{outer}")
+    assert "resolution" not in lost(image, outer)
+    with PIL.Image.open(tmp_path / f"b{outer}") as opened:
+        assert opened.info["dpi"] == pytest.approx((300, 150), rel=1e-4)
+
+
+def test_resolution_in_centimetres_stays_so(tmp_path: Path) -> None:
+    with_resolution(tmp_path / "a.jpg", 118, 120)
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    assert content[6:10] == b"JFIF"
+    content[13] = 2
+    (tmp_path / "a.jpg").write_bytes(content)
+    write(read(tmp_path / "a.jpg"), tmp_path / "b.jpg")
+    with PIL.Image.open(tmp_path / "b.jpg") as opened:
+        assert (opened.info["jfif_unit"], opened.info["jfif_density"]) == (2, (118, 120))
+    write(read(tmp_path / "a.jpg"), tmp_path / "b.tif")
+    with tifffile.TiffFile(tmp_path / "b.tif") as tiff:
+        tags = tiff.pages.first.tags
+        assert [tags[name].value for name in ("XResolution", "YResolution", "ResolutionUnit")] == [
+            (118, 1),
+            (120, 1),
+            3,
+        ]
+
+
+def test_resolution_is_that_of_the_upright_image_and_may_be_absent(tmp_path: Path) -> None:
+    turned = png_chunk(b"pHYs", struct.pack(">IIB", 4000, 2000, 1)) + png_chunk(b"eXIf", exif_block(6))
+    (tmp_path / "a.png").write_bytes(png(random_levels("rgb", np.uint8), before=turned))
+    assert read(tmp_path / "a.png").resolution == (2000, 4000)
+    for content in (struct.pack(">IIB", 4, 3, 0), struct.pack(">IIB", 0, 3, 1), b"short"):
+        (tmp_path / "a.png").write_bytes(png(random_levels("rgb", np.uint8), before=png_chunk(b"pHYs", content)))
+        assert read(tmp_path / "a.png").resolution is None
+    with_resolution(tmp_path / "a.tif", 300, 300)
+    tifffile.imwrite(tmp_path / "b.tif", random_levels("rgb", np.uint8), photometric="rgb", bigtiff=True)
+    tifffile.imwrite(
+        *(tmp_path / "c.tif", random_levels("rgb", np.uint8)), photometric="rgb", bigtiff=True, resolution=(300, 300)
+    )
+    for name, known in (("a", True), ("b", False), ("c", True)):
+        assert (read(tmp_path / f"{name}.tif").resolution is not None) == known
+
+
+def test_webp_has_the_resolution_of_exif_alone(tmp_path: Path) -> None:
+    levels = random_levels("rgb", np.uint8)
+    image = image_of(levels, resolution=(4000.0, 4000.0))
+    assert lost(image, ".webp") == ["resolution"]
+    assert lost(image_of(levels, resolution=(4000.0, 4000.0), exif=exif_block(1)), ".webp") == []
+
+
+# Floating point, pages, other formats.
+
+
+@pytest.mark.parametrize("kind", SHAPES)
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+@pytest.mark.parametrize(
+    "options", [{}, {"compression": "zlib", "predictor": 3}, {"byteorder": ">"}, {"tile": (16, 16)}]
+)
+def test_reads_and_writes_tiff_of_floating_point(kind: str, dtype: Any, options: Any, tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).random((21, 34, *SHAPES[kind])).astype(dtype)
+    photometric = "rgb" if kind.startswith("rgb") else "minisblack"
+    extra = {"extrasamples": ["unassalpha"], "planarconfig": "contig"} if "a" in kind.removeprefix("grey") else {}
+    tifffile.imwrite(tmp_path / "a.tif", levels, photometric=photometric, **extra, **options)
+    image = read(tmp_path / "a.tif")
+    wanted = torch.from_numpy(levels.astype(np.float32).reshape(21, 34, -1)).permute(2, 0, 1)
+    assert image.bits == 32
+    assert image.grey == kind.startswith("grey")
+    assert torch.equal(image.pixels, wanted[:1].expand(3, -1, -1) if image.grey else wanted[:3])
+    if kind in ("grey+alpha", "rgba"):
+        assert torch.equal(image.alpha, wanted[-1:])
+    write(image, tmp_path / "b.tif")
+    assert np.array_equal(tifffile.imread(tmp_path / "b.tif"), levels.astype(np.float32))
+    write(image, tmp_path / "b.png")
+    assert read(tmp_path / "b.png").bits == 16
+    assert lost(image, ".tif") == []
+    assert lost(image, ".png") == ["floating-point values"]
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif", ".avif"])
+def test_pages_and_frames_are_counted(suffix: str, tmp_path: Path) -> None:
+    pictures = [PIL.Image.fromarray(np.roll(smooth_levels("rgb"), step, 0)) for step in range(3)]
+    pictures[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=pictures[1:])
+    assert read(tmp_path / f"a{suffix}").frames == 3
+    pictures[0].save(tmp_path / f"b{suffix}")
+    assert read(tmp_path / f"b{suffix}").frames == 1
+
+
+def test_thumbnails_are_no_pages(tmp_path: Path) -> None:
+    levels = random_levels("rgb", np.uint8, (64, 64))
+    with tifffile.TiffWriter(tmp_path / "a.tif") as tiff:
+        tiff.write(levels, photometric="rgb")
+        tiff.write(levels[::4, ::4], photometric="rgb", subfiletype=1)
+    assert read(tmp_path / "a.tif").frames == 1
+    deep = png_chunk(b"acTL", struct.pack(">II", 5, 0))
+    (tmp_path / "a.png").write_bytes(png(random_levels("rgb", np.uint16), before=deep))
+    assert read(tmp_path / "a.png").frames == 5
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".jp2", ".j2k", ".avif", ".ppm", ".qoi"])
+def test_reads_what_pillow_reads_beside(suffix: str, tmp_path: Path) -> None:
+    picture = PIL.Image.fromarray(smooth_levels("rgb"))
+    picture.save(tmp_path / f"a{suffix}")
+    with PIL.Image.open(tmp_path / f"a{suffix}") as opened:
+        assert_holds(read(tmp_path / f"a{suffix}"), np.asarray(opened.convert("RGB")))
+    assert find_images(tmp_path) == [tmp_path / f"a{suffix}"]
+    assert find_unread(tmp_path) == []
+
+
+def test_grey_of_16_bits_keeps_them_in_other_formats(tmp_path: Path) -> None:
+    levels = random_levels("grey", np.uint16)
+    PIL.Image.fromarray(levels).save(tmp_path / "a.jp2", irreversible=False)
+    header = f"P5 {levels.shape[1]} {levels.shape[0]} 65535\n".encode()
+    (tmp_path / "a.pgm").write_bytes(header + levels.astype(">u2").tobytes())
+    for suffix in (".jp2", ".pgm"):
+        assert_holds(read(tmp_path / f"a{suffix}"), levels)
+
+
+@pytest.mark.parametrize(
+    ("content", "package"),
+    [
+        (b"\0\0\0\x18ftypheic" + bytes(100), "pillow-heif"),
+        (b"\0\0\0\x1cftypmif1" + bytes(100), "pillow-heif"),
+        (b"\xff\x0a" + bytes(100), "pillow-jxl-plugin"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n" + bytes(100), "pillow-jxl-plugin"),
+    ],
+)
+def test_a_missing_plug_in_is_named(
+    content: bytes, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {name: one for name, one in PIL.Image.OPEN.items() if name not in ("HEIF", "JXL")}
+    monkeypatch.setattr(PIL.Image, "OPEN", known)
+    (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=f"the package {package} is installed"):
+        read(tmp_path / "a.jpg")
+
+
 def test_only_the_orientation_changes_in_exif(tmp_path: Path) -> None:
     path, exif = tmp_path / "a.jpg", exif_block(6)
     PIL.Image.fromarray(smooth_levels("rgb")).save(path, exif=b"Exif\0\0" + exif)
@@ -551,7 +783,9 @@ def test_values_are_rounded_and_clipped(suffix: str, tmp_path: Path) -> None:
     pixels = torch.tensor([-0.5, 0.0, 0.4 / 255, 0.6 / 255, 254.4 / 255, 1.0, 1.5]).repeat_interleave(16)
     write(Image(pixels.expand(3, 16, -1)), tmp_path / f"a{suffix}", quality=100)
     got = (read_rgb(tmp_path / f"a{suffix}") * 255).round()[0, 8, 8::16]
-    assert (got - torch.tensor([0, 0, 0, 1, 254, 255, 255])).abs().max() <= (suffix in (".jpg", ".jpeg", ".webp"))
+    assert (got - torch.tensor([0, 0, 0, 1, 254, 255, 255])).abs().max() <= (
+        suffix not in (".png", ".tif", ".tiff", ".bmp")
+    )
 
 
 def test_a_grey_image_is_the_mean_of_its_channels(tmp_path: Path) -> None:
@@ -641,9 +875,15 @@ def test_damaged_files_are_read_or_told(encode: Callable[[], bytes], tmp_path: P
 
 def test_kinds_that_are_not_photographs_are_told(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
-    for dtype in (np.float32, np.int16, np.uint32):
+    for dtype in (np.int8, np.int16, np.uint32, np.complex64):
         tifffile.imwrite(path, np.ones((8, 8), dtype))
-        with pytest.raises(ImageError, match=r"a\.tif"):
+        with pytest.raises(ImageError, match=rf"a\.tif.*its values are {np.dtype(dtype)}.*Convert it"):
+            read(path)
+    for value, said in ((255, "from 0 to 255"), (-0.5, "from -0.5 to 0"), (np.nan, "from nan to nan")):
+        levels = np.zeros((8, 8), np.float32)
+        levels[2, 3] = value
+        tifffile.imwrite(path, levels)
+        with pytest.raises(ImageError, match=rf"a\.tif.*its values are {said}.*\[0, 1\].*Scale it"):
             read(path)
 
 
@@ -736,6 +976,16 @@ def test_finds_images_by_their_endings_sorted_and_without_what_is_hidden(tmp_pat
     assert [path.name for path in find_images(tmp_path, recursive=False)] == ["a.jpeg", "b.PNG"]
     with pytest.raises(DataError, match="There is no folder"):
         find_images(tmp_path / "none")
+
+
+def test_what_is_not_read_is_found_by_itself(tmp_path: Path) -> None:
+    for name in ("a.PNG", "b.JFIF", "c.nef", "d.CR2", "sub/e.psd", "f.heic", "g.txt", ".h.dng"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    unread = {"c.nef", "d.CR2", "sub/e.psd"} | ({"f.heic"} - {f"f{suffix}" for suffix in readable()})
+    assert [path.relative_to(tmp_path).as_posix() for path in find_unread(tmp_path)] == sorted(unread, key=Path)
+    assert {path.name for path in find_images(tmp_path)} >= {"a.PNG", "b.JFIF"}
+    assert not set(find_images(tmp_path)) & set(find_unread(tmp_path))
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:

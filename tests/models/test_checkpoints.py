@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+import datetime
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from reference import published_state
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from util import assert_unchanged, snapshot
 
 from hairify.errors import CheckpointError
@@ -51,14 +55,125 @@ def test_the_published_sizes(name: str) -> None:
     assert_loaded(model, state)
 
 
-@pytest.mark.parametrize("wrapping", [None, "state_dict", "params", "params_ema", "model"])
-@pytest.mark.parametrize("prefix", ["", "net.", "module.", "module.net."])
+def behind(prefix: str, state: dict[str, Tensor]) -> dict[str, Any]:
+    return {prefix + key: value for key, value in state.items()}
+
+
+WRAPPINGS = ("state_dict", "params", "params_ema", "model", "model_state_dict", "net", "ema", "state_dict_ema", "mine")
+PREFIXES = ("net.", "module.", "module.net.", "model.", "_orig_mod.", "module._orig_mod.", "model.net_g.module.")
+
+
+@pytest.mark.parametrize(
+    ("wrapping", "prefix"), [*((one, "net.") for one in (None, *WRAPPINGS)), *((None, one) for one in PREFIXES)]
+)
 def test_wrappings_and_prefixes(wrapping: str | None, prefix: str, tmp_path: Path) -> None:
     state, model = SMALL["restormer"]().state_dict(), SMALL["restormer"]()
-    checkpoint: dict[str, Any] = {prefix + key: value for key, value in state.items()}
+    checkpoint = behind(prefix, state)
     torch.save({wrapping: checkpoint, "epoch": 3} if wrapping else checkpoint, tmp_path / "published.ckpt")
     load_weights(model, str(tmp_path / "published.ckpt"))
     assert_loaded(model, state)
+
+
+def two_layers() -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 1))
+
+
+class Options:
+    """A class of the training code."""
+
+    def __init__(self) -> None:
+        self.rate, self.sizes = 1e-4, [1, 2]
+
+
+def trained_with(state: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Any]:
+    """Checkpoints of which `state` is to be taken, with what wrappers, averages and tools add; `other` is not meant."""
+    network, compiled = two_layers(), two_layers()
+    network.load_state_dict(state)
+    compiled.load_state_dict(state)
+    compiled[2] = torch.compile(compiled[2])
+    optimizer = torch.optim.Adam(network.parameters())
+    network(torch.ones(2, 3, 8, 8)).sum().backward()
+    counts = {name: torch.zeros(1) for name in ("total_ops", "0.total_params", "2.total_ops")}
+    discriminator = nn.Linear(2, 2).state_dict()
+    network.load_state_dict(state)
+    beside = {
+        "score": np.float32(31.2),
+        "best": [np.float64(3), np.int64(7), np.arange(3)],
+        "where": Path("runs"),
+        "when": datetime.datetime(2020, 1, 2),
+        "options": argparse.Namespace(rate=np.float64(1e-4), folder=Path("data")),
+        "more": Options(),
+        "optimizer": optimizer.state_dict(),
+    }
+    return {
+        "a part compiled": compiled.state_dict(),
+        "AveragedModel": AveragedModel(nn.DataParallel(network)).state_dict(),
+        "operations counted": state | counts,
+        "one of two networks": {"state_dict": behind("generator.", state) | behind("discriminator.", discriminator)},
+        "one of two files": {"netG": state, "netD": discriminator},
+        "averages behind a prefix": behind("model.", other) | behind("ema_model.", state),
+        "averages in a dict": {"model": other, "ema": {"module": state, "decay": 0.999}},
+        "a dict within a dict": {"checkpoint": {"model": {"state_dict": state}}},
+        "what lies beside": {"state_dict": state} | beside,
+    }
+
+
+@pytest.mark.parametrize("case", trained_with(*(two_layers().state_dict() for _ in range(2))))
+def test_what_training_code_adds_is_passed_over(case: str, tmp_path: Path) -> None:
+    state, other, model = two_layers().state_dict(), two_layers().state_dict(), two_layers()
+    torch.save(trained_with(state, other)[case], tmp_path / "trained.pth")
+    load_weights(model, tmp_path / "trained.pth")
+    assert_loaded(model, state)
+
+
+def test_names_of_a_compiled_network_and_of_its_original_fit_both() -> None:
+    state, model = two_layers().state_dict(), two_layers()
+    load_weights(torch.compile(model), state)
+    assert_loaded(model, state)
+
+
+def test_files_of_the_form_before_1_6_may_have_scores_and_options(tmp_path: Path) -> None:
+    state, model = two_layers().state_dict(), two_layers()
+    content = {"state_dict": state, "score": np.float64(3), "options": argparse.Namespace(rate=np.float32(1))}
+    torch.save(content, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    load_weights(model, tmp_path / "old.pth")
+    assert_loaded(model, state)
+
+
+class Several(dict[str, Any]):
+    """A dict of the training code, which is built by code."""
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda state: {"a": state, "b": state}, r"several state_dicts, under 'a', 'b'"),
+        (lambda state: {"ema_1": state, "ema_2": state}, r"several state_dicts, under 'ema_1', 'ema_2'"),
+        (lambda state: behind("net.", state) | behind("model.", state), r"several times, behind 'model\.', 'net\.'"),
+        (lambda state: behind("mine.", state), r"stand behind 'mine\.' there: give the state_dict without that"),
+        (lambda state: state | behind("_orig_mod.", state), r"twice, with `_orig_mod\.`"),
+        (lambda _: two_layers(), r"a whole module.*weights_only=False\)\.state_dict\(\)"),
+        (lambda _: {"model": two_layers()}, r"a whole module.*weights_only=False\)\['model'\]\.state_dict\(\)"),
+        (lambda state: {"net": state, "options": Several(a=1)}, r"without running code.*weights alone.*'weights\.pth'"),
+        (lambda state: {"net": state, "options": slice(3)}, r"without running code: it holds slice.*weights alone"),
+    ],
+)
+def test_what_is_not_clear_or_not_safe_is_refused_with_a_way_out(
+    content: Callable[[dict[str, Tensor]], Any], words: str, tmp_path: Path
+) -> None:
+    model = two_layers()
+    before = snapshot(model)
+    torch.save(content(two_layers().state_dict()), tmp_path / "trained.pth")
+    with pytest.raises(CheckpointError, match=words):
+        load_weights(model, tmp_path / "trained.pth")
+    assert_unchanged(model, before, random=False)
+
+
+@pytest.mark.filterwarnings("ignore")  # of TorchScript, that it is old, and of loading it
+def test_a_program_of_torchscript_is_named(tmp_path: Path) -> None:
+    torch.jit.script(two_layers()).save(tmp_path / "program.pt")
+    with pytest.raises(CheckpointError, match=r"TorchScript program.*torch\.jit\.load"):
+        load_weights(two_layers(), tmp_path / "program.pt")
 
 
 def test_averaged_weights_come_before_others() -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -10,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 from networks import small_restormer
@@ -249,6 +254,85 @@ def test_formats(tmp_path: Path) -> None:
         assert bool(outcome.message) == bool(words)
         assert (read(outcome.target).pixels.mean() - image.pixels.mean()).abs() < 0.02
     assert planned([source], tmp_path / "out", SETTINGS)[0].target == tmp_path / "out" / "a.PNG"
+
+
+def picture(seed: int = 0) -> PIL.Image.Image:
+    return PIL.Image.fromarray(np.random.default_rng(seed).integers(0, 255, (40, 48, 3), dtype=np.uint8))
+
+
+@pytest.mark.parametrize("name", ["scan.tif", "moving.webp", "moving.png", "moving.gif", "moving.avif"])
+def test_pages_and_frames_beyond_the_first_are_said(name: str, tmp_path: Path) -> None:
+    picture().save(tmp_path / name, save_all=True, append_images=[picture(1), picture(2)])
+    (outcome,) = restore(Unchanged(), [tmp_path / name], tmp_path / "out")
+    assert outcome.status == "restored in part"
+    assert "Of its 3 pages or frames, the first alone is restored." in outcome.message
+    assert outcome.target is not None
+    assert (read(outcome.target).pixels - read(tmp_path / name).pixels).abs().mean() < 0.06
+    assert read(outcome.target).frames == 1
+
+
+def test_formats_that_are_not_written_become_png(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.GIF", "b.jp2", "c.avif", "c.png", "d.JFIF", "e.jpe"):
+        picture().save(folder / name, {"d.JFIF": "JPEG", "e.jpe": "JPEG"}.get(name))
+    outcomes = restore(Unchanged(), [folder, folder / "a.GIF"], tmp_path / "out")
+    assert {outcome.status for outcome in outcomes} == {"restored"}
+    names = {outcome.target.relative_to(tmp_path / "out").as_posix() for outcome in outcomes if outcome.target}
+    assert names == {"a.GIF.png", "b.jp2.png", "c.avif.png", "c.png", "d.JFIF", "e.jpe"}
+    assert torch.equal(read(tmp_path / "out" / "a.GIF.png").pixels, read(folder / "a.GIF").pixels)
+    jpeg = planned([folder / "a.GIF"], tmp_path / "out", RestoringSettings(output_format="jpg"))
+    assert [job.target for job in jpeg] == [tmp_path / "out" / "a.jpg"]
+
+
+def test_image_files_that_are_not_read_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    monkeypatch.setattr(PIL.Image, "OPEN", {k: one for k, one in PIL.Image.OPEN.items() if k not in ("HEIF", "JXL")})
+    picture().save(folder / "a.png")
+    (folder / "phone.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    (folder / "new.jxl").write_bytes(b"\xff\x0a" + bytes(100))
+    picture().save(folder / "shared.heic", "JPEG")  # as telephones send them
+    picture().save(folder / "raw.NEF", "TIFF")  # as cameras put a thumbnail first
+    (folder / "layers.psd").write_bytes(b"8BPS" + bytes(100))
+    (folder / "notes.txt").touch()
+    by_name = {one.source.name: one for one in restore(Unchanged(), [folder], tmp_path / "out")}
+    assert {name for name, one in by_name.items() if one.status == "restored"} == {"a.png", "shared.heic"}
+    words = {
+        "phone.HEIC": "pillow-heif",
+        "new.jxl": "pillow-jxl-plugin",
+        "raw.NEF": "TIFF or PNG",
+        "layers.psd": ".psd",
+    }
+    assert {name for name, one in by_name.items() if one.status == "failed"} == set(words)
+    assert all(words[name] in one.message for name, one in by_name.items() if one.status == "failed")
+
+
+@pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")
+def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    for name in (b"a\xe9.png", b"\xff\xfe.tif"):
+        write(photograph(), folder / os.fsdecode(name))
+    (folder / os.fsdecode(b"broken\xe9.jpg")).touch()
+    outcomes = restore(Unchanged(), [folder], tmp_path / os.fsdecode(b"\xe9"))
+    assert sorted(outcome.status for outcome in outcomes) == ["failed", "restored", "restored"]
+    assert sorted(os.listdir(os.fsencode(tmp_path) + b"/\xe9")) == [b"a\xe9.png", b"\xff\xfe.tif"]
+
+
+def test_what_the_format_cannot_keep_is_said(tmp_path: Path) -> None:
+    exif = b"II*\0" + struct.pack("<IHHHIII", 8, 1, 37500, 7, 70_000, 26, 0) + bytes(70_000)
+    image = photograph(exif=exif, resolution=(4000.0, 4000.0), colour_chunks=((b"gAMA", struct.pack(">I", 100_000)),))
+    write(image, tmp_path / "a.png")
+    said = {"png": "", "jpg": "EXIF of more than 64 KiB, colours as gAMA say", "webp": "gAMA say, resolution"}
+    for ending, words in said.items():
+        settings = RestoringSettings(output_format=ending)  # type: ignore[arg-type]
+        (outcome,) = restore(Unchanged(), [tmp_path / "a.png"], tmp_path / "out", settings=settings)
+        assert outcome.status == "restored"
+        assert words in outcome.message
+        assert bool(outcome.message) == bool(words)
+    kept = read(tmp_path / "out" / "a.png")
+    assert (kept.exif, kept.resolution, kept.colour_chunks) == (exif, image.resolution, image.colour_chunks)
 
 
 def test_quality(tmp_path: Path) -> None:

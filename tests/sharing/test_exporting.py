@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
@@ -93,8 +95,85 @@ def test_a_file_that_computes_something_else_is_not_written(tmp_path: Path) -> N
             return x + torch.rand_like(x)
 
     for size in (None, (16, 24)):
-        with pytest.raises(ExportError, match="computes something else: it differs by"):
+        with pytest.raises(ExportError, match=r"computes something else: on \d image\(s\) of \d+ × \d+ pixels"):
             export(Chance(), tmp_path / "chance.pt2", multiple=1, size=size)
+    assert not list(tmp_path.iterdir())
+
+
+class Doubling(nn.Module):
+    """Doubles images of some sizes."""
+
+    def __init__(self, doubled: Callable[[int, int], bool]) -> None:
+        super().__init__()
+        self.layer, self.doubled = nn.Conv2d(3, 3, 3, padding=1), doubled
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x * 2 if self.doubled(*x.shape[2:]) else x)
+
+
+@pytest.mark.parametrize(
+    ("doubled", "shown"),
+    [
+        (lambda h, w: w > h, lambda h, w: w <= h),  # true of the example
+        (lambda h, w: h == w, lambda h, w: h == w),
+        (lambda h, w: h % 16 == 0, lambda h, w: h % 16 == 0),
+        (lambda h, w: max(h, w) > 384, lambda h, w: max(h, w) > 384),
+        (lambda h, w: h * w > 256 * 256, lambda h, w: h * w > 256 * 256),
+        (lambda h, w: min(h, w) < 48, lambda h, w: min(h, w) < 48),
+    ],
+    ids=["landscape", "square", "multiples of 16", "long", "large", "small"],
+)
+@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
+def test_a_branch_on_sizes_is_refused_with_a_size_that_shows_it(
+    doubled: Callable[[int, int], bool], shown: Callable[[int, int], bool], ending: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ExportError, match=r"exported as (computes|does not run).*A fixed `size`") as caught:
+        export(Doubling(doubled), tmp_path / f"net{ending}", multiple=1)
+    size = re.search(r"(\d+) × (\d+) pixels", str(caught.value))
+    assert size is not None
+    assert shown(int(size[1]), int(size[2]))
+    assert not list(tmp_path.iterdir())
+    assert export(Doubling(doubled), tmp_path / f"net{ending}", multiple=1, size=(48, 64)) == pytest.approx(0, abs=1e-5)
+
+
+def test_sizes_that_the_network_does_not_take_are_no_fault_of_the_file(tmp_path: Path) -> None:
+    class Large(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            torch._check(x.shape[2] >= 64)
+            torch._check(x.shape[3] >= 64)
+            return x * 2
+
+    assert export(Large(), tmp_path / "large.pt2", multiple=1) == 0
+
+
+@pytest.mark.parametrize("size", [None, (32, 48)])
+@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
+def test_every_failure_is_named_with_a_way_out(ending: str, size: tuple[int, int] | None, tmp_path: Path) -> None:
+    class Raises(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError("not this one")
+
+    class Smaller(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x[:, :, 1:]
+
+    class ByNumPy(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.from_numpy(x.numpy() * 2)
+
+    named = {Raises: "ValueError: not this one", Smaller: "Smaller made", ByNumPy: "numpy"}
+    for network, words in named.items():
+        with pytest.raises(ExportError, match=rf"{network.__name__} cannot be exported for .*{words}.*`bake`"):
+            export(network(), tmp_path / f"net{ending}", multiple=1, size=size)
+    assert not list(tmp_path.iterdir())
+
+
+def test_precisions_that_the_runtime_lacks_are_named(tmp_path: Path) -> None:
+    for network in (nn.Conv2d(3, 3, 1).double(), nn.Conv2d(3, 3, 1).bfloat16()):
+        with pytest.raises(ExportError, match=r"make the network float32 first \(`\.float\(\)`\)"):
+            export(network, tmp_path / "net.onnx", multiple=1)
+        assert export(network, tmp_path / "net.PT2", multiple=1) == 0
+        (tmp_path / "net.PT2").unlink()
     assert not list(tmp_path.iterdir())
 
 
@@ -128,6 +207,10 @@ def test_what_is_not_accepted_is_named_and_writes_nothing(hair: HairModel, tmp_p
         export(hair, tmp_path / "nowhere" / "hair.onnx", multiple=1)
     with pytest.raises(OptionError, match="accepted are multiples of 8"):
         export(hair, tmp_path / "hair.onnx", multiple=8, size=(16, 20))
+    (tmp_path / "folder.onnx").mkdir()
+    with pytest.raises(OptionError, match="that is a folder"):
+        export(hair, tmp_path / "folder.onnx", multiple=1)
+    (tmp_path / "folder.onnx").rmdir()
     with pytest.raises(OptionError, match="a TwoInputs has no GIV"):
         export(TwoInputs(), tmp_path / "static.onnx", multiple=1, giv_input=True)
 
@@ -135,6 +218,6 @@ def test_what_is_not_accepted_is_named_and_writes_nothing(hair: HairModel, tmp_p
         def forward(self, x: Tensor) -> Tensor:
             return x if float(x.mean()) > 0.5 else x * 2
 
-    with pytest.raises(ExportError, match="PyTorch cannot export Branches with any size"):
+    with pytest.raises(ExportError, match=r"Branches cannot be exported for images of any size: .*A fixed `size`"):
         export(Branches(), tmp_path / "static.onnx", multiple=1)
     assert not list(tmp_path.iterdir())

@@ -14,7 +14,7 @@ from hairify._support.counting import count
 from hairify._support.files import write_text
 from hairify.ablation.running import AblationSettings, ablate
 from hairify.ablation.tables import Run
-from hairify.cli._common import CONFIG, console, say, say_unreadable
+from hairify.cli._common import CONFIG, check_output, console, say, say_unreadable
 from hairify.cli.options import table_name, to_toml
 from hairify.data.datasets import DataSettings, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
@@ -40,12 +40,13 @@ def run(
     [dim]hairify ablate --data photographs --output ablation --steps 20000 --seeds 3
     hairify ablate --data photographs --output splits --steps 20000 --splits 0.25,0.5,0.75[/dim]
     """
+    check_output(output)
     _check(network, output)
     tasks, tests = training_tasks(data), test_tasks(data)
     base = network.build(0)
 
     def write_config() -> None:
-        write_text(output / CONFIG, to_toml(network, data, training, ablation))
+        write_text(output / CONFIG, to_toml(network, data, training, ablation), errors="surrogateescape")
 
     def train_and_score(model: nn.Module, seed: int, name: str) -> Mapping[str, Score]:
         say((name, "bold"), f", seed {seed}: {count(model):,} parameters")

@@ -29,8 +29,8 @@ def run(
 ) -> int:
     """Restore photographs of any size, in overlapping tiles that share the weights which the whole image selects.
 
-    Depth (8 or 16 bits), grey, transparency, orientation and colour profile stay as they are. What cannot be read is
-    named, the rest goes on, and the exit status is 1.
+    Depth (8 or 16 bits), grey, transparency, orientation, resolution and colour profile stay as they are. What cannot
+    be read, and pages or frames beyond the first, are named, the rest goes on, and the exit status is 1.
 
     [dim]hairify restore holiday/ portrait.tif --model run --output restored[/dim]
     """
@@ -59,4 +59,4 @@ def run(
         )
     by_status = Counter(outcome.status for outcome in outcomes)
     say(", ".join(f"{count} {status}" for status, count in by_status.items()) + f"; see {output}")
-    return int(by_status["failed"] > 0)
+    return int(by_status["failed"] + by_status["restored in part"] > 0)

@@ -15,7 +15,7 @@ from hairify import HairModel
 from hairify._support.counting import count
 from hairify._support.files import write_text
 from hairify.cli import INTERRUPTED
-from hairify.cli._common import CONFIG, console, say, say_unreadable
+from hairify.cli._common import CONFIG, check_output, console, say, say_unreadable
 from hairify.cli.options import in_flags, to_toml
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
@@ -42,6 +42,7 @@ def run(
     hairify train --output run --resume
     accelerate launch --num_processes 8 -m hairify train --data data --output run[/dim]
     """
+    check_output(output)
     tasks = training_tasks(data)
     tests, without = _held_out(data) if training.validate_every else ([], "")
     model = network.restorer(training.seed)
@@ -53,7 +54,7 @@ def run(
 
     def write_config() -> None:
         output.mkdir(parents=True, exist_ok=True)
-        write_text(output / CONFIG, to_toml(network, data, training))
+        write_text(output / CONFIG, to_toml(network, data, training), errors="surrogateescape")
 
     multiple_of = functools.cache(smallest_multiple)  # of the one network: finding it out takes some runs
     samples = TrainingSamples(tasks, data.patch_size, training.seed, int(data.image_cache * 2**30))
