@@ -28,7 +28,7 @@ bench: $(VENV)/.installed-bench ## measure time and memory of converted networks
 bench-kernels: $(VENV)/.installed-bench ## measure the kernels by which per-image operations are computed
 	$(BIN)/python -m benchmarks.kernels $(ARGS)
 
-bench-planning: $(VENV)/.installed-zoo ## measure what converting takes, in seconds and memory
+bench-planning: $(VENV)/.installed-bench ## measure what converting takes, in seconds and memory
 	$(BIN)/python -m benchmarks.planning $(ARGS)
 
 # In no environment of its own: the PyTorch that is installed is the one for this GPU.

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from benchmarks import memory
+from benchmarks.networks import build
 from benchmarks.report import table
 from hairify import hairify
 from hairify._support.counting import count
@@ -20,27 +21,11 @@ from hairify.models import airnet, restormer, unet
 _MEBIBYTE = 2**20
 
 
-def _swinir() -> nn.Module:
-    from spandrel.architectures.SwinIR import SwinIR  # of the extra `zoo`
-
-    return SwinIR(
-        img_size=64,
-        window_size=8,
-        depths=[6] * 6,
-        embed_dim=180,
-        num_heads=[6] * 6,
-        mlp_ratio=2,
-        upscale=1,
-        upsampler="",
-        resi_connection="1conv",
-    )
-
-
 CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], dict[str, Any]]] = {
     "unet": (unet, (256, 256), {}),
     "restormer": (restormer, (64, 96), {}),
     "airnet": (airnet, (64, 96), {"split_at": "R.body.2", "include": ("R.body.3", "R.body.4")}),
-    "swinir": (_swinir, (64, 96), {}),
+    "swinir": (lambda: build("swinir"), (64, 96), {}),
 }
 """Network, size of the example image, and options of the conversion."""
 
