@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import broadcast  # type: ignore[import-untyped]
 from torch import Tensor, nn
+from torch.autograd.graph import Node, get_gradient_edge
 
 from hairify._support.copying import copy_model
 from hairify.data.samples import Batch
@@ -23,7 +24,7 @@ from hairify.nn._moments_dac import MomentsDAC
 from hairify.training._averaging import WeightAverage
 from hairify.training._losses import Loss, loss_for
 from hairify.training._optimizer import RELATIVE_RATE, adamw, load_state_tensors, state_tensors
-from hairify.training._reachability import teaches_giv, unreached
+from hairify.training._reachability import added_parameters, reached, teaches_giv
 from hairify.training._settings import TrainingSettings
 from hairify.training._sharding import like, whole
 
@@ -57,13 +58,16 @@ class Objective(nn.Module):
         classify: weight of a second loss, by which a linear classifier, trained beside a network with a GIV, tells the
             degradation from the GIV of its first run on a step's images; 0: none.
         classes: number of degradations.
+        sharded: give every parameter a gradient, zero where a step does not use it: FSDP sums those that processes
+            have in their order, which must be the same in all.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss, classify: float, classes: int) -> None:
+    def __init__(self, network: nn.Module, loss: Loss, classify: float, classes: int, *, sharded: bool) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.classify = classify
+        self.sharded = sharded
         self.classifier: nn.Linear | None = None
         self._giv: Tensor | None = None
         if classify:
@@ -75,8 +79,10 @@ class Objective(nn.Module):
         if self._giv is None:
             self._giv = giv
 
-    def forward(self, degraded: Tensor, clean: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(self, degraded: Tensor, clean: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """What is brought down, and the loss alone, both (B,), of images (B, 3, H, W) in [0, 1].
+
+        The third, of a sharded network, is which of its trainable parameters these depend on.
 
         Args:
             degraded: the network's input.
@@ -90,13 +96,28 @@ class Objective(nn.Module):
                 f"The loss has shape {tuple(losses.shape)} for {len(degraded)} images; needed is one number for each, "
                 f"({len(degraded)},). Take the mean over all dimensions but the first."
             )
-        if self.classifier is None:
-            return losses, losses
-        giv, self._giv = self._giv, None
-        assert giv is not None
-        assert labels is not None
-        logits = self.classifier(giv.float())
-        return losses + self.classify * nn.functional.cross_entropy(logits, labels, reduction="none"), losses
+        objective = losses
+        if self.classifier is not None:
+            giv, self._giv = self._giv, None
+            assert giv is not None
+            logits = self.classifier(giv.float())
+            objective = losses + self.classify * nn.functional.cross_entropy(logits, labels, reduction="none")
+        if not self.sharded:
+            return objective, losses, None
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return objective + 0 * sum(p.real.sum() for p in trained), losses, _used(objective, trained)
+
+
+def _used(output: Tensor, parameters: Sequence[Tensor]) -> Tensor:
+    """Which parameters an output depends on, as far as autograd's graph shows it."""
+    waiting: list[Node | None] = [output.grad_fn]
+    met: set[Node] = set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in met:
+            met.add(node)
+            waiting += [following for following, _ in node.next_functions]
+    return torch.tensor([get_gradient_edge(p).node in met for p in parameters], device=output.device)
 
 
 def _why_not_classify(network: nn.Module, loss: Loss, degraded: Tensor, clean: Tensor, classes: int) -> str | None:
@@ -130,13 +151,14 @@ class Learner:
         calibration: degraded images (B, 3, H, W) on which a network with a GIV is calibrated before it learns.
 
     Attributes:
-        frozen: names of the parameters that are not trained since no loss reaches them.
+        idle: names of the parameters that got no gradient in a trial: layers that some steps use, or none.
         classify: weight of telling the degradation from the GIV; 0 where that is not taught.
         skipped: how many of the last updates, without a break, fp16 has left out since a gradient was not finite.
 
     Raises:
         OptionError: the settings do not fit the network.
-        TrainingError: there is nothing to train, or `weights` are of another network.
+        TrainingError: there is nothing to train, or nothing of what was added to a network for its GIV; the network
+            cannot be run on the samples; or `weights` are of another network.
     """
 
     def __init__(
@@ -161,16 +183,11 @@ class Learner:
             self._agree_on(self._network)  # devices round differently
         if settings.freeze_base and isinstance(self._network, HairModel):
             _keep_statistics(self._network.base)
-        self.frozen = unreached(self._network, loss, *self._images(example))
-        for name in self.frozen:
-            self._network.get_parameter(name).requires_grad_(False)
-        if not any(parameter.requires_grad for parameter in self._network.parameters()):
-            raise TrainingError(
-                "There is nothing to train: the loss reaches no parameter of the network that requires gradients."
-            )
+        self.idle = _idle(self._network, loss, *self._images(example))
         classes = max(degradations) + 1
         self.classify = self._weight_of_classifying(loss, example, classes)
-        self._parts = Objective(self._network, loss, self.classify, classes).to(accelerator.device)
+        self._parts = Objective(self._network, loss, self.classify, classes, sharded=settings.fsdp)
+        self._parts.to(accelerator.device)
         if self._parts.classifier is not None:
             self._agree_on(self._parts.classifier)  # each process draws its own
         self._degradations = torch.tensor(degradations)
@@ -208,19 +225,35 @@ class Learner:
             batches: this process's micro-batches.
             asked: whether this process was asked to end.
         """
-        rows = torch.cat([self._add_gradients(batch, last=batch is batches[-1]) for batch in batches])
+        added = [self._add_gradients(batch, last=batch is batches[-1]) for batch in batches]
+        rows = torch.cat([rows for rows, _ in added])
+        self._leave_out_unused([used for _, used in added if used is not None])
         rows = self._accelerator.gather(torch.cat([rows, torch.full_like(rows[:, :1], asked())], dim=1)).cpu()
         norm = self._accelerator.clip_grad_norm_(self._objective.parameters(), self._settings.clip_norm or math.inf)
         return Gradients(rows[:, 0].double(), rows[:, 1].int().tolist(), float(whole(norm)), bool(rows[:, 2].any()))
 
-    def _add_gradients(self, batch: Batch, *, last: bool) -> Tensor:
-        """Those of a micro-batch, exchanged between processes after the last; returns losses and tasks (B, 2)."""
+    def _leave_out_unused(self, used: Sequence[Tensor]) -> None:
+        """Take the gradients of zero from the parameters that no process used, of those of the micro-batches."""
+        if not used:
+            return
+        somewhere = self._accelerator.gather(torch.stack([*used])).any(0).tolist()
+        trained = [parameter for parameter in self._parts.parameters() if parameter.requires_grad]
+        for parameter, is_used in zip(trained, somewhere, strict=True):
+            # Not zero: a checkpoint of a kind that hides from the graph what it uses.
+            if not is_used and parameter.grad is not None and not whole(parameter.grad).any():
+                parameter.grad = None
+
+    def _add_gradients(self, batch: Batch, *, last: bool) -> tuple[Tensor, Tensor | None]:
+        """Those of a micro-batch, exchanged between processes after the last.
+
+        Returns losses and tasks (B, 2), and of a sharded network, which parameters it used.
+        """
         with contextlib.nullcontext() if last else self._accelerator.no_sync(self._objective):
             with self._accelerator.autocast():
                 labels = self._degradations[batch["task"]].to(self._accelerator.device)
-                objective, losses = self._objective(*self._images(batch), labels)
+                objective, losses, used = self._objective(*self._images(batch), labels)
             self._accelerator.backward(objective.mean() / self._settings.accumulation)
-        return torch.stack([losses.detach().float(), batch["task"].to(losses)], dim=1)
+        return torch.stack([losses.detach().float(), batch["task"].to(losses)], dim=1), used
 
     def update(self, step: int, rate: float) -> None:
         """Change the weights, at this learning rate, by the gradients of a step."""
@@ -292,6 +325,34 @@ class Learner:
     def _images(self, batch: Batch) -> tuple[Tensor, Tensor]:
         device = self._accelerator.device
         return batch["degraded"].to(device, non_blocking=True), batch["clean"].to(device, non_blocking=True)
+
+
+_NOTHING_ADDED = (
+    "They work behind the split: let the network return the restored image alone, or convert what makes it "
+    "(`split_at`, `include`)."
+)
+
+
+def _idle(network: nn.Module, loss: Loss, degraded: Tensor, clean: Tensor) -> list[str]:
+    """The parameters that a trial does not reach, where it reaches what is to be trained.
+
+    Raises:
+        TrainingError: it reaches nothing; or of a network with a GIV, nothing that makes it depend on that.
+    """
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    added = (added_parameters(network) or set()) & trainable
+    found = reached(network, loss, degraded, clean, added or trainable)
+    if not found:
+        raise TrainingError(
+            "There is nothing to train: the loss reaches no parameter of the network that requires gradients."
+        )
+    if added and not found & added:
+        assert isinstance(network, (HairModel, ConditionalEmbedding))
+        raise TrainingError(
+            "Nothing that was added to the network would learn: the loss reaches its "
+            f"{len(added)} parameters (such as {min(added)!r}) in no trial. {_NOTHING_ADDED}"
+        )
+    return [name for name, _ in network.named_parameters() if name in trainable - found]
 
 
 def _prepared(model: nn.Module, settings: TrainingSettings) -> nn.Module:

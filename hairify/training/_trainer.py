@@ -32,8 +32,9 @@ from hairify.training._loading import Reporting, calibration_images, collate_or_
 from hairify.training._logs import RunLog, Scores, StepReport
 from hairify.training._losses import Loss, l1_loss
 from hairify.training._progress import ProgressBar
+from hairify.training._randomness import forked_random_state, seed_all
 from hairify.training._settings import TrainingSettings, due
-from hairify.training._sharding import accelerated, forked_random_state
+from hairify.training._sharding import accelerated
 
 Validate: TypeAlias = Callable[[nn.Module], Scores]
 Measure: TypeAlias = Callable[[HairModel], Conditioning | None]
@@ -88,9 +89,10 @@ def train(
 
     A copy is trained; `model` gets the averaged weights for each validation and at the end. Step s learns from the
     samples from (s - 1)·batch_size to s·batch_size, of which each process and micro-batch takes its share, so the
-    losses are the same for any number of them, but for rounding, batch statistics and dropout. Each step seeds
-    PyTorch's random numbers, so that a resumed run does exactly what an unbroken one does. The random state of
-    PyTorch is left as it was.
+    losses are the same for any number of them, but for rounding, batch statistics and dropout. Each step seeds the
+    random numbers of PyTorch, numpy and Python, so that a resumed run does exactly what an unbroken one does. The
+    random state is left as it was. A step trains the parameters that it uses: those of blocks that it skips, or of
+    experts to which none of its images goes, stay as they are.
 
     Args:
         model: a HairModel or any other network; all processes give the same.
@@ -155,9 +157,11 @@ class _Run:
                 start.part("optimizer"), start.part("average"), start.part("classifier"), start.about.scaler
             )
         self.began = time.monotonic() - (start.about.seconds if start else 0)
-        if frozen := self.learner.frozen:
-            names = ", ".join(frozen[:3]) + (", ..." if len(frozen) > 3 else "")
-            notes.append(f"{len(frozen)} parameters of layers that the network never uses are not trained: {names}")
+        if idle := self.learner.idle:
+            names = ", ".join(idle[:3]) + (", ..." if len(idle) > 3 else "")
+            notes.append(
+                f"{len(idle)} parameters got no gradient in a trial, and are trained once a step uses them: {names}"
+            )
         if self.learner.classify:
             notes.append(
                 f"Telling the degradation from the GIV is taught beside, with weight {self.learner.classify}; "
@@ -237,7 +241,7 @@ class _Run:
     def _seed(self, step: int) -> None:
         """Random numbers of a step depend on it and on the process, and on nothing before."""
         text = f"{self.settings.seed}/{step}/{self.accelerator.process_index}"
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        seed_all(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
 
     def _seconds(self) -> float:
         return time.monotonic() - self.began
