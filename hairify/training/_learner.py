@@ -12,7 +12,6 @@ import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.utils import broadcast  # type: ignore[import-untyped]
 from torch import Tensor, nn
-from torch.autograd.graph import Node, get_gradient_edge
 
 from hairify._support.copying import copy_model
 from hairify.data.samples import Batch
@@ -23,8 +22,9 @@ from hairify.networks._running import number_of_inputs
 from hairify.nn._moments_dac import MomentsDAC
 from hairify.training._averaging import WeightAverage
 from hairify.training._losses import Loss, loss_for
+from hairify.training._objective import Objective, why_not_classify
 from hairify.training._optimizer import RELATIVE_RATE, adamw, load_state_tensors, state_tensors
-from hairify.training._reachability import added_parameters, reached, teaches_giv
+from hairify.training._reachability import added_parameters, reached
 from hairify.training._settings import TrainingSettings
 from hairify.training._sharding import like, whole
 
@@ -47,94 +47,6 @@ class Gradients:
     tasks: list[int]
     norm: float
     stop: bool
-
-
-class Objective(nn.Module):
-    """A network with its loss: what processes call, so that the loss may use the network in whatever way.
-
-    Args:
-        network: the network.
-        loss: of its output.
-        classify: weight of a second loss, by which a linear classifier, trained beside a network with a GIV, tells the
-            degradation from the GIV of its first run on a step's images; 0: none.
-        classes: number of degradations.
-        sharded: give every parameter a gradient, zero where a step does not use it: FSDP sums those that processes
-            have in their order, which must be the same in all.
-    """
-
-    def __init__(self, network: nn.Module, loss: Loss, classify: float, classes: int, *, sharded: bool) -> None:
-        super().__init__()
-        self.network = network
-        self.loss = loss
-        self.classify = classify
-        self.sharded = sharded
-        self.classifier: nn.Linear | None = None
-        self._giv: Tensor | None = None
-        if classify:
-            assert isinstance(network, (HairModel, ConditionalEmbedding))
-            self.classifier = nn.Linear(len(network.standardization.mean), classes)
-            network.standardization.register_forward_hook(self._see)
-
-    def _see(self, module: nn.Module, args: Any, giv: Tensor) -> None:
-        if self._giv is None:
-            self._giv = giv
-
-    def forward(self, degraded: Tensor, clean: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """What is brought down, and the loss alone, both (B,), of images (B, 3, H, W) in [0, 1].
-
-        The third, of a sharded network, is which of its trainable parameters these depend on.
-
-        Args:
-            degraded: the network's input.
-            clean: what it should return.
-            labels: the number of each image's degradation, for the classifier.
-        """
-        self._giv = None
-        losses = self.loss(self.network, degraded, clean)
-        if losses.shape != degraded.shape[:1]:
-            raise TrainingError(
-                f"The loss has shape {tuple(losses.shape)} for {len(degraded)} images; needed is one number for each, "
-                f"({len(degraded)},). Take the mean over all dimensions but the first."
-            )
-        objective = losses
-        if self.classifier is not None:
-            giv, self._giv = self._giv, None
-            assert giv is not None
-            logits = self.classifier(giv.float())
-            objective = losses + self.classify * nn.functional.cross_entropy(logits, labels, reduction="none")
-        if not self.sharded:
-            return objective, losses, None
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return objective + 0 * sum(p.real.sum() for p in trained), losses, _used(objective, trained)
-
-
-def _used(output: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Which parameters an output depends on, as far as autograd's graph shows it."""
-    waiting: list[Node | None] = [output.grad_fn]
-    met: set[Node] = set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in met:
-            met.add(node)
-            waiting += [following for following, _ in node.next_functions]
-    return torch.tensor([get_gradient_edge(p).node in met for p in parameters], device=output.device)
-
-
-def _why_not_classify(network: nn.Module, loss: Loss, degraded: Tensor, clean: Tensor, classes: int) -> str | None:
-    """Why a classifier of its GIV can teach a network nothing, and the way out; None where it can."""
-    if not isinstance(network, (HairModel, ConditionalEmbedding)):
-        return f"this {type(network).__name__} has no GIV. Convert it, or leave `classify` at 0."
-    if classes < 2:
-        return (
-            "all training images show the same degradation, so there is nothing to tell apart. Leave `classify` at 0."
-        )
-    if not teaches_giv(network, loss, degraded, clean):
-        return (
-            "nothing that makes the GIV of a step's images is trained: what runs before the split is frozen, and so is "
-            "the DAC or it has no parameters; or the loss runs the network under GIVs of its own, or on parts of the "
-            "images. Leave `classify` at 0, or train what runs before the split."
-        )
-    return None
 
 
 class Learner:
@@ -205,7 +117,7 @@ class Learner:
             weight = _CLASSIFY if by_moments and loss is loss_for(self._network) else 0.0
         if not weight:
             return 0.0
-        why_not = _why_not_classify(self._network, loss, *self._images(example), classes)
+        why_not = why_not_classify(self._network, loss, *self._images(example), classes)
         if why_not and self._settings.classify is None:
             return 0.0
         if why_not:

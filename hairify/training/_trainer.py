@@ -159,9 +159,7 @@ class _Run:
         self.began = time.monotonic() - (start.about.seconds if start else 0)
         if idle := self.learner.idle:
             names = ", ".join(idle[:3]) + (", ..." if len(idle) > 3 else "")
-            notes.append(
-                f"{len(idle)} parameters got no gradient in a trial, and are trained once a step uses them: {names}"
-            )
+            notes.append(f"{len(idle)} parameters got no gradient in a trial, and learn when a step uses them: {names}")
         if self.learner.classify:
             notes.append(
                 f"Telling the degradation from the GIV is taught beside, with weight {self.learner.classify}; "

@@ -106,7 +106,7 @@ def test_a_network_that_cannot_be_trained_on_its_patches_is_refused() -> None:
             return x + self.position
 
     x = torch.rand(2, 3, 24, 24)
-    with pytest.raises(TrainingError, match="cannot be trained on patches of 24×24 pixels.*`patch_size`"):
+    with pytest.raises(TrainingError, match=r"cannot be trained on patches of 24×24 pixels.*`patch_size`"):
         reached(OneSize(), l1_loss, x, x, ["position"])
 
 

@@ -536,7 +536,7 @@ def test_progress_is_shown_where_there_is_a_console(tmp_path: Path, capsys: pyte
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for text in ("6/6", "haze 0.", "noise25 0.", "images/s", "step 3: SOTS psnr 25.12 ssim 0.750", "1 unreadable"):
         assert text in shown
-    assert "2 parameters got no gradient in a trial, and are trained once a step uses them: never.weight" in shown
+    assert "2 parameters got no gradient in a trial, and learn when a step uses them: never.weight" in shown
     assert "b.png cannot be read, and is skipped: empty" in shown
     run(seeded(Plain), tmp_path / "quiet")
     assert capsys.readouterr() == ("", "")
