@@ -11,6 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from hairify._support.memory import is_lack_of_memory
+
 SEED = 0
 """Of the random numbers that a copy draws, the same in every run."""
 
@@ -21,7 +23,7 @@ def pass_on_lack_of_memory(error: Exception) -> None:
     Raises:
         Exception: it, where it is such a one.
     """
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "can't allocate memory" in str(error):
+    if is_lack_of_memory(error):
         raise error
 
 

@@ -175,7 +175,6 @@ def evaluate(
     Raises:
         DataError: a task has no image that can be read and is not smaller than 7×7.
     """
-    like = next(network.parameters(), torch.empty(0))
     scores, counts, inputs = {}, {}, {}
     unreadable: dict[str, str] = {}
     with evaluation_mode(network):
@@ -188,7 +187,7 @@ def evaluate(
                 except ImageError as error:
                     unreadable[str(task.files(index)[0] or path)] = str(error)
                     continue
-                restored = restore_whole(network, degraded[None].to(like), multiple)[0].float().cpu()
+                restored = restore_whole(network, degraded[None], multiple)[0]
                 own.append((before, score(restored, clean)))
                 if on_image is not None:
                     on_image(task, own[-1][1])
@@ -231,9 +230,8 @@ def conditioning_on(
     side = min(_CROP, *(int(median(map(_side, of_one))) for of_one in pairs.values()))
     side = max(side // multiple * multiple, multiple)
     kept = [(name, pair) for name, of_one in pairs.items() for pair in of_one if _side(pair) >= side]
-    like = next(network.parameters())
     degraded, clean = (torch.stack([middle(pair[i], side) for _, pair in kept]) for i in (0, 1))
-    return measure_conditioning(network, degraded.to(like.dtype), clean, [name for name, _ in kept])
+    return measure_conditioning(network, degraded, clean, [name for name, _ in kept])
 
 
 def _side(pair: tuple[Tensor, Tensor]) -> int:

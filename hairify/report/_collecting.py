@@ -129,7 +129,7 @@ def _conditioning(
         drawn = source.degraded(name)
         crops[name] = tuple(drawn)
         tiling = TilingSettings()
-        given = torch.cat([giv_of(model, _like(model, image)[None], tiling, multiple) for image in drawn.values()])
+        given = torch.cat([giv_of(model, image[None], tiling, multiple) for image in drawn.values()])
         givs[name] = given.float().cpu()
         vectors[name] = _mean_vectors(model, given)
     on_part("t-SNE")
@@ -227,13 +227,7 @@ def _examples(
             except ImageError as error:
                 unreadable[str(_file(task, index))] = str(error)
                 continue
-            restored = restore_whole(model, _like(model, degraded)[None], multiple)[0].float().cpu()
+            restored = restore_whole(model, degraded[None], multiple)[0]
             after = score(restored, clean)
             found.append(Example(task.name, _file(task, index).name, clean, degraded, restored, before, after))
     return tuple(found)
-
-
-def _like(model: nn.Module, image: Tensor) -> Tensor:
-    """An image on the model's device, in its precision."""
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return image if parameter is None else image.to(parameter)

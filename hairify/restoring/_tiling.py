@@ -29,7 +29,7 @@ from typing_extensions import Doc
 
 from hairify.errors import NetworkError, OptionError
 from hairify.model import HairModel
-from hairify.networks._running import apply, number_of_inputs
+from hairify.networks._running import apply, for_network, number_of_inputs
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def giv_of(hair: HairModel, image: Tensor, settings: TilingSettings, multiple: i
     tiles = _Tiles(image, settings, multiple)
     rows, columns = _evenly_spaced(len(tiles.rows.starts), len(tiles.columns.starts), settings.giv_tiles)
     inputs = number_of_inputs(hair)
-    givs = [hair.giv(*[_for_network(hair, tiles.cut(image, i, j))] * inputs) for i in rows for j in columns]
+    givs = [hair.giv(*[for_network(hair, tiles.cut(image, i, j))] * inputs) for i in rows for j in columns]
     return torch.stack(givs).mean(0)
 
 
@@ -320,12 +320,8 @@ def _evenly_spaced(rows: int, columns: int, most: int) -> tuple[list[int], list[
     return spaced(down, rows), spaced(across, columns)
 
 
-def _for_network(model: nn.Module, images: Tensor) -> Tensor:
-    return images.to(next((p for p in model.parameters() if p.is_floating_point()), images))
-
-
 def _run(model: nn.Module, images: Tensor) -> Tensor:
-    restored = apply(model, _for_network(model, images))
+    restored = apply(model, for_network(model, images))
     if not restored.isfinite().all():
         raise NetworkError(
             f"The network made numbers that are not finite of an image {tuple(images.shape)}. Its weights may be "

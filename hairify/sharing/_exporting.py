@@ -16,7 +16,7 @@ from hairify._support.files import replacing
 from hairify._support.modes import evaluation_mode
 from hairify.errors import ExportError, HairError, OptionError
 from hairify.model import HairModel
-from hairify.networks._running import apply, number_of_inputs
+from hairify.networks._running import apply, number_of_inputs, settle_output
 
 Format = Literal["onnx", "torch"]
 ENDINGS: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
@@ -80,6 +80,7 @@ def export(
     _check(model, path, multiple, size, giv_input)
     image = _example(model, multiple, size)
     with evaluation_mode(model), replacing(path) as file:
+        settle_output(model, image)
         wrapped = _Conditioned(model) if giv_input and isinstance(model, HairModel) else _Images(model)
         try:
             _write(wrapped, _inputs(model, image, giv_input), file, fixed=size is not None)

@@ -14,11 +14,12 @@ from accelerate.utils import broadcast  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from hairify._support.copying import copy_model
+from hairify._support.isolation import pass_on_lack_of_memory
 from hairify.data.samples import Batch
 from hairify.errors import OptionError, TrainingError
 from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
-from hairify.networks._running import number_of_inputs
+from hairify.networks._running import for_network, number_of_inputs, settle_output
 from hairify.nn._moments_dac import MomentsDAC
 from hairify.training._averaging import WeightAverage
 from hairify.training._losses import Loss, loss_for
@@ -63,7 +64,6 @@ class Learner:
         calibration: degraded images (B, 3, H, W) on which a network with a GIV is calibrated before it learns.
 
     Attributes:
-        idle: names of the parameters that got no gradient in a trial: layers that some steps use, or none.
         classify: weight of telling the degradation from the GIV; 0 where that is not taught.
         skipped: how many of the last updates, without a break, fp16 has left out since a gradient was not finite.
 
@@ -86,16 +86,19 @@ class Learner:
     ) -> None:
         self._settings, self._accelerator = settings, accelerator
         self._network = _prepared(model, settings).to(accelerator.device)
+        self._like = for_network(self._network, torch.empty(0))
         if weights is not None:
             _load(self._network, weights)
+        tried = self._images(example)
+        self._output = _settled_output(self._network, tried[0])  # now: a sharded network cannot be copied
+        self._idle = _idle(self._network, loss, *tried)
         if calibration is not None:
             assert isinstance(self._network, (HairModel, ConditionalEmbedding))
-            images = calibration.to(accelerator.device)
+            images = for_network(self._network, calibration)
             self._network.calibrate(*[images] * number_of_inputs(self._network))
             self._agree_on(self._network)  # devices round differently
         if settings.freeze_base and isinstance(self._network, HairModel):
             _keep_statistics(self._network.base)
-        self.idle = _idle(self._network, loss, *self._images(example))
         classes = max(degradations) + 1
         self.classify = self._weight_of_classifying(loss, example, classes)
         self._parts = Objective(self._network, loss, self.classify, classes, sharded=settings.fsdp)
@@ -108,6 +111,27 @@ class Learner:
         )
         self._average = WeightAverage(self._network, settings.ema_decay) if settings.ema_decay else None
         self.skipped = 0
+
+    def notes(self) -> list[str]:
+        """What a user should know of how it learns."""
+        notes = []
+        chosen, count = self._output
+        if count > 1:
+            notes.append(
+                f"The network returns {count} images. Number {chosen + 1}, to which most of it leads, counts as the "
+                "restored one; if that is another, let its forward return that one alone."
+            )
+        if self._idle:
+            names = ", ".join(self._idle[:3]) + (", ..." if len(self._idle) > 3 else "")
+            notes.append(
+                f"{len(self._idle)} parameters got no gradient in a trial, and learn when a step uses them: {names}"
+            )
+        if self.classify:
+            notes.append(
+                f"Telling the degradation from the GIV is taught beside, with weight {self.classify}; "
+                "`classify` at 0 leaves it out."
+            )
+        return notes
 
     def _weight_of_classifying(self, loss: Loss, example: Batch, classes: int) -> float:
         """That of the settings; where they leave it open, 0.1 beside hairify's own losses for a DAC of moments."""
@@ -235,8 +259,17 @@ class Learner:
         return {name: whole(tensor) for name, tensor in self._network.state_dict().items()}
 
     def _images(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        device = self._accelerator.device
-        return batch["degraded"].to(device, non_blocking=True), batch["clean"].to(device, non_blocking=True)
+        degraded, clean = (batch[name].to(self._like, non_blocking=True) for name in ("degraded", "clean"))
+        return degraded, clean
+
+
+def _settled_output(network: nn.Module, degraded: Tensor) -> tuple[int, int]:
+    """As `settle_output` has it, where the network can be run on images alone; a loss may give it more."""
+    try:
+        return settle_output(network, degraded)
+    except Exception as error:  # networks fail in every possible way
+        pass_on_lack_of_memory(error)
+        return 0, 1
 
 
 _NOTHING_ADDED = (

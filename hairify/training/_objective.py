@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.graph import Node, get_gradient_edge
 
 from hairify.errors import TrainingError
 from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
+from hairify.networks._outputs import depends_on
 from hairify.training._losses import Loss
 from hairify.training._reachability import teaches_giv
 
@@ -72,19 +71,8 @@ class Objective(nn.Module):
         if not self.sharded:
             return objective, losses, None
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return objective + 0 * sum(p.real.sum() for p in trained), losses, _used(objective, trained)
-
-
-def _used(output: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-    """Which parameters an output depends on, as far as autograd's graph shows it."""
-    waiting: list[Node | None] = [output.grad_fn]
-    met: set[Node] = set()
-    while waiting:
-        node = waiting.pop()
-        if node is not None and node not in met:
-            met.add(node)
-            waiting += [following for following, _ in node.next_functions]
-    return torch.tensor([get_gradient_edge(p).node in met for p in parameters], device=output.device)
+        used = torch.tensor(depends_on(objective, trained), device=objective.device)
+        return objective + 0 * sum(p.real.sum() for p in trained), losses, used
 
 
 def why_not_classify(network: nn.Module, loss: Loss, degraded: Tensor, clean: Tensor, classes: int) -> str | None:

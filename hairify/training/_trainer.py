@@ -157,14 +157,7 @@ class _Run:
                 start.part("optimizer"), start.part("average"), start.part("classifier"), start.about.scaler
             )
         self.began = time.monotonic() - (start.about.seconds if start else 0)
-        if idle := self.learner.idle:
-            names = ", ".join(idle[:3]) + (", ..." if len(idle) > 3 else "")
-            notes.append(f"{len(idle)} parameters got no gradient in a trial, and learn when a step uses them: {names}")
-        if self.learner.classify:
-            notes.append(
-                f"Telling the degradation from the GIV is taught beside, with weight {self.learner.classify}; "
-                "`classify` at 0 leaves it out."
-            )
+        notes += self.learner.notes()
         console = console if accelerator.is_main_process else None
         self.bar = ProgressBar(console, self.steps, self.step, settings.batch_size)
         for note in notes if accelerator.is_main_process else ():

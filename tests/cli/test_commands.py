@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import layouts
@@ -83,6 +84,98 @@ def test_a_run_takes_all_its_settings_from_the_file_it_writes(home: Path) -> Non
     assert (home / "again" / "config.toml").read_text() == (home / "run" / "config.toml").read_text()
     models = [(home / name / "model" / "model.safetensors").read_bytes() for name in ("run", "again")]
     assert models[0] == models[1]
+
+
+NETWORKS = """
+import itertools
+import torch
+from torch import nn
+
+numbers = itertools.count(4)
+
+class Net(nn.Module):
+    def __init__(self, width=4, when=None):
+        super().__init__()
+        self.odd = self.make_odd()
+        self.first, self.last = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
+        self.body = nn.Sequential(*(nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU()) for _ in range(4)))
+    def make_odd(self): return None
+    def between(self, x): return x
+    def forward(self, x): return x + self.last(self.body(self.between(self.first(x))))
+
+class OneSize(Net):
+    def make_odd(self): return nn.Parameter(torch.zeros(4, 64, 64))
+    def between(self, x): return x + self.odd
+
+class UpTo(Net):
+    def make_odd(self): return nn.Parameter(torch.zeros(4, 96, 96))
+    def between(self, x): return x + self.odd[:, : x.shape[2], : x.shape[3]]
+
+class Squares(Net):
+    def between(self, x): return x @ x.transpose(2, 3) @ x if x.shape[2] == x.shape[3] else x @ x
+
+class Complex(Net):
+    def make_odd(self): return nn.Parameter(torch.ones(4, 1, 1, dtype=torch.cfloat))
+    def between(self, x): return torch.fft.irfft2(torch.fft.rfft2(x) * self.odd, s=x.shape[-2:])
+
+class Double(Net):
+    def make_odd(self): return nn.Parameter(torch.ones((), dtype=torch.float64))
+    def between(self, x): return x * self.odd.float()
+
+class Sevens(Net):
+    def between(self, x): return nn.functional.pixel_shuffle(nn.functional.pixel_unshuffle(x, 7), 7)
+
+def another_each_time(): return Net(next(numbers))
+"""
+OWN = ["train", "--data", "photographs", "--degradations", "noise25", "--steps", "2", "--batch-size", "2", "--workers"]
+OWN += ["0", "--no-tensorboard", "--cpu", "--output", "run"]
+
+
+@pytest.fixture
+def own_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (home / "own_networks.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(home)
+    yield
+    sys.modules.pop("own_networks", None)
+
+
+@pytest.mark.parametrize("convert", [True, False])
+@pytest.mark.parametrize(
+    ("name", "patch", "message"),
+    [
+        ("OneSize", 64, "one size only, 64×64 pixels"),
+        ("UpTo", 64, "but not of 259×257"),
+        ("Squares", 32, "squares only"),
+        ("Net --option when=2024-01-01", 32, "without a restorer that can be opened: The options of"),
+        ("another_each_time", 32, "without a restorer that can be opened: "),
+        ("Sevens", 32, "cannot be trained on patches of 32×32 pixels"),
+    ],
+)
+def test_a_run_that_cannot_end_well_does_not_begin(
+    own_networks: None,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    patch: int,
+    message: str,
+    convert: bool,
+) -> None:
+    network = ["--network", *f"own_networks:{name}".split(), "--patch-size", str(patch)]
+    assert main([*OWN, *network, *(() if convert else ["--no-convert"])]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (home / "run" / "log.jsonl").exists()
+    assert not list(home.glob("run/*"))
+
+
+@pytest.mark.parametrize("convert", [True, False])
+@pytest.mark.parametrize(("name", "patch"), [("Complex", 32), ("Double", 32), ("Sevens", 35)])
+def test_a_finished_run_has_a_restorer(own_networks: None, home: Path, name: str, patch: int, convert: bool) -> None:
+    network = ["--network", f"own_networks:{name}"]
+    words = [*OWN, *network, "--patch-size", str(patch), "--validate-every", "1", "--save-every", "1"]
+    assert main([*words, *(() if convert else ["--no-convert"])]) == 0
+    assert main(["evaluate", "run", *network]) == 0
+    assert main(["restore", "photographs", "--model", "run", *network, "--tile", "56", "--output", "restored"]) == 0
+    assert len(list((home / "restored").iterdir())) == 3
 
 
 def test_a_refused_resumption_leaves_the_configuration(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

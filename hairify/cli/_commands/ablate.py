@@ -21,8 +21,8 @@ from hairify.data.samples import TrainingSamples
 from hairify.errors import OptionError
 from hairify.evaluation._scores import AVERAGE, Score, evaluate
 from hairify.networks._named import NetworkSettings
-from hairify.networks._running import smallest_multiple
-from hairify.training import TrainingSettings, is_begun, loss_for, train
+from hairify.networks._sizes import smallest_multiple
+from hairify.training import TrainingSettings, is_begun, loss_for, processes, train
 
 
 def run(
@@ -53,10 +53,11 @@ def run(
         settings = dataclasses.replace(training, seed=seed)
         folder = output / "runs" / f"{name}-{seed}".replace("/", "_")
         resume = is_begun(folder)
+        multiple = smallest_multiple(model.to(processes(settings).device))
         done = train(model, samples, settings, output=folder, loss=loss_for(model), resume=resume, console=console)
         if done.interrupted:
             raise KeyboardInterrupt
-        results = evaluate(done.model, tests, multiple=smallest_multiple(done.model))
+        results = evaluate(done.model, tests, multiple=multiple)
         say_unreadable({**done.unreadable, **results.unreadable})
         return results.scores
 

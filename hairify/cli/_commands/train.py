@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +19,12 @@ from hairify.cli._common import CONFIG, console, say, say_unreadable
 from hairify.cli.options import in_flags, to_toml
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
-from hairify.errors import DataError
+from hairify.errors import DataError, HairError, TrainingError
 from hairify.evaluation._conditioning import Conditioning
 from hairify.evaluation._scores import conditioning_on, evaluate
 from hairify.networks._named import NetworkSettings
-from hairify.networks._running import smallest_multiple
-from hairify.sharing._hub import Restorer, save_pretrained
+from hairify.networks._sizes import smallest_multiple
+from hairify.sharing._hub import Restorer, from_pretrained, save_pretrained
 from hairify.training import TrainingSettings, loss_for, processes, train
 
 
@@ -50,12 +50,16 @@ def run(
         _introduce(model, tasks, tests)
         if without:
             say(("note", "yellow"), f" There is no validation. {without}")
+    multiple = smallest_multiple(model.to(state.device))
 
-    def write_config() -> None:
+    def restorer(steps: int) -> Restorer:
+        return Restorer(model, network.named(), multiple, network.own_dac, facts(tasks, training, steps))
+
+    def start() -> None:
         output.mkdir(parents=True, exist_ok=True)
+        _rehearse_end(restorer(0), output)
         write_text(output / CONFIG, to_toml(network, data, training))
 
-    multiple_of = functools.cache(smallest_multiple)  # of the one network: finding it out takes some runs
     samples = TrainingSamples(tasks, data.patch_size, training.seed, int(data.image_cache * 2**30))
     done = train(
         model,
@@ -63,10 +67,10 @@ def run(
         training,
         output=output,
         loss=loss_for(model),
-        validate=_validation(tests, multiple_of) if tests else None,
-        measure=_measurement(tests, multiple_of) if tests else None,
+        validate=_validation(tests, multiple) if tests else None,
+        measure=_measurement(tests, multiple) if tests else None,
         resume=resume,
-        on_start=write_config,
+        on_start=start,
         console=console if state.is_main_process else None,
     )
     if state.is_main_process:
@@ -76,9 +80,7 @@ def run(
             say(f"Stopped after step {done.steps}. Go on with: hairify train --output {output} --resume")
         return INTERRUPTED
     if state.is_main_process:
-        about = facts(tasks, training, done.steps)
-        restorer = Restorer(done.model, network.named(), multiple_of(done.model), network.own_dac, about)
-        save_pretrained(restorer, output / "model")
+        save_pretrained(restorer(done.steps), output / "model")
         say("The restorer is in ", (str(output / "model"), "bold"), f"; next: hairify evaluate {output}")
     return 0
 
@@ -92,6 +94,21 @@ def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict
         "learning rate": f"{training.learning_rate:g}, then {training.final_learning_rate:g}",
         "seed": str(training.seed),
     }
+
+
+def _rehearse_end(restorer: Restorer, output: Path) -> None:
+    """Make sure that the restorer of a run, here before its first step, can be written and opened again.
+
+    Raises:
+        TrainingError: it cannot.
+    """
+    name = None if restorer.network.is_built_in else restorer.network.name
+    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=output) as folder:
+        try:
+            save_pretrained(restorer, Path(folder))
+            from_pretrained(folder, network=name, dac=restorer.dac)
+        except HairError as error:
+            raise TrainingError(f"The run would end without a restorer that can be opened: {error}") from error
 
 
 def _held_out(data: DataSettings) -> tuple[list[Task], str]:
@@ -125,20 +142,16 @@ def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -
             say((f"{title:8}", "bold"), f" {listed}")
 
 
-def _measurement(
-    tests: Sequence[Task], multiple_of: Callable[[nn.Module], int]
-) -> Callable[[HairModel], Conditioning | None]:
-    return lambda model: conditioning_on(model, tests, multiple=multiple_of(model))
+def _measurement(tests: Sequence[Task], multiple: int) -> Callable[[HairModel], Conditioning | None]:
+    return lambda model: conditioning_on(model, tests, multiple=multiple)
 
 
-def _validation(
-    tests: Sequence[Task], multiple_of: Callable[[nn.Module], int]
-) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
+def _validation(tests: Sequence[Task], multiple: int) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
     unreadable: dict[str, str] = {}
 
     def validate(model: nn.Module) -> dict[str, dict[str, float]]:
         nonlocal unreadable
-        results = evaluate(model, tests, multiple=multiple_of(model))
+        results = evaluate(model, tests, multiple=multiple)
         if results.unreadable != unreadable:  # not at every validation anew
             unreadable = dict(results.unreadable)
             say_unreadable(unreadable)
