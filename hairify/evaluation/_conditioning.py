@@ -21,7 +21,7 @@ LEAST_COST = 0.1
 
 NOT_MEASURED = (
     "Whether the network uses its GIV was not measured. That takes images of two degradations at least, with sides of "
-    "the network's multiple or more."
+    "the network's multiple or more, that it can restore."
 )
 """What is said where there is no measurement on a set of images."""
 

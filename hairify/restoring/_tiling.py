@@ -27,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Doc
 
-from hairify.errors import NetworkError, OptionError
+from hairify.errors import ImageError, NetworkError, OptionError
 from hairify.model import HairModel
 from hairify.networks._running import apply, for_network, number_of_inputs
 
@@ -103,6 +103,7 @@ def restore_whole(model: nn.Module, images: Tensor, multiple: int) -> Tensor:
         The restored images, of the shape, dtype and device of `images`, clipped to [0, 1].
 
     Raises:
+        ImageError: the image has values that are not finite, and so has what the network makes of it.
         NetworkError: the network made numbers that are not finite, or something else than such images.
     """
     height, width = images.shape[2:]
@@ -206,6 +207,7 @@ def restore_tiled(
     Raises:
         OptionError: `settings` do not fit the network, `image` is not one image, or `giv` is given to another network
             than a HairModel.
+        ImageError: the image has values that are not finite, and so has what the network makes of it.
         NetworkError: the network made numbers that are not finite, or something else than such an image; or it is a
             HairModel within a wrapper, whose tiles could not share a GIV.
     """
@@ -323,6 +325,8 @@ def _evenly_spaced(rows: int, columns: int, most: int) -> tuple[list[int], list[
 def _run(model: nn.Module, images: Tensor) -> Tensor:
     restored = apply(model, for_network(model, images))
     if not restored.isfinite().all():
+        if not images.isfinite().all():
+            raise ImageError("The image has values that are not finite.")
         raise NetworkError(
             f"The network made numbers that are not finite of an image {tuple(images.shape)}. Its weights may be "
             "damaged, or its precision too low: try float32."

@@ -26,6 +26,7 @@ from hairify.errors import DataError, TrainingError
 from hairify.evaluation._conditioning import NOT_MEASURED, Conditioning
 from hairify.model import HairModel
 from hairify.training._checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
+from hairify.training._finiteness import mean_losses, not_finite
 from hairify.training._interruption import Interruption, outlive_signals
 from hairify.training._learner import Gradients, Learner
 from hairify.training._loading import Reporting, calibration_images, collate_or_error
@@ -200,7 +201,7 @@ class _Run:
         self._seed(self.step)
         mine = [self._noted(batch) for batch in itertools.islice(batches, self.settings.accumulation)]
         gradients = self.learner.gradients(mine, asked)
-        losses = self._checked(gradients)
+        losses = self._checked(gradients, [name for batch in mine for name in batch["image"]])
         rate = self.settings.rate(self.step, self.steps)
         self.learner.update(self.step, rate)
         if self.learner.skipped >= _MOST_SKIPPED:
@@ -250,22 +251,21 @@ class _Run:
                 self.bar.note(f"{path} cannot be read, and is skipped: {reason}")
         return batch
 
-    def _checked(self, gradients: Gradients) -> dict[str, float]:
+    def _checked(self, gradients: Gradients, images: list[str]) -> dict[str, float]:
         """The mean loss of each degradation.
+
+        Args:
+            gradients: of the step.
+            images: the files that this process took.
 
         Raises:
             TrainingError: a loss or the gradient is not finite; with fp16 the latter is ordinary, and the step skipped.
         """
-        by_degradation: dict[str, list[float]] = {}
-        for loss, task in zip(gradients.losses.tolist(), gradients.tasks, strict=True):
-            by_degradation.setdefault(self.samples.tasks[task].degradation, []).append(loss)
-        means = {name: sum(losses) / len(losses) for name, losses in sorted(by_degradation.items())}
-        wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
-        if not wrong and (math.isfinite(gradients.norm) or self.settings.mixed_precision == "fp16"):
+        means = mean_losses(gradients, [task.degradation for task in self.samples.tasks])
+        is_finite = math.isfinite(gradients.norm) or self.settings.mixed_precision == "fp16"
+        if is_finite and all(map(math.isfinite, means.values())):
             return means
-        if wrong:
-            raise self._not_finite(f"loss of step {self.step} is not finite, on images with {', '.join(wrong)}")
-        raise self._not_finite(f"gradient of step {self.step} is not finite, though the loss is")
+        raise self._not_finite(not_finite(self.step, gradients, means, gather_object(images)))
 
     def _not_finite(self, what: str) -> TrainingError:
         other = {"no": "", "bf16": ", or `mixed_precision` 'no'", "fp16": ", or `mixed_precision` 'bf16' or 'no'"}
@@ -333,6 +333,8 @@ class _Run:
     def _validate(self, validate: Validate, log: RunLog) -> None:
         with torch.no_grad():
             scores = validate(self.model)
+        if not scores:
+            return
         with self._writing(log.path):
             log.validation(self.step, scores)
         self.bar.validation(self.step, scores)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -201,14 +203,123 @@ def test_an_ablation_goes_on_where_a_disk_was_full(home: Path, capsys: pytest.Ca
     assert (home / "run" / "config.toml").read_text() == config
 
 
+def test_what_holds_no_restorer_is_told_apart(
+    own_networks: None, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = ["--network", "own_networks:Net"]
+    assert main([*OWN, *network, "--patch-size", "32", "--validate-every", "0", "--save-every", "1"]) == 0
+    shutil.move(home / "run" / "model", home / "model")  # as if it were under way
+    weights = "model/model.safetensors"
+    (home / "alone.pth").touch()
+    shutil.copytree(home / "model", home / "several" / "first")
+    (home / "ablation" / "runs").mkdir(parents=True)
+    (home / "ablation" / "config.toml").touch()
+    for given, message in (
+        ("run", "training run that has not ended"),
+        ("run/checkpoints", "is opened by run."),
+        (weights, "give its folder, model."),
+        ("alone.pth", "starts from such files"),
+        ("ablation", "that of an ablation"),
+        ("several", "Those within it have one: first."),
+    ):
+        assert main(["restore", "photographs", "--model", given, "--output", "restored"]) == 1
+        assert message in " ".join(capsys.readouterr().err.split()), given
+    assert main(["train", "--output", "run", "--resume", "--steps", "2"]) == 0
+    assert (home / "run" / "model" / "model.safetensors").read_bytes() == (home / weights).read_bytes()
+
+
+BAD = '''
+from own_networks import Net as Plain
+
+class Net(Plain):
+    """It fails on images of three sizes, each in its own way; whoever has no others scores nothing."""
+
+    def between(self, x):
+        size = tuple(x.shape[2:])
+        if size == (40, 48): raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")
+        if size == (40, 56): return x / 0
+        if size == (48, 40): raise KeyError("a table of windows")
+        return x
+'''
+
+
+def bad_photographs(home: Path) -> list[Path]:
+    folder = home / "mixed"
+    layouts.photographs(folder, count=1, height=72, width=80)
+    for name, size in (("memory", (40, 48)), ("infinite", (40, 56)), ("table", (48, 40)), ("tiny", (6, 90))):
+        write(Image(torch.rand(3, *size)), folder / f"{name}.png")
+    (folder / "text.png").write_text("no image")
+    return [folder / f"{name}.png" for name in ("memory", "infinite", "table", "tiny", "text")]
+
+
+@pytest.mark.parametrize("convert", [True, False])
+def test_bad_images_end_nothing(
+    own_networks: None, home: Path, capsys: pytest.CaptureFixture[str], convert: bool
+) -> None:
+    """Those of the test data: each is named once, counted and left out; the exit status tells."""
+    (home / "bad_networks.py").write_text(BAD)
+    bad, network = bad_photographs(home), ["--network", "bad_networks:Net"]
+    data = ["--test-data", "mixed", "--degradations", "noise25,haze"]
+    shape = ["--validate-every", "1", "--patch-size", "32", *(() if convert else ["--no-convert"])]
+    try:
+        assert main([*OWN, *network, *data, *shape]) == 1
+        printed = capsys.readouterr().out
+        assert all(printed.count(f"left out {home / path}") == 1 for path in bad)
+        assert (home / "run" / "model" / "config.json").is_file()
+        assert sum("validation" in line for line in (home / "run" / "log.jsonl").read_text().splitlines()) == 2
+
+        assert main(["evaluate", "run", *network]) == 1
+        assert "5 image(s) could not be read or restored, and were left out." in capsys.readouterr().out
+        results = json.loads((home / "run" / "results.json").read_text())
+        assert {name: one["images"] for name, one in results["tasks"].items()} == {"mixed noise25": 1, "mixed haze": 1}
+        assert set(results["unreadable"]) == {str(home / path) for path in bad}
+        assert ("conditioning" in results) == convert
+
+        assert main(["report", "run", *network]) == int(
+            convert
+        )  # of a static network it shows less, of the first images
+        assert "table.png" in (home / "run" / "report.html").read_text()
+
+        tiles = ["--tile", "32", "--overlap", "8"]  # of that size, only what cannot be read fails
+        assert main(["restore", "mixed", "--model", "run", *network, "--output", "restored", *tiles]) == 1
+        assert "5 restored, 1 failed" in capsys.readouterr().out
+        shutil.rmtree(home / "restored")
+        assert main(["restore", "mixed", "--model", "run", *network, "--output", "restored"]) == 1
+        assert "2 restored, 4 failed" in capsys.readouterr().out
+
+        for path in home.glob("mixed/0*.png"):  # nothing is left to score
+            path.unlink()
+        assert main(["train", "--output", "run", "--resume", "--steps", "3"]) == 1
+        assert "There are no scores" in capsys.readouterr().out
+        assert main(["evaluate", "run", *network]) == 1
+        assert "There is nothing to evaluate" in capsys.readouterr().err
+    finally:
+        sys.modules.pop("bad_networks", None)
+
+
+def test_a_bad_image_does_not_end_an_ablation(
+    own_networks: None, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "bad_networks.py").write_text(BAD)
+    bad_photographs(home)
+    words = ["ablate", *OWN[1:-1], "ablation", "--network", "bad_networks:Net", "--test-data", "mixed"]
+    words += ["--patch-size", "32", "--seeds", "1", "--variants", "static,both"]
+    assert main(words) == 1
+    sys.modules.pop("bad_networks", None)
+    assert capsys.readouterr().out.count("5 image(s) could not be read or restored") == 2
+    assert len(json.loads((home / "ablation" / "scores" / "runs.json").read_text())["runs"]) == 2
+    assert (home / "ablation" / "ablation.md").is_file()
+
+
 def test_unreadable_images_are_counted_in_validation(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layouts.photographs(home / "held_out", count=2, height=72, width=80)
     (home / "held_out" / "000.png").write_bytes(b"no image")
     words = [*TRAIN, "--steps", "2", "--patch-size", "64", "--degradations", "noise25", "--test-data", "held_out"]
-    assert main([*words, "--validate-every", "1"]) == 0
+    assert main([*words, "--validate-every", "1"]) == 1
+    assert (home / "run" / "model" / "config.json").is_file()
     printed = capsys.readouterr().out
     assert printed.count(f"left out {home / 'held_out' / '000.png'}") == 1
-    assert "1 image(s) could not be read" in printed
+    assert "1 image(s) could not be read or restored, and were left out." in printed
 
 
 def test_a_module_in_the_current_folder_hides_nothing(home: Path) -> None:

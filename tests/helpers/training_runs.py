@@ -67,6 +67,7 @@ class Samples(Dataset[Any]):
             "degraded": degraded,
             "clean": clean,
             "task": index % 2,
+            "image": f"{index}.png",
             "unreadable": list(self.unreadable.get(index, ())),
         }
 

@@ -345,7 +345,8 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     calls: list[None] = []
     model = seeded(Same)
     expected = (
-        r"loss of step 3 is not finite, on images with haze\..*00000002.safetensors.*`learning_rate`, `clip_norm`"
+        r"loss of step 3 is not finite, on images with haze \(9.png, 11.png\)\..*00000002.safetensors.*"
+        "`learning_rate`, `clip_norm`"
     )
     with pytest.raises(TrainingError, match=expected):
         run(model, tmp_path, loss=breaking)
@@ -359,8 +360,20 @@ def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
     def rooted(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
         return (network(degraded) * 0).sqrt().mean(dim=(1, 2, 3))
 
-    with pytest.raises(TrainingError, match=r"gradient of step 1 is not finite, though the loss is.*no checkpoint yet"):
+    with pytest.raises(
+        TrainingError, match=r"though the loss is; its images are 0.png, 1.png, 2.png, 3.png\..*no checkpoint yet"
+    ):
         run(seeded(Same), tmp_path, loss=rooted)
+
+
+def test_no_more_than_some_images_of_a_step_are_named(tmp_path: Path) -> None:
+    def broken(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
+        calls.append(None)
+        return l1_loss(network, degraded, clean) / (0.0 if len(calls) > 1 else 1.0)
+
+    calls: list[None] = []
+    with pytest.raises(TrainingError, match=r"\(0.png, 1.png, 2.png, 3.png, 4.png, 5.png, 6.png, 7.png and 4 more\)"):
+        run(seeded(Same), tmp_path, loss=broken, batch_size=12, accumulation=3)
 
 
 def test_half_precision_that_never_finds_a_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ from hairify import HairModel
 from hairify._support.counting import count
 from hairify._support.files import write_text
 from hairify.cli import INTERRUPTED
-from hairify.cli._common import CONFIG, console, say, say_unreadable
+from hairify.cli._common import CONFIG, console, say, say_left_out
 from hairify.cli.options import in_flags, to_toml
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
@@ -36,6 +37,8 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="go on from the run's last checkpoint")] = False,
 ) -> int:
     """Convert a network and train it on photographs, by the paper's recipe where nothing else is said.
+
+    Test images on which it cannot be validated are named and left out, and the exit status is 1 at the end.
 
     [dim]hairify train --data photographs --output run
     hairify train --data photographs --output run --network my_nets:UNet --weights trained.pth --freeze-base
@@ -60,6 +63,7 @@ def run(
         _rehearse_end(restorer(0), output)
         write_text(output / CONFIG, to_toml(network, data, training))
 
+    look = _Looks(tests, multiple)
     samples = TrainingSamples(tasks, data.patch_size, training.seed, int(data.image_cache * 2**30))
     done = train(
         model,
@@ -67,14 +71,14 @@ def run(
         training,
         output=output,
         loss=loss_for(model),
-        validate=_validation(tests, multiple) if tests else None,
-        measure=_measurement(tests, multiple) if tests else None,
+        validate=look.validate if tests else None,
+        measure=look.measure if tests else None,
         resume=resume,
         on_start=start,
         console=console if state.is_main_process else None,
     )
     if state.is_main_process:
-        say_unreadable(done.unreadable)
+        say_left_out(done.unreadable)
     if done.interrupted:
         if state.is_main_process:
             say(f"Stopped after step {done.steps}. Go on with: hairify train --output {output} --resume")
@@ -82,7 +86,7 @@ def run(
     if state.is_main_process:
         save_pretrained(restorer(done.steps), output / "model")
         say("The restorer is in ", (str(output / "model"), "bold"), f"; next: hairify evaluate {output}")
-    return 0
+    return int(bool(look.left_out))
 
 
 def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict[str, str]:
@@ -142,19 +146,32 @@ def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -
             say((f"{title:8}", "bold"), f" {listed}")
 
 
-def _measurement(tests: Sequence[Task], multiple: int) -> Callable[[HairModel], Conditioning | None]:
-    return lambda model: conditioning_on(model, tests, multiple=multiple)
+@dataclass
+class _Looks:
+    """What is seen of a network under way on the test images; those that fail are left out, and end nothing.
 
+    Attributes:
+        tests: the images.
+        multiple: of which their sides must be multiples for the network.
+        left_out: {image: reason}.
+    """
 
-def _validation(tests: Sequence[Task], multiple: int) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
-    unreadable: dict[str, str] = {}
+    tests: Sequence[Task]
+    multiple: int
+    left_out: dict[str, str] = field(default_factory=dict)
 
-    def validate(model: nn.Module) -> dict[str, dict[str, float]]:
-        nonlocal unreadable
-        results = evaluate(model, tests, multiple=multiple)
-        if results.unreadable != unreadable:  # not at every validation anew
-            unreadable = dict(results.unreadable)
-            say_unreadable(unreadable)
+    def validate(self, model: nn.Module) -> dict[str, dict[str, float]]:
+        """The scores of the tasks."""
+        try:
+            results = evaluate(model, self.tests, multiple=self.multiple)
+        except DataError as error:  # it may be another with the weights of later steps
+            say(("note", "yellow"), f" There are no scores. {error}")
+            self.left_out.setdefault("all test images", str(error))
+            return {}
+        say_left_out({path: reason for path, reason in results.unreadable.items() if path not in self.left_out})
+        self.left_out |= results.unreadable
         return {name: dataclasses.asdict(one) for name, one in results.scores.items()}
 
-    return validate
+    def measure(self, model: HairModel) -> Conditioning | None:
+        """Whether it uses its GIV."""
+        return conditioning_on(model, self.tests, multiple=self.multiple, without=self.left_out)
