@@ -330,6 +330,18 @@ def test_a_module_in_the_current_folder_hides_nothing(home: Path) -> None:
     assert (done.returncode, "Did you mean 'restormer'" in done.stderr) == (1, True), done.stderr
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_lack_of_memory_is_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(NetworkSettings, "build", lacking)
+    assert main(["plan"]) == 1
+    assert "There is not enough memory" in capsys.readouterr().err
+
+
 def test_an_interruption_while_a_command_is_imported_ends_it_quietly(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
