@@ -11,14 +11,12 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
+from hairify._support.memory import is_lack_of_memory
 from hairify._support.precision import without_tf32
 from hairify._support.randomness import seed_device
 
 SEED = 0
 """Seed of the random numbers that a copy draws: the same in every run."""
-
-# How PyTorch's own allocator on the CPU says it, and CUDA and its libraries, whose errors have no class of their own.
-_NO_MEMORY = ("can't allocate memory", "CUDA error: out of memory", "_STATUS_ALLOC_FAILED")
 
 
 def pass_on_lack_of_memory(error: Exception) -> None:
@@ -27,7 +25,7 @@ def pass_on_lack_of_memory(error: Exception) -> None:
     Raises:
         Exception: `error`, where it is such a one; any other is left to the caller.
     """
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(words in str(error) for words in _NO_MEMORY):
+    if is_lack_of_memory(error):
         raise error
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from hairify._support.memory import is_lack_of_memory
 from hairify.cli import INTERRUPTED
 from hairify.cli._commands import ablate, demo, evaluate, export, plan, push, report, restore, train
 from hairify.cli._common import config_of_run, say
@@ -57,6 +58,14 @@ def _reporting(command: Callable[..., Any]) -> Callable[..., Any]:
         except OSError as error:
             full = " The disk is full." if error.errno == errno.ENOSPC else ""
             _complain(f"{error}.{full}")
+            raise typer.Exit(1) from error
+        except (MemoryError, RuntimeError) as error:
+            if not is_lack_of_memory(error):
+                raise
+            _complain(
+                f"There is not enough memory: {error}. Training takes less with a smaller --patch-size, more "
+                "--accumulation or --checkpoint-blocks; restoring, with a smaller --tile."
+            )
             raise typer.Exit(1) from error
         except KeyboardInterrupt as interrupt:
             _complain("Interrupted.")

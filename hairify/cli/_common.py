@@ -22,7 +22,7 @@ console = Console()
 CONFIG = "config.toml"
 """The configuration that a run writes into its folder."""
 
-_SHOWN = 20  # unreadable files, one a line
+_SHOWN = 20  # of those that were left out, one a line
 
 ModelArgument: TypeAlias = Annotated[
     str, typer.Argument(help="folder of a run or of a restorer, or owner/name on the Hugging Face Hub", metavar="MODEL")
@@ -44,12 +44,12 @@ def say(*parts: str | tuple[str, str], to: Console = console) -> None:
     to.print(Text.assemble(*parts), soft_wrap=True)
 
 
-def say_unreadable(unreadable: Mapping[str, str]) -> None:
-    """Say how many images could not be read, and why the first of them could not."""
-    for path, reason in [*unreadable.items()][:_SHOWN]:
+def say_left_out(images: Mapping[str, str]) -> None:
+    """Say how many images were left out, and why the first of them were."""
+    for path, reason in [*images.items()][:_SHOWN]:
         say(("left out", "yellow"), f" {reason}" if path in reason else f" {path}: {reason}")
-    if unreadable:
-        say(f"{len(unreadable)} image(s) could not be read, and were left out.")
+    if images:
+        say(f"{len(images)} image(s) could not be read or restored, and were left out.")
 
 
 def open_restorer(source: str, device: str, network: str | None, dac: str | None) -> Restorer:

@@ -26,16 +26,19 @@ class Sample(TypedDict):
     clean: Tensor
     task: int
     """Index of the task among `TrainingSamples.tasks`."""
+    image: str
+    """The file that it shows, the degraded one where there is one."""
     unreadable: list[str]
     """"path: reason" of each image that was drawn before and could not be used."""
 
 
 class Batch(TypedDict):
-    """Samples side by side: patches (B, 3, p, p) and tasks (B,) int64."""
+    """Samples side by side: patches (B, 3, p, p), tasks (B,) int64, and the image of each."""
 
     degraded: Tensor
     clean: Tensor
     task: Tensor
+    image: list[str]
     unreadable: list[str]
 
 
@@ -104,13 +107,14 @@ class TrainingSamples(Dataset[Sample]):
         generator = seeded_generator(self.seed, "sample", index)
         unreadable = []
         for image in _draws(len(task.clean), generator):
+            degraded_file, clean_file = task.files(image)
+            file = str(degraded_file or clean_file)
             try:
                 degraded, clean = self._patches(task, image, generator)
             except (ImageError, OSError) as error:
-                degraded_file, clean_file = task.files(image)
-                unreadable.append(f"{degraded_file or clean_file}: {error}")
+                unreadable.append(f"{file}: {error}")
             else:
-                return Sample(degraded=degraded, clean=clean, task=number, unreadable=unreadable)
+                return Sample(degraded=degraded, clean=clean, task=number, image=file, unreadable=unreadable)
         raise DataError(
             f"None of the {len(task.clean)} images of {task.name!r} can be used. The first of them: {unreadable[0]}"
         )
@@ -140,6 +144,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         degraded=torch.stack([sample["degraded"] for sample in samples]),
         clean=torch.stack([sample["clean"] for sample in samples]),
         task=torch.tensor([sample["task"] for sample in samples]),
+        image=[sample["image"] for sample in samples],
         unreadable=[line for sample in samples for line in sample["unreadable"]],
     )
 

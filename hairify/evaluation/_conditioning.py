@@ -14,14 +14,14 @@ from torch import Tensor
 from hairify._support.modes import evaluation_mode
 from hairify.errors import ConditioningError
 from hairify.model import HairModel
-from hairify.networks._running import apply, number_of_inputs
+from hairify.networks._running import apply, for_network, number_of_inputs
 
 LEAST_COST = 0.1
 """In dB: a network whose images lose less by the GIV of another degradation is said not to use it."""
 
 NOT_MEASURED = (
     "Whether the network uses its GIV was not measured. That takes images of two degradations at least, with sides of "
-    "the network's multiple or more."
+    "the network's multiple or more, that it can restore."
 )
 """What is said where there is no measurement on a set of images."""
 
@@ -147,12 +147,12 @@ def measure_conditioning(
         made = []
         for images, own in zip(degraded.split(batch_size), givs.split(batch_size), strict=True):
             with hair.conditioned_on(own.to(device)):
-                made.append(apply(hair, images.to(device)).cpu())
+                made.append(apply(hair, for_network(hair, images)).cpu())
         return torch.cat(made)
 
     with evaluation_mode(hair):
         inputs = number_of_inputs(hair)
-        givs = torch.cat([hair.giv(*[part.to(device)] * inputs).cpu() for part in degraded.split(batch_size)])
+        givs = torch.cat([hair.giv(*[for_network(hair, part)] * inputs).cpu() for part in degraded.split(batch_size)])
         means = torch.stack([givs[labels == k].mean(0) for k in range(len(names))])
         outputs = {
             "own": restored(givs),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -21,8 +22,10 @@ from hairify.data.datasets import Task, load_pair
 from hairify.errors import DataError, ImageError
 from hairify.evaluation._conditioning import Conditioning, measure_conditioning
 from hairify.model import HairModel
+from hairify.restoring._failures import OF_WHOLE_IMAGE, failure_in_words
 from hairify.restoring._tiling import restore_whole
 
+_LOGGER = logging.getLogger(__name__)
 _LEAST_SIDE = 7  # of the window in which SSIM looks
 AVERAGE = "average"
 _CROP = 128  # side in pixels of what the use of the GIV is measured on
@@ -68,7 +71,8 @@ class Results:
         scores: {task: mean over its images}, in the order of evaluation.
         counts: {task: number of images}.
         inputs: {task: mean score of the degraded images themselves}.
-        unreadable: {image: reason} for those that were left out, each under the degraded file where there is one.
+        unreadable: {image: reason} for those that were left out, since they could not be read, compared or restored,
+            each under the degraded file where there is one. A task of which none is left has no scores.
         conditioning: of a HairModel, whether it uses its GIV, as `Conditioning.plain` has it; None: not measured.
     """
 
@@ -162,7 +166,8 @@ def evaluate(
 ) -> Results:
     """Restores every image of every task, whole and alone, and compares it with the clean one.
 
-    The network runs in evaluation mode, on its own device, and is put back into its mode.
+    An image that cannot be read or restored, as for lack of memory, is left out and named. The network runs in
+    evaluation mode, on its own device, and is put back into its mode.
 
     Args:
         network: images → images; told nothing about the degradation.
@@ -173,9 +178,8 @@ def evaluate(
         keep: is given each image: task, index, degraded, clean and restored, (3, H, W) in [0, 1] on the CPU.
 
     Raises:
-        DataError: a task has no image that can be read and is not smaller than 7×7.
+        DataError: there is no image at all that can be read, is not smaller than 7×7, and can be restored.
     """
-    like = next(network.parameters(), torch.empty(0))
     scores, counts, inputs = {}, {}, {}
     unreadable: dict[str, str] = {}
     with evaluation_mode(network):
@@ -184,25 +188,39 @@ def evaluate(
             for index, path in enumerate(task.clean):
                 try:
                     degraded, clean = load_pair(task, index, seed)
+                    if not (degraded.isfinite().all() and clean.isfinite().all()):
+                        raise ImageError("It, or its clean image, has values that are not finite.")
                     before = score(degraded, clean)
-                except ImageError as error:
-                    unreadable[str(task.files(index)[0] or path)] = str(error)
+                    restored = restore_whole(network, degraded[None], multiple)[0]
+                except Exception as error:
+                    unreadable[str(task.files(index)[0] or path)] = failure_in_words(error, OF_WHOLE_IMAGE)
                     continue
-                restored = restore_whole(network, degraded[None].to(like), multiple)[0].float().cpu()
                 own.append((before, score(restored, clean)))
                 if on_image is not None:
                     on_image(task, own[-1][1])
                 if keep is not None:
                     keep(task, index, degraded, clean, restored)
             if not own:
-                raise DataError(f"None of the {len(task.clean)} images of {task.name!r} can be read: {unreadable}")
+                continue
             inputs[task.name], scores[task.name] = (mean([pair[i] for pair in own]) for i in (0, 1))
             counts[task.name] = len(own)
+    if not scores:
+        raise DataError(
+            "There is nothing to evaluate: "
+            + "; ".join(f"None of the {len(task.clean)} images of {task.name!r} can be restored" for task in tasks)
+            + f". The reasons: {unreadable}"
+        )
     return Results(scores, counts, inputs, unreadable)
 
 
 def conditioning_on(
-    network: HairModel, tasks: Sequence[Task], *, multiple: int, crops: int = _CROPS, seed: int = 0
+    network: HairModel,
+    tasks: Sequence[Task],
+    *,
+    multiple: int,
+    crops: int = _CROPS,
+    seed: int = 0,
+    without: Collection[str] = (),
 ) -> Conditioning | None:
     """Whether a HairModel uses its GIV, on the middle of some images of each task.
 
@@ -212,18 +230,22 @@ def conditioning_on(
         multiple: of which images' sides must be multiples.
         crops: of each task, at most.
         seed: of degradations that are synthesised.
+        without: images that are left out, by the names that `Results.unreadable` has.
 
     Returns:
-        The measurement; None where no two degradations have images of at least `multiple` pixels that can be read.
+        The measurement; None where no two degradations have images of at least `multiple` pixels that can be read and
+        restored.
     """
     pairs: dict[str, list[tuple[Tensor, Tensor]]] = {}
     for task in tasks:
         for index in range(min(crops, len(task.clean))):
+            if str(task.files(index)[0] or task.clean[index]) in without:
+                continue
             try:
                 pair = load_pair(task, index, seed)
-            except ImageError:
-                continue  # it is counted where all images are evaluated
-            if _side(pair) >= multiple:
+            except Exception:  # it is named where all images are evaluated
+                continue
+            if _side(pair) >= multiple and all(bool(image.isfinite().all()) for image in pair):
                 pairs.setdefault(task.degradation, []).append(pair)
     if len(pairs) < 2:
         return None
@@ -231,9 +253,14 @@ def conditioning_on(
     side = min(_CROP, *(int(median(map(_side, of_one))) for of_one in pairs.values()))
     side = max(side // multiple * multiple, multiple)
     kept = [(name, pair) for name, of_one in pairs.items() for pair in of_one if _side(pair) >= side]
-    like = next(network.parameters())
     degraded, clean = (torch.stack([middle(pair[i], side) for _, pair in kept]) for i in (0, 1))
-    return measure_conditioning(network, degraded.to(like.dtype), clean, [name for name, _ in kept])
+    for batch_size in (8, 1):  # several at once may take more memory than there is
+        try:
+            return measure_conditioning(network, degraded, clean, [name for name, _ in kept], batch_size=batch_size)
+        except Exception as error:
+            reason = failure_in_words(error, "Out of memory.")
+    _LOGGER.warning("The use of the GIV could not be measured: %s", reason)
+    return None
 
 
 def _side(pair: tuple[Tensor, Tensor]) -> int:

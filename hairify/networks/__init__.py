@@ -2,7 +2,8 @@
 
 from hairify.networks._embedding import ConditionalEmbedding
 from hairify.networks._named import BUILT_IN, Network, NetworkSettings
-from hairify.networks._running import apply, number_of_inputs, smallest_multiple
+from hairify.networks._running import apply, number_of_inputs
+from hairify.networks._sizes import smallest_multiple
 
 __all__ = [
     "BUILT_IN",

@@ -21,6 +21,7 @@ from hairify.conversion import hairify as convert
 from hairify.errors import CheckpointError, HairError, HairWarning, NetworkError, OptionError
 from hairify.model import HairModel
 from hairify.models import load_published, load_weights
+from hairify.networks._sizes import unusual_example
 from hairify.nn._dac import DACName
 from hairify.planning._options import DEFAULTS, Init
 from hairify.planning._presets import BoxKind, PresetName, Targets
@@ -190,6 +191,8 @@ class NetworkSettings:
             options["include"] = self.include
         if self.exclude:
             options["exclude"] = self.exclude
+        if (images := unusual_example(network)) is not None:
+            options["example_inputs"] = images
         if self.dac is not None:
             options["dac"] = self.dac if self.own_dac is None else find_object(self.own_dac)
         return options

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 
 import torch
 from torch import Tensor, nn
 
-from hairify._support.modes import evaluation_mode
+from hairify._support.copying import copy_model
+from hairify._support.isolation import isolated
 from hairify._support.nested import all_tensors
 from hairify._support.torch_internals import compiled_from
 from hairify.errors import NetworkError
 from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
+from hairify.networks._outputs import images_among, restored_among
 
-_MULTIPLES = (1, 2, 4, 8, 16, 32, 64, 128)
-
-_LEAST_SIDE = 48  # of images on which multiples are tried: windows and a few downsamplings fit into it
+_REAL = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def apply(network: nn.Module, images: Tensor) -> Tensor:
@@ -27,29 +28,54 @@ def apply(network: nn.Module, images: Tensor) -> Tensor:
         images: (B, 3, H, W).
 
     Returns:
-        (B, 3, H, W): of the output's tensors the first that has this shape.
+        (B, 3, H, W): of the output's tensors the one that has this shape. Where several have, as those of a network
+        that returns the results of all its stages, it is the one behind the largest share of the network's weights, in
+        a converted network of those that depend on the GIV; of equals the first.
 
     Raises:
         NetworkError: there is none.
     """
-    output = network(*[images] * number_of_inputs(network))
-    found = [output] if isinstance(output, Tensor) else all_tensors(output)
-    restored = next((tensor for tensor in found if tensor.shape == images.shape), None)
-    if restored is None:
-        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in found) or "no tensor"
+    inputs = number_of_inputs(network)
+    output = network(*[images] * inputs)
+    found = images_among(output, images.shape)
+    if not found:
+        shapes = ", ".join(str(tuple(tensor.shape)) for tensor in all_tensors(output)) or "no tensor"
         raise NetworkError(
             f"{type(original_of(network)).__name__} made {shapes} of images {tuple(images.shape)}; needed is a network "
             "that returns images of the shape that it takes."
         )
-    return restored
+    return found[0 if len(found) == 1 else restored_among(_unwrapped(network), inputs, images, len(found))]
+
+
+def settle_output(network: nn.Module, images: Tensor) -> tuple[int, int]:
+    """Decide which of the images that a network returns `apply` takes, before it is sharded or exported.
+
+    Args:
+        network: in the mode in which it will run; left as it is.
+        images: (B, 3, H, W), as for `apply`.
+
+    Returns:
+        Which it is, counted from 0, and how many there are.
+
+    """
+    plain, inputs = _unwrapped(network), number_of_inputs(network)
+    copy = copy_model(plain)
+    with isolated(copy), torch.no_grad():
+        count = len(images_among(copy(*[images] * inputs), images.shape))
+    return (restored_among(plain, inputs, images, count) if count > 1 else 0), count
 
 
 def original_of(network: nn.Module) -> nn.Module:
     """The user's network within HairModel, DDP, `torch.compile` and the like."""
+    while isinstance(network := _unwrapped(network), (HairModel, ConditionalEmbedding)):
+        network = network.base
+    return network
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """The network within DDP, `torch.compile` and the like."""
     while True:
-        if isinstance(network, (HairModel, ConditionalEmbedding)):
-            network = network.base
-        elif isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+        if isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
             network = network.module
         elif (inner := compiled_from(network)) is not None:
             network = inner
@@ -64,30 +90,15 @@ def number_of_inputs(network: nn.Module) -> int:
     return max(sum(p.kind in kinds and p.default is p.empty for p in parameters), 1)
 
 
-def smallest_multiple(network: nn.Module) -> int:
-    """The least number of which an image's sides must be multiples, found by trying; images are padded to it.
+def for_network(network: nn.Module, images: Tensor) -> Tensor:
+    """Images where a network's parameters are, in the precision of most of them.
 
-    The network runs in evaluation mode on its own device, without gradients, and is put back into its mode.
-
-    Raises:
-        NetworkError: no multiple up to 128 works.
+    Some of them may be complex or whole numbers, or have a precision of their own. Without real ones, the images keep
+    theirs.
     """
-    like = next(network.parameters(), torch.empty(0))
-    failure: Exception | None = None
-    with evaluation_mode(network):
-        for multiple in _MULTIPLES:
-            # Odd numbers of multiples: even ones would be multiples of twice as much.
-            count = max(_LEAST_SIDE // multiple, 1) | 1
-            size = count * multiple, (count + 2) * multiple
-            image = torch.linspace(0, 1, size[0] * size[1]).expand(3, -1).reshape(1, 3, *size).to(like)
-            try:
-                with torch.no_grad():
-                    apply(network, image)
-            except Exception as error:  # networks refuse sizes in every possible way
-                failure = error
-            else:
-                return multiple
-    raise NetworkError(
-        f"{type(original_of(network)).__name__} runs on images of no size that was tried, up to multiples of "
-        f"{_MULTIPLES[-1]}. The last failure: {type(failure).__name__}: {failure}"
-    ) from failure
+    counts: Counter[torch.dtype] = Counter()
+    for parameter in network.parameters():
+        counts[parameter.dtype] += parameter.numel() if parameter.dtype in _REAL else 0
+    device = next((p.device for p in network.parameters()), images.device)
+    dtype, count = counts.most_common(1)[0] if counts else (images.dtype, 0)
+    return images.to(device, dtype if count else images.dtype)

@@ -15,13 +15,14 @@ from hairify._support.modes import evaluation_mode
 from hairify.data.datasets import Task, load_pair
 from hairify.data.degradations import degradation
 from hairify.data.images import read_rgb
-from hairify.errors import DataError, ImageError
+from hairify.errors import DataError, NetworkError
 from hairify.evaluation._scores import Results, conditioning_on, middle, score
 from hairify.model import HairModel
 from hairify.report._findings import Baseline, Curves, Example, Findings, GIVFindings
 from hairify.report._logs import read_log
 from hairify.report._projecting import project
 from hairify.report._settings import ReportSettings
+from hairify.restoring._failures import OF_WHOLE_IMAGE, failure_in_words
 from hairify.restoring._tiling import TilingSettings, giv_of, restore_whole
 
 _Source = TypeVar("_Source")
@@ -57,7 +58,7 @@ def collect(
         on_part: is told in words what is worked on next.
 
     Raises:
-        DataError: a degradation is not known, none of its images can be read, the log cannot be read, or the baseline
+        DataError: a degradation is not known, no image can be read, the log cannot be read, or the baseline
             was evaluated on other images, or the model not at all.
     """
     settings = settings or ReportSettings()
@@ -70,7 +71,7 @@ def collect(
             on_part("use of the GIV")
             use = conditioning_on(model, tasks, multiple=multiple, seed=settings.report_seed)
             crops = _Crops(tasks, settings, unreadable)
-            conditioning = _conditioning(model, crops, settings, multiple, on_part)
+            conditioning = _conditioning(model, crops, settings, multiple, on_part, unreadable)
         examples = _examples(model, tasks, settings, multiple, on_part, unreadable)
     return Findings(
         title=title,
@@ -115,7 +116,12 @@ def _counted(results: Results) -> str:
 
 
 def _conditioning(
-    model: HairModel, source: _Crops, settings: ReportSettings, multiple: int, on_part: Callable[[str], None]
+    model: HairModel,
+    source: _Crops,
+    settings: ReportSettings,
+    multiple: int,
+    on_part: Callable[[str], None],
+    unreadable: dict[str, str],
 ) -> GIVFindings:
     singles = source.degradations
     composites = tuple(
@@ -126,15 +132,43 @@ def _conditioning(
     crops, givs, vectors = {}, {}, {}
     for name in (*singles, *composites):
         on_part(f"GIVs of {name}")
-        drawn = source.degraded(name)
-        crops[name] = tuple(drawn)
-        tiling = TilingSettings()
-        given = torch.cat([giv_of(model, _like(model, image)[None], tiling, multiple) for image in drawn.values()])
+        try:
+            own = _givs(model, source, source.degraded(name), multiple, unreadable)
+        except DataError as error:
+            notes.append(f"Not drawn: {name}. {error}")
+            continue
+        crops[name] = tuple(own)
+        given = torch.cat(list(own.values()))
         givs[name] = given.float().cpu()
         vectors[name] = _mean_vectors(model, given)
+    composites = tuple(name for name in composites if name in givs)
+    if len(givs) == len(composites):
+        raise DataError(f"There are no GIVs to show. {' '.join(notes)}")
     on_part("t-SNE")
     projections = project(givs, composites, settings.report_seed)
     return GIVFindings(crops, givs, vectors, composites, projections, tuple(notes))
+
+
+def _givs(
+    model: HairModel, source: _Crops, crops: Mapping[str, Tensor], multiple: int, unreadable: dict[str, str]
+) -> dict[str, Tensor]:
+    """The GIVs (1, D) of crops (3, h, w), but for those that the network cannot be run on.
+
+    Raises:
+        DataError: none is left.
+    """
+    found: dict[str, Tensor] = {}
+    for name, image in crops.items():
+        try:
+            giv = giv_of(model, image[None], TilingSettings(), multiple)
+            if not giv.isfinite().all():
+                raise NetworkError("Its GIV is not finite.")
+            found[name] = giv
+        except Exception as error:
+            unreadable[str(source.files[name])] = failure_in_words(error, OF_WHOLE_IMAGE)
+    if not found:
+        raise DataError(f"The network made GIVs of none of {len(crops)} crops.")
+    return found
 
 
 def _mean_vectors(model: HairModel, givs: Tensor) -> dict[str, Tensor]:
@@ -153,6 +187,7 @@ class _Crops:
     def __init__(self, tasks: Sequence[Task], settings: ReportSettings, unreadable: dict[str, str]) -> None:
         self.degradations = tuple(dict.fromkeys(task.degradation for task in tasks))
         self._tasks, self._settings, self._unreadable = tasks, settings, unreadable
+        self.files: dict[str, Path] = {}  # by the names of the crops
         self._clean: dict[tuple[Path, ...], dict[str, Tensor]] = {}
 
     def degraded(self, name: str) -> dict[str, Tensor]:
@@ -179,12 +214,13 @@ class _Crops:
             source = sources[i * len(sources) // wanted]
             try:
                 image = load(source)
-            except ImageError as error:
-                reason = self._unreadable[str(path_of(source))] = str(error)
+            except Exception as error:
+                reason = self._unreadable[str(path_of(source))] = failure_in_words(error, OF_WHOLE_IMAGE)
                 continue
             for _ in range(count // wanted + (i < count % wanted)):
                 crop, left, top = _random_crop(image, self._settings.giv_crop, generator)
-                crops[f"{path_of(source).name}, crop {len(crops) + 1} at ({left}, {top})"] = crop
+                name = f"{path_of(source).name}, crop {len(crops) + 1} at ({left}, {top})"
+                crops[name], self.files[name] = crop, path_of(source)
         if not crops:
             raise DataError(f"None of {wanted} test images can be read. The last one: {reason}")
         return crops
@@ -224,16 +260,10 @@ def _examples(
             try:
                 degraded, clean = (middle(image, settings.example_side) for image in load_pair(task, index))
                 before = score(degraded, clean)
-            except ImageError as error:
-                unreadable[str(_file(task, index))] = str(error)
+                restored = restore_whole(model, degraded[None], multiple)[0]
+            except Exception as error:
+                unreadable[str(_file(task, index))] = failure_in_words(error, OF_WHOLE_IMAGE)
                 continue
-            restored = restore_whole(model, _like(model, degraded)[None], multiple)[0].float().cpu()
             after = score(restored, clean)
             found.append(Example(task.name, _file(task, index).name, clean, degraded, restored, before, after))
     return tuple(found)
-
-
-def _like(model: nn.Module, image: Tensor) -> Tensor:
-    """An image on the model's device, in its precision."""
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), None)
-    return image if parameter is None else image.to(parameter)

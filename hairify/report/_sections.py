@@ -334,7 +334,7 @@ def _numbers(findings: Findings) -> Markup:
     unreadable = {**findings.unreadable, **(results.unreadable if results else {})}
     if unreadable:
         lines = [tag("li", tag("code", path), f": {reason}") for path, reason in unreadable.items()]
-        summary = tag("summary", f"{count_of(len(unreadable), 'image')} could not be read and left out")
+        summary = tag("summary", f"{count_of(len(unreadable), 'image')} could not be read or restored, and left out")
         parts.append(tag("details", summary, tag("ul", lines)))
     return _section("numbers-table", *parts)
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 from torch import Tensor, nn
 from typing_extensions import Doc
 
@@ -26,8 +25,9 @@ from hairify.data.images import (
     read,
     write,
 )
-from hairify.errors import HairError, ImageError, OptionError
+from hairify.errors import ImageError, OptionError
 from hairify.model import HairModel
+from hairify.restoring._failures import failure_in_words
 from hairify.restoring._tiling import TilingSettings, giv_of, restore_tiled
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -228,23 +228,15 @@ class _Restoring:
             return "skipped", f"{job.target} exists; `overwrite` replaces it."
         try:
             return self._restore_file(job.source, job.target)
-        except HairError as error:
-            return "failed", str(error)
-        except OSError as error:
-            if error.errno in _DISK_FULL:
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in _DISK_FULL:
                 raise ImageError(
                     f"The disk is full: {job.target} could not be written. Make room on it and start again; "
                     "photographs whose outputs exist are skipped then."
                 ) from error
-            return "failed", str(error)
-        except Exception as error:  # networks fail in every possible way, and the next photograph may suit this one
-            if not _is_out_of_memory(error):
-                return "failed", f"The network failed: {type(error).__name__}: {error}"
-        # Here the error is gone, and with it what it held.
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        tile = self.tiling.tile
-        return "failed", f"Out of memory with tiles of {tile} × {tile} pixels; a smaller `tile` takes less."
+            tile = self.tiling.tile
+            lack = f"Out of memory with tiles of {tile} × {tile} pixels; a smaller `tile` takes less."
+            return "failed", failure_in_words(error, lack)
 
     def _restore_file(self, source: Path, target: Path) -> tuple[Status, str]:
         """Read, restore and write; the message says what is not in the result."""
@@ -271,9 +263,3 @@ class _Restoring:
                 self.on_tile(source, done, of)
 
         return restore_tiled(model, pixels[None], self.tiling, self.multiple, on_tile=on_tile)[0]
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    # On CPU PyTorch raises a plain RuntimeError, with these words on Linux and macOS, and on Windows.
-    words = ("can't allocate memory", "not enough memory")
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or any(word in str(error) for word in words)

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Doc
 
-from hairify.errors import NetworkError, OptionError
+from hairify.errors import ImageError, NetworkError, OptionError
 from hairify.model import HairModel
-from hairify.networks._running import apply, number_of_inputs
+from hairify.networks._running import apply, for_network, number_of_inputs
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,7 @@ def restore_whole(model: nn.Module, images: Tensor, multiple: int) -> Tensor:
         The restored images, of the shape, dtype and device of `images`, clipped to [0, 1].
 
     Raises:
+        ImageError: the image has values that are not finite, and so has what the network makes of it.
         NetworkError: the network made numbers that are not finite, or something else than such images.
     """
     height, width = images.shape[2:]
@@ -171,7 +172,7 @@ def giv_of(hair: HairModel, image: Tensor, settings: TilingSettings, multiple: i
     tiles = _Tiles(image, settings, multiple)
     rows, columns = _evenly_spaced(len(tiles.rows.starts), len(tiles.columns.starts), settings.giv_tiles)
     inputs = number_of_inputs(hair)
-    givs = [hair.giv(*[_for_network(hair, tiles.cut(image, i, j))] * inputs) for i in rows for j in columns]
+    givs = [hair.giv(*[for_network(hair, tiles.cut(image, i, j))] * inputs) for i in rows for j in columns]
     return torch.stack(givs).mean(0)
 
 
@@ -206,6 +207,7 @@ def restore_tiled(
     Raises:
         OptionError: `settings` do not fit the network, `image` is not one image, or `giv` is given to another network
             than a HairModel.
+        ImageError: the image has values that are not finite, and so has what the network makes of it.
         NetworkError: the network made numbers that are not finite, or something else than such an image; or it is a
             HairModel within a wrapper, whose tiles could not share a GIV.
     """
@@ -320,13 +322,11 @@ def _evenly_spaced(rows: int, columns: int, most: int) -> tuple[list[int], list[
     return spaced(down, rows), spaced(across, columns)
 
 
-def _for_network(model: nn.Module, images: Tensor) -> Tensor:
-    return images.to(next((p for p in model.parameters() if p.is_floating_point()), images))
-
-
 def _run(model: nn.Module, images: Tensor) -> Tensor:
-    restored = apply(model, _for_network(model, images))
+    restored = apply(model, for_network(model, images))
     if not restored.isfinite().all():
+        if not images.isfinite().all():
+            raise ImageError("The image has values that are not finite.")
         raise NetworkError(
             f"The network made numbers that are not finite of an image {tuple(images.shape)}. Its weights may be "
             "damaged, or its precision too low: try float32."

@@ -18,7 +18,7 @@ from hairify._support.files import is_utf8, replacing
 from hairify._support.modes import evaluation_mode
 from hairify.errors import ExportError, OptionError
 from hairify.model import HairModel
-from hairify.networks._running import apply, number_of_inputs
+from hairify.networks._running import apply, for_network, number_of_inputs, settle_output
 
 Format = Literal["onnx", "torch"]
 ENDINGS: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
@@ -87,6 +87,7 @@ def export(
         wrapped = _Conditioned(model) if giv_input and isinstance(model, HairModel) else _Images(model)
         image = _example(model, multiple, size)
         with _named_failures(model, size):
+            settle_output(model, image)
             _write(wrapped, _inputs(model, image, giv_input), file, fixed=size is not None)
             run = _runner(file)
         if run is None:
@@ -149,8 +150,7 @@ def _example(model: nn.Module, multiple: int, size: tuple[int, int] | None) -> T
     """Images to export with: one of the fixed size, or two of a size that no exporter takes for a special one."""
     count = max(_LEAST_SIDE // multiple, 2) + 1  # odd, and two or more: to exporters, 1 is special
     shape = (2 if size is None else 1, 3, *(size or (count * multiple, (count + 2) * multiple)))
-    floats = (parameter for parameter in model.parameters() if parameter.is_floating_point())
-    return torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(next(floats, torch.empty(0)))
+    return for_network(model, torch.rand(shape, generator=torch.Generator().manual_seed(0)))
 
 
 def _other_sizes(example: Tensor, multiple: int) -> list[Tensor]:

@@ -209,6 +209,11 @@ def _folder_of(source: str | os.PathLike[str], revision: str | None, token: str 
     if path.is_dir():
         return path if (path / CONFIG).is_file() or not (path / "model" / CONFIG).is_file() else path / "model"
     name = os.fspath(source)
+    if path.is_file():
+        way_out = f"beside it there is no {CONFIG}. `hairify train` starts from such files (`weights`)."
+        if (path.parent / CONFIG).is_file():
+            way_out = f"give its folder, {path.parent}."
+        raise CheckpointError(f"{name} is no folder of a restorer, but a file; {way_out}")
     if path.exists() or not _HUB_NAME.fullmatch(name):
         raise CheckpointError(
             f"{name} is no folder of a restorer; accepted are a folder that `hairify train` wrote, and 'owner/name' of "
@@ -233,6 +238,8 @@ def _read_config(folder: Path) -> dict[str, Any]:
         well_formed = all(isinstance(config[name], kind) for name, kind in kinds.items())
         well_formed &= isinstance(config["network"]["name"], str) and isinstance(config["network"]["options"], dict)
         well_formed &= config["dac"] is None or isinstance(config["dac"], str)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{folder} is no folder of a restorer: {_what_it_is(folder)}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{folder} is no folder of a restorer ({type(error).__name__}: {error}); `hairify train` and "
@@ -245,6 +252,22 @@ def _read_config(folder: Path) -> dict[str, Any]:
             f"{folder} has format {config['format']}; this hairify reads up to {FORMAT}. Install a newer hairify."
         )
     return dict(config)
+
+
+def _what_it_is(folder: Path) -> str:
+    """What a folder without a restorer seems to be, and the way out."""
+    if (folder / "runs").is_dir() and (folder / "config.toml").is_file():
+        return "it is that of an ablation, which keeps scores, and no restorers. `hairify train` makes one."
+    if (folder / "checkpoints").is_dir() or (folder / "config.toml").is_file():
+        return (
+            "it is that of a training run that has not ended; the restorer is made at the end. Let it end, or go on "
+            f"with it: hairify train --output {folder} --resume. With --steps at the number taken, it ends at once."
+        )
+    if folder.name == "checkpoints":
+        return f"it has a training run's checkpoints. The restorer, made at its end, is opened by {folder.parent}."
+    within = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
+    hint = f" Those within it have one: {', '.join(within[:5])}." if within else ""
+    return f"it has no {CONFIG}. `hairify train` and `save_pretrained` write such folders.{hint}"
 
 
 def _save_static(model: nn.Module, path: Path) -> None:

@@ -40,4 +40,5 @@ class WeightAverage:
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         """Go on from what `tensors` returned."""
         for name, average in self._averages.items():
-            average.copy_(like(average, tensors[name]))
+            if name in tensors:  # else a run of hairify before this version did not train it
+                average.copy_(like(average, tensors[name]))

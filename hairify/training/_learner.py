@@ -14,16 +14,18 @@ from accelerate.utils import broadcast  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from hairify._support.copying import copy_model
+from hairify._support.isolation import pass_on_lack_of_memory
 from hairify.data.samples import Batch
 from hairify.errors import OptionError, TrainingError
 from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
-from hairify.networks._running import number_of_inputs
+from hairify.networks._running import for_network, number_of_inputs, settle_output
 from hairify.nn._moments_dac import MomentsDAC
 from hairify.training._averaging import WeightAverage
 from hairify.training._losses import Loss, loss_for
+from hairify.training._objective import Objective, why_not_classify
 from hairify.training._optimizer import RELATIVE_RATE, adamw, load_state_tensors, state_tensors
-from hairify.training._reachability import teaches_giv, unreached
+from hairify.training._reachability import added_parameters, reached
 from hairify.training._settings import TrainingSettings
 from hairify.training._sharding import like, whole
 
@@ -48,74 +50,6 @@ class Gradients:
     stop: bool
 
 
-class Objective(nn.Module):
-    """A network with its loss: what processes call, so that the loss may use the network in whatever way.
-
-    Args:
-        network: the network.
-        loss: of its output.
-        classify: weight of a second loss, by which a linear classifier, trained beside a network with a GIV, tells the
-            degradation from the GIV of its first run on a step's images; 0: none.
-        classes: number of degradations.
-    """
-
-    def __init__(self, network: nn.Module, loss: Loss, classify: float, classes: int) -> None:
-        super().__init__()
-        self.network = network
-        self.loss = loss
-        self.classify = classify
-        self.classifier: nn.Linear | None = None
-        self._giv: Tensor | None = None
-        if classify:
-            assert isinstance(network, (HairModel, ConditionalEmbedding))
-            self.classifier = nn.Linear(len(network.standardization.mean), classes)
-            network.standardization.register_forward_hook(self._see)
-
-    def _see(self, module: nn.Module, args: Any, giv: Tensor) -> None:
-        if self._giv is None:
-            self._giv = giv
-
-    def forward(self, degraded: Tensor, clean: Tensor, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """What is brought down, and the loss alone, both (B,), of images (B, 3, H, W) in [0, 1].
-
-        Args:
-            degraded: the network's input.
-            clean: what it should return.
-            labels: the number of each image's degradation, for the classifier.
-        """
-        self._giv = None
-        losses = self.loss(self.network, degraded, clean)
-        if losses.shape != degraded.shape[:1]:
-            raise TrainingError(
-                f"The loss has shape {tuple(losses.shape)} for {len(degraded)} images; needed is one number for each, "
-                f"({len(degraded)},). Take the mean over all dimensions but the first."
-            )
-        if self.classifier is None:
-            return losses, losses
-        giv, self._giv = self._giv, None
-        assert giv is not None
-        assert labels is not None
-        logits = self.classifier(giv.float())
-        return losses + self.classify * nn.functional.cross_entropy(logits, labels, reduction="none"), losses
-
-
-def _why_not_classify(network: nn.Module, loss: Loss, degraded: Tensor, clean: Tensor, classes: int) -> str | None:
-    """Why a classifier of its GIV can teach a network nothing, and the way out; None where it can."""
-    if not isinstance(network, (HairModel, ConditionalEmbedding)):
-        return f"this {type(network).__name__} has no GIV. Convert it, or leave `classify` at 0."
-    if classes < 2:
-        return (
-            "all training images show the same degradation, so there is nothing to tell apart. Leave `classify` at 0."
-        )
-    if not teaches_giv(network, loss, degraded, clean):
-        return (
-            "nothing that makes the GIV of a step's images is trained: what runs before the split is frozen, and so is "
-            "the DAC or it has no parameters; or the loss runs the network under GIVs of its own, or on parts of the "
-            "images. Leave `classify` at 0, or train what runs before the split."
-        )
-    return None
-
-
 class Learner:
     """A copy of a network, on the processes of an accelerator.
 
@@ -130,13 +64,13 @@ class Learner:
         calibration: degraded images (B, 3, H, W) on which a network with a GIV is calibrated before it learns.
 
     Attributes:
-        frozen: names of the parameters that are not trained since no loss reaches them.
         classify: weight of telling the degradation from the GIV; 0 where that is not taught.
         skipped: how many of the last updates, without a break, fp16 has left out since a gradient was not finite.
 
     Raises:
         OptionError: the settings do not fit the network.
-        TrainingError: there is nothing to train, or `weights` are of another network.
+        TrainingError: there is nothing to train, or nothing of what was added to a network for its GIV; the network
+            cannot be run on the samples; or `weights` are of another network.
     """
 
     def __init__(
@@ -152,25 +86,23 @@ class Learner:
     ) -> None:
         self._settings, self._accelerator = settings, accelerator
         self._network = _prepared(model, settings).to(accelerator.device)
+        self._like = for_network(self._network, torch.empty(0))
         if weights is not None:
             _load(self._network, weights)
+        tried = self._images(example)
+        self._output = _settled_output(self._network, tried[0])  # now: a sharded network cannot be copied
+        self._idle = _idle(self._network, loss, *tried)
         if calibration is not None:
             assert isinstance(self._network, (HairModel, ConditionalEmbedding))
-            images = calibration.to(accelerator.device)
+            images = for_network(self._network, calibration)
             self._network.calibrate(*[images] * number_of_inputs(self._network))
             self._agree_on(self._network)  # devices round differently
         if settings.freeze_base and isinstance(self._network, HairModel):
             _keep_statistics(self._network.base)
-        self.frozen = unreached(self._network, loss, *self._images(example))
-        for name in self.frozen:
-            self._network.get_parameter(name).requires_grad_(False)
-        if not any(parameter.requires_grad for parameter in self._network.parameters()):
-            raise TrainingError(
-                "There is nothing to train: the loss reaches no parameter of the network that requires gradients."
-            )
         classes = max(degradations) + 1
         self.classify = self._weight_of_classifying(loss, example, classes)
-        self._parts = Objective(self._network, loss, self.classify, classes).to(accelerator.device)
+        self._parts = Objective(self._network, loss, self.classify, classes, sharded=settings.fsdp)
+        self._parts.to(accelerator.device)
         if self._parts.classifier is not None:
             self._agree_on(self._parts.classifier)  # each process draws its own
         self._degradations = torch.tensor(degradations)
@@ -180,6 +112,27 @@ class Learner:
         self._average = WeightAverage(self._network, settings.ema_decay) if settings.ema_decay else None
         self.skipped = 0
 
+    def notes(self) -> list[str]:
+        """What a user should know of how it learns."""
+        notes = []
+        chosen, count = self._output
+        if count > 1:
+            notes.append(
+                f"The network returns {count} images. Number {chosen + 1}, to which most of it leads, counts as the "
+                "restored one; if that is another, let its forward return that one alone."
+            )
+        if self._idle:
+            names = ", ".join(self._idle[:3]) + (", ..." if len(self._idle) > 3 else "")
+            notes.append(
+                f"{len(self._idle)} parameters got no gradient in a trial, and learn when a step uses them: {names}"
+            )
+        if self.classify:
+            notes.append(
+                f"Telling the degradation from the GIV is taught beside, with weight {self.classify}; "
+                "`classify` at 0 leaves it out."
+            )
+        return notes
+
     def _weight_of_classifying(self, loss: Loss, example: Batch, classes: int) -> float:
         """The weight in the settings; where it is left open, 0.1 beside hairify's own losses for a DAC of moments."""
         weight = self._settings.classify
@@ -188,7 +141,7 @@ class Learner:
             weight = _CLASSIFY if by_moments and loss is loss_for(self._network) else 0.0
         if not weight:
             return 0.0
-        why_not = _why_not_classify(self._network, loss, *self._images(example), classes)
+        why_not = why_not_classify(self._network, loss, *self._images(example), classes)
         if why_not and self._settings.classify is None:
             return 0.0
         if why_not:
@@ -208,19 +161,35 @@ class Learner:
             batches: this process's micro-batches.
             asked: whether this process was asked to end.
         """
-        rows = torch.cat([self._add_gradients(batch, last=batch is batches[-1]) for batch in batches])
+        added = [self._add_gradients(batch, last=batch is batches[-1]) for batch in batches]
+        rows = torch.cat([rows for rows, _ in added])
+        self._leave_out_unused([used for _, used in added if used is not None])
         rows = self._accelerator.gather(torch.cat([rows, torch.full_like(rows[:, :1], asked())], dim=1)).cpu()
         norm = self._accelerator.clip_grad_norm_(self._objective.parameters(), self._settings.clip_norm or math.inf)
         return Gradients(rows[:, 0].double(), rows[:, 1].int().tolist(), float(whole(norm)), bool(rows[:, 2].any()))
 
-    def _add_gradients(self, batch: Batch, *, last: bool) -> Tensor:
-        """Add the gradients of a micro-batch, exchanged after the last between processes; losses and tasks (B, 2)."""
+    def _leave_out_unused(self, used: Sequence[Tensor]) -> None:
+        """Take the gradients of zero from the parameters that no process used, of those of the micro-batches."""
+        if not used:
+            return
+        somewhere = self._accelerator.gather(torch.stack([*used])).any(0).tolist()
+        trained = [parameter for parameter in self._parts.parameters() if parameter.requires_grad]
+        for parameter, is_used in zip(trained, somewhere, strict=True):
+            # Not zero: a checkpoint of a kind that hides from the graph what it uses.
+            if not is_used and parameter.grad is not None and not whole(parameter.grad).any():
+                parameter.grad = None
+
+    def _add_gradients(self, batch: Batch, *, last: bool) -> tuple[Tensor, Tensor | None]:
+        """Those of a micro-batch, exchanged between processes after the last.
+
+        Returns losses and tasks (B, 2), and of a sharded network, which parameters it used.
+        """
         with contextlib.nullcontext() if last else self._accelerator.no_sync(self._objective):
             with self._accelerator.autocast():
                 labels = self._degradations[batch["task"]].to(self._accelerator.device)
-                objective, losses = self._objective(*self._images(batch), labels)
+                objective, losses, used = self._objective(*self._images(batch), labels)
             self._accelerator.backward(objective.mean() / self._settings.accumulation)
-        return torch.stack([losses.detach().float(), batch["task"].to(losses)], dim=1)
+        return torch.stack([losses.detach().float(), batch["task"].to(losses)], dim=1), used
 
     def update(self, step: int, rate: float) -> None:
         """Change the weights, at this learning rate, by the gradients of a step."""
@@ -290,8 +259,45 @@ class Learner:
         return {name: whole(tensor) for name, tensor in self._network.state_dict().items()}
 
     def _images(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        device = self._accelerator.device
-        return batch["degraded"].to(device, non_blocking=True), batch["clean"].to(device, non_blocking=True)
+        degraded, clean = (batch[name].to(self._like, non_blocking=True) for name in ("degraded", "clean"))
+        return degraded, clean
+
+
+def _settled_output(network: nn.Module, degraded: Tensor) -> tuple[int, int]:
+    """As `settle_output` has it, where the network can be run on images alone; a loss may give it more."""
+    try:
+        return settle_output(network, degraded)
+    except Exception as error:  # networks fail in every possible way
+        pass_on_lack_of_memory(error)
+        return 0, 1
+
+
+_NOTHING_ADDED = (
+    "They work behind the split: let the network return the restored image alone, or convert what makes it "
+    "(`split_at`, `include`)."
+)
+
+
+def _idle(network: nn.Module, loss: Loss, degraded: Tensor, clean: Tensor) -> list[str]:
+    """The parameters that a trial does not reach, where it reaches what is to be trained.
+
+    Raises:
+        TrainingError: it reaches nothing; or of a network with a GIV, nothing that makes it depend on that.
+    """
+    trainable = {name for name, parameter in network.named_parameters() if parameter.requires_grad}
+    added = (added_parameters(network) or set()) & trainable
+    found = reached(network, loss, degraded, clean, added or trainable)
+    if not found:
+        raise TrainingError(
+            "There is nothing to train: the loss reaches no parameter of the network that requires gradients."
+        )
+    if added and not found & added:
+        assert isinstance(network, (HairModel, ConditionalEmbedding))
+        raise TrainingError(
+            "Nothing that was added to the network would learn: the loss reaches its "
+            f"{len(added)} parameters (such as {min(added)!r}) in no trial. {_NOTHING_ADDED}"
+        )
+    return [name for name, _ in network.named_parameters() if name in trainable - found]
 
 
 def _prepared(model: nn.Module, settings: TrainingSettings) -> nn.Module:

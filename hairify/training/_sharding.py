@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import warnings
 from collections.abc import Iterator
 
-import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
 from accelerate.state import AcceleratorState, GradientState, PartialState  # type: ignore[import-untyped]
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin, InitProcessGroupKwargs  # type: ignore[import-untyped]
+from accelerate.utils import (  # type: ignore[import-untyped]
+    DistributedDataParallelKwargs,
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    InitProcessGroupKwargs,
+)
 from torch import Tensor
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -38,7 +43,10 @@ def accelerated(settings: TrainingSettings) -> Iterator[Accelerator]:
     """
     alone, made_here = not PartialState._shared_state, not AcceleratorState._shared_state
     try:
-        yield accelerator_for(settings)
+        with warnings.catch_warnings():
+            # PyTorch's advice to leave off `find_unused_parameters` where a first step used all of them.
+            warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
+            yield accelerator_for(settings)
     finally:
         if made_here:
             AcceleratorState._reset_state(reset_partial_state=alone)
@@ -56,7 +64,11 @@ def accelerator_for(settings: TrainingSettings) -> Accelerator:
             cpu=settings.cpu,
             mixed_precision=settings.mixed_precision,
             fsdp_plugin=sharding_plugin() if settings.fsdp else None,
-            kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+            kwargs_handlers=[
+                InitProcessGroupKwargs(timeout=_PATIENCE),
+                # Each process may use other parts of a network at each step, such as experts, and some are never used.
+                DistributedDataParallelKwargs(find_unused_parameters=True),
+            ],
         )
     except ValueError as error:
         raise OptionError(
@@ -99,10 +111,3 @@ def like(template: Tensor, value: Tensor) -> Tensor:
     if not isinstance(template, DTensor):
         return value
     return distribute_tensor(value, template.device_mesh, template.placements)
-
-
-def forked_random_state(device: torch.device) -> contextlib.AbstractContextManager[None]:
-    """Within it, random numbers may be drawn, and seeds set; after it, the random state is as before."""
-    if device.type == "cpu":
-        return torch.random.fork_rng(devices=[])
-    return torch.random.fork_rng(devices=[device], device_type=device.type)

@@ -26,14 +26,16 @@ from hairify.errors import DataError, TrainingError
 from hairify.evaluation._conditioning import NOT_MEASURED, Conditioning
 from hairify.model import HairModel
 from hairify.training._checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
+from hairify.training._finiteness import mean_losses, not_finite
 from hairify.training._interruption import Interruption, outlive_signals
 from hairify.training._learner import Gradients, Learner
 from hairify.training._loading import Reporting, calibration_images, collate_or_error
 from hairify.training._logs import RunLog, Scores, StepReport
 from hairify.training._losses import Loss, l1_loss
 from hairify.training._progress import ProgressBar
+from hairify.training._randomness import forked_random_state, seed_all
 from hairify.training._settings import TrainingSettings, due
-from hairify.training._sharding import accelerated, forked_random_state
+from hairify.training._sharding import accelerated
 
 Validate: TypeAlias = Callable[[nn.Module], Scores]
 Measure: TypeAlias = Callable[[HairModel], Conditioning | None]
@@ -88,9 +90,10 @@ def train(
 
     A copy is trained; `model` gets the averaged weights for each validation and at the end. Step s learns from the
     samples from (s - 1)·batch_size to s·batch_size, of which each process and micro-batch takes its share, so the
-    losses are the same for any number of them, but for rounding, batch statistics and dropout. Each step seeds
-    PyTorch's random numbers, so that a resumed run does exactly what an unbroken one does. The random state of
-    PyTorch is left as it was.
+    losses are the same for any number of them, but for rounding, batch statistics and dropout. Each step seeds the
+    random numbers of PyTorch, numpy and Python, so that a resumed run does exactly what an unbroken one does. The
+    random state is left as it was. A step trains the parameters that it uses: those of blocks that it skips, or of
+    experts to which none of its images goes, stay as they are.
 
     Args:
         model: a HairModel or any other network; all processes give the same.
@@ -155,14 +158,7 @@ class _Run:
                 start.part("optimizer"), start.part("average"), start.part("classifier"), start.about.scaler
             )
         self.began = time.monotonic() - (start.about.seconds if start else 0)
-        if frozen := self.learner.frozen:
-            names = ", ".join(frozen[:3]) + (", ..." if len(frozen) > 3 else "")
-            notes.append(f"{len(frozen)} parameters of layers that the network never uses are not trained: {names}")
-        if self.learner.classify:
-            notes.append(
-                f"Telling the degradation from the GIV is taught beside, with weight {self.learner.classify}; "
-                "`classify` at 0 leaves it out."
-            )
+        notes += self.learner.notes()
         console = console if accelerator.is_main_process else None
         self.bar = ProgressBar(console, self.steps, self.step, settings.batch_size)
         for note in notes if accelerator.is_main_process else ():
@@ -205,7 +201,7 @@ class _Run:
         self._seed(self.step)
         mine = [self._noted(batch) for batch in itertools.islice(batches, self.settings.accumulation)]
         gradients = self.learner.gradients(mine, asked)
-        losses = self._checked(gradients)
+        losses = self._checked(gradients, [name for batch in mine for name in batch["image"]])
         rate = self.settings.rate(self.step, self.steps)
         self.learner.update(self.step, rate)
         if self.learner.skipped >= _MOST_SKIPPED:
@@ -237,7 +233,7 @@ class _Run:
     def _seed(self, step: int) -> None:
         """Random numbers of a step depend on it and on the process, and on nothing before."""
         text = f"{self.settings.seed}/{step}/{self.accelerator.process_index}"
-        torch.manual_seed(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        seed_all(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
 
     def _seconds(self) -> float:
         return time.monotonic() - self.began
@@ -255,22 +251,21 @@ class _Run:
                 self.bar.note(f"{path} cannot be read, and is skipped: {reason}")
         return batch
 
-    def _checked(self, gradients: Gradients) -> dict[str, float]:
+    def _checked(self, gradients: Gradients, images: list[str]) -> dict[str, float]:
         """The mean loss of each degradation.
+
+        Args:
+            gradients: of the step.
+            images: the files that this process took.
 
         Raises:
             TrainingError: a loss or the gradient is not finite; with fp16 the latter is ordinary, and the step skipped.
         """
-        by_degradation: dict[str, list[float]] = {}
-        for loss, task in zip(gradients.losses.tolist(), gradients.tasks, strict=True):
-            by_degradation.setdefault(self.samples.tasks[task].degradation, []).append(loss)
-        means = {name: sum(losses) / len(losses) for name, losses in sorted(by_degradation.items())}
-        wrong = [name for name, mean in means.items() if not math.isfinite(mean)]
-        if not wrong and (math.isfinite(gradients.norm) or self.settings.mixed_precision == "fp16"):
+        means = mean_losses(gradients, [task.degradation for task in self.samples.tasks])
+        is_finite = math.isfinite(gradients.norm) or self.settings.mixed_precision == "fp16"
+        if is_finite and all(map(math.isfinite, means.values())):
             return means
-        if wrong:
-            raise self._not_finite(f"loss of step {self.step} is not finite, on images with {', '.join(wrong)}")
-        raise self._not_finite(f"gradient of step {self.step} is not finite, though the loss is")
+        raise self._not_finite(not_finite(self.step, gradients, means, gather_object(images)))
 
     def _not_finite(self, what: str) -> TrainingError:
         other = {"no": "", "bf16": ", or `mixed_precision` 'no'", "fp16": ", or `mixed_precision` 'bf16' or 'no'"}
@@ -338,6 +333,8 @@ class _Run:
     def _validate(self, validate: Validate, log: RunLog) -> None:
         with torch.no_grad():
             scores = validate(self.model)
+        if not scores:
+            return
         with self._writing(log.path):
             log.validation(self.step, scores)
         self.bar.validation(self.step, scores)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import layouts
@@ -87,6 +89,98 @@ def test_a_run_takes_all_its_settings_from_the_file_it_writes(home: Path) -> Non
     assert models[0] == models[1]
 
 
+NETWORKS = """
+import itertools
+import torch
+from torch import nn
+
+numbers = itertools.count(4)
+
+class Net(nn.Module):
+    def __init__(self, width=4, when=None):
+        super().__init__()
+        self.odd = self.make_odd()
+        self.first, self.last = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(width, 3, 3, padding=1)
+        self.body = nn.Sequential(*(nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU()) for _ in range(4)))
+    def make_odd(self): return None
+    def between(self, x): return x
+    def forward(self, x): return x + self.last(self.body(self.between(self.first(x))))
+
+class OneSize(Net):
+    def make_odd(self): return nn.Parameter(torch.zeros(4, 64, 64))
+    def between(self, x): return x + self.odd
+
+class UpTo(Net):
+    def make_odd(self): return nn.Parameter(torch.zeros(4, 96, 96))
+    def between(self, x): return x + self.odd[:, : x.shape[2], : x.shape[3]]
+
+class Squares(Net):
+    def between(self, x): return x @ x.transpose(2, 3) @ x if x.shape[2] == x.shape[3] else x @ x
+
+class Complex(Net):
+    def make_odd(self): return nn.Parameter(torch.ones(4, 1, 1, dtype=torch.cfloat))
+    def between(self, x): return torch.fft.irfft2(torch.fft.rfft2(x) * self.odd, s=x.shape[-2:])
+
+class Double(Net):
+    def make_odd(self): return nn.Parameter(torch.ones((), dtype=torch.float64))
+    def between(self, x): return x * self.odd.float()
+
+class Sevens(Net):
+    def between(self, x): return nn.functional.pixel_shuffle(nn.functional.pixel_unshuffle(x, 7), 7)
+
+def another_each_time(): return Net(next(numbers))
+"""
+OWN = ["train", "--data", "photographs", "--degradations", "noise25", "--steps", "2", "--batch-size", "2", "--workers"]
+OWN += ["0", "--no-tensorboard", "--cpu", "--output", "run"]
+
+
+@pytest.fixture
+def own_networks(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    (home / "own_networks.py").write_text(NETWORKS)
+    monkeypatch.syspath_prepend(home)
+    yield
+    sys.modules.pop("own_networks", None)
+
+
+@pytest.mark.parametrize("convert", [True, False])
+@pytest.mark.parametrize(
+    ("name", "patch", "message"),
+    [
+        ("OneSize", 64, "one size only, 64×64 pixels"),
+        ("UpTo", 64, "but not of 259×257"),
+        ("Squares", 32, "squares only"),
+        ("Net --option when=2024-01-01", 32, "without a restorer that can be opened: The options of"),
+        ("another_each_time", 32, "without a restorer that can be opened: "),
+        ("Sevens", 32, "cannot be trained on patches of 32×32 pixels"),
+    ],
+)
+def test_a_run_that_cannot_end_well_does_not_begin(
+    own_networks: None,
+    home: Path,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    patch: int,
+    message: str,
+    convert: bool,
+) -> None:
+    network = ["--network", *f"own_networks:{name}".split(), "--patch-size", str(patch)]
+    assert main([*OWN, *network, *(() if convert else ["--no-convert"])]) == 1
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (home / "run" / "log.jsonl").exists()
+    assert not list(home.glob("run/*"))
+
+
+@pytest.mark.parametrize("convert", [True, False])
+@pytest.mark.parametrize(("name", "patch"), [("Complex", 32), ("Double", 32), ("Sevens", 35)])
+def test_a_finished_run_has_a_restorer(own_networks: None, home: Path, name: str, patch: int, convert: bool) -> None:
+    network = ["--network", f"own_networks:{name}"]
+    words = [*OWN, *network, "--patch-size", str(patch), "--validate-every", "1", "--save-every", "1"]
+    assert main([*words, *(() if convert else ["--no-convert"])]) == 0
+    assert main(["evaluate", "run", *network]) == 0
+    assert main(["restore", "photographs", "--model", "run", *network, "--tile", "56", "--output", "restored"]) == 0
+    assert len(list((home / "restored").iterdir())) == 3
+
+
 def test_a_refused_resumption_leaves_the_configuration(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*TRAIN, "--steps", "2", "--patch-size", "64", "--degradations", "noise25", "--validate-every", "0"]
     assert main(words) == 0
@@ -110,14 +204,123 @@ def test_an_ablation_goes_on_where_a_disk_was_full(home: Path, capsys: pytest.Ca
     assert (home / "run" / "config.toml").read_text() == config
 
 
+def test_what_holds_no_restorer_is_told_apart(
+    own_networks: None, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = ["--network", "own_networks:Net"]
+    assert main([*OWN, *network, "--patch-size", "32", "--validate-every", "0", "--save-every", "1"]) == 0
+    shutil.move(home / "run" / "model", home / "model")  # as if it were under way
+    weights = "model/model.safetensors"
+    (home / "alone.pth").touch()
+    shutil.copytree(home / "model", home / "several" / "first")
+    (home / "ablation" / "runs").mkdir(parents=True)
+    (home / "ablation" / "config.toml").touch()
+    for given, message in (
+        ("run", "training run that has not ended"),
+        ("run/checkpoints", "is opened by run."),
+        (weights, "give its folder, model."),
+        ("alone.pth", "starts from such files"),
+        ("ablation", "that of an ablation"),
+        ("several", "Those within it have one: first."),
+    ):
+        assert main(["restore", "photographs", "--model", given, "--output", "restored"]) == 1
+        assert message in " ".join(capsys.readouterr().err.split()), given
+    assert main(["train", "--output", "run", "--resume", "--steps", "2"]) == 0
+    assert (home / "run" / "model" / "model.safetensors").read_bytes() == (home / weights).read_bytes()
+
+
+BAD = '''
+from own_networks import Net as Plain
+
+class Net(Plain):
+    """It fails on images of three sizes, each in its own way; whoever has no others scores nothing."""
+
+    def between(self, x):
+        size = tuple(x.shape[2:])
+        if size == (40, 48): raise RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")
+        if size == (40, 56): return x / 0
+        if size == (48, 40): raise KeyError("a table of windows")
+        return x
+'''
+
+
+def bad_photographs(home: Path) -> list[Path]:
+    folder = home / "mixed"
+    layouts.photographs(folder, count=1, height=72, width=80)
+    for name, size in (("memory", (40, 48)), ("infinite", (40, 56)), ("table", (48, 40)), ("tiny", (6, 90))):
+        write(Image(torch.rand(3, *size)), folder / f"{name}.png")
+    (folder / "text.png").write_text("no image")
+    return [folder / f"{name}.png" for name in ("memory", "infinite", "table", "tiny", "text")]
+
+
+@pytest.mark.parametrize("convert", [True, False])
+def test_bad_images_end_nothing(
+    own_networks: None, home: Path, capsys: pytest.CaptureFixture[str], convert: bool
+) -> None:
+    """Those of the test data: each is named once, counted and left out; the exit status tells."""
+    (home / "bad_networks.py").write_text(BAD)
+    bad, network = bad_photographs(home), ["--network", "bad_networks:Net"]
+    data = ["--test-data", "mixed", "--degradations", "noise25,haze"]
+    shape = ["--validate-every", "1", "--patch-size", "32", *(() if convert else ["--no-convert"])]
+    try:
+        assert main([*OWN, *network, *data, *shape]) == 1
+        printed = capsys.readouterr().out
+        assert all(printed.count(f"left out {home / path}") == 1 for path in bad)
+        assert (home / "run" / "model" / "config.json").is_file()
+        assert sum("validation" in line for line in (home / "run" / "log.jsonl").read_text().splitlines()) == 2
+
+        assert main(["evaluate", "run", *network]) == 1
+        assert "5 image(s) could not be read or restored, and were left out." in capsys.readouterr().out
+        results = json.loads((home / "run" / "results.json").read_text())
+        assert {name: one["images"] for name, one in results["tasks"].items()} == {"mixed noise25": 1, "mixed haze": 1}
+        assert set(results["unreadable"]) == {str(home / path) for path in bad}
+        assert ("conditioning" in results) == convert
+
+        assert main(["report", "run", *network]) == int(
+            convert
+        )  # of a static network it shows less, of the first images
+        assert "table.png" in (home / "run" / "report.html").read_text()
+
+        tiles = ["--tile", "32", "--overlap", "8"]  # of that size, only what cannot be read fails
+        assert main(["restore", "mixed", "--model", "run", *network, "--output", "restored", *tiles]) == 1
+        assert "5 restored, 1 failed" in capsys.readouterr().out
+        shutil.rmtree(home / "restored")
+        assert main(["restore", "mixed", "--model", "run", *network, "--output", "restored"]) == 1
+        assert "2 restored, 4 failed" in capsys.readouterr().out
+
+        for path in home.glob("mixed/0*.png"):  # nothing is left to score
+            path.unlink()
+        assert main(["train", "--output", "run", "--resume", "--steps", "3"]) == 1
+        assert "There are no scores" in capsys.readouterr().out
+        assert main(["evaluate", "run", *network]) == 1
+        assert "There is nothing to evaluate" in capsys.readouterr().err
+    finally:
+        sys.modules.pop("bad_networks", None)
+
+
+def test_a_bad_image_does_not_end_an_ablation(
+    own_networks: None, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "bad_networks.py").write_text(BAD)
+    bad_photographs(home)
+    words = ["ablate", *OWN[1:-1], "ablation", "--network", "bad_networks:Net", "--test-data", "mixed"]
+    words += ["--patch-size", "32", "--seeds", "1", "--variants", "static,both"]
+    assert main(words) == 1
+    sys.modules.pop("bad_networks", None)
+    assert capsys.readouterr().out.count("5 image(s) could not be read or restored") == 2
+    assert len(json.loads((home / "ablation" / "scores" / "runs.json").read_text())["runs"]) == 2
+    assert (home / "ablation" / "ablation.md").is_file()
+
+
 def test_unreadable_images_are_counted_in_validation(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     layouts.photographs(home / "held_out", count=2, height=72, width=80)
     (home / "held_out" / "000.png").write_bytes(b"no image")
     words = [*TRAIN, "--steps", "2", "--patch-size", "64", "--degradations", "noise25", "--test-data", "held_out"]
-    assert main([*words, "--validate-every", "1"]) == 0
+    assert main([*words, "--validate-every", "1"]) == 1
+    assert (home / "run" / "model" / "config.json").is_file()
     printed = capsys.readouterr().out
     assert printed.count(f"left out {home / 'held_out' / '000.png'}") == 1
-    assert "1 image(s) could not be read" in printed
+    assert "1 image(s) could not be read or restored, and were left out." in printed
 
 
 def test_a_module_in_the_current_folder_hides_nothing(home: Path) -> None:
@@ -126,6 +329,18 @@ def test_a_module_in_the_current_folder_hides_nothing(home: Path) -> None:
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, "Did you mean 'restormer'" in done.stderr) == (1, True), done.stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")])
+def test_lack_of_memory_is_a_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: Exception
+) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(NetworkSettings, "build", lacking)
+    assert main(["plan"]) == 1
+    assert "There is not enough memory" in capsys.readouterr().err
 
 
 def test_an_interruption_while_a_command_is_imported_ends_it_quietly(

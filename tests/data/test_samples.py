@@ -109,13 +109,17 @@ def test_workers_draw_the_same_samples(workers: int, tasks: list[Task]) -> None:
 def test_collate_keeps_what_each_sample_says() -> None:
     patches = torch.rand(4, 3, P, P)
     made = [
-        Sample(degraded=patches[i], clean=patches[i + 2], task=2 - i, unreadable=[f"{i}", "x"][: i + 1]) for i in (0, 1)
+        Sample(
+            degraded=patches[i], clean=patches[i + 2], task=2 - i, image=f"{i}.png", unreadable=[f"{i}", "x"][: i + 1]
+        )
+        for i in (0, 1)
     ]
     batch = collate(made)
     assert torch.equal(batch["degraded"], patches[:2])
     assert torch.equal(batch["clean"], patches[2:])
     assert batch["task"].tolist() == [2, 1]
     assert batch["unreadable"] == ["0", "1", "x"]
+    assert batch["image"] == ["0.png", "1.png"]
 
 
 def numbers(samples: TrainingSamples, indices: Iterable[int]) -> list[int]:

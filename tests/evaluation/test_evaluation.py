@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import layouts
@@ -124,6 +126,69 @@ def test_images_too_small_for_ssim_are_left_out_and_named(photographs: list[Task
     assert set(results.counts.values()) == {2}
 
 
+class Failing(nn.Module):
+    """It fails on images of one height, as real networks do."""
+
+    def __init__(self, height: int, failure: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+        self.height, self.failure = height, failure
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.failure(x) if x.shape[2] == self.height else x * self.scale
+
+
+def raising(error: Exception) -> Callable[[Tensor], Tensor]:
+    def failure(x: Tensor) -> Tensor:
+        raise error
+
+    return failure
+
+
+FAILURES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "memory": (raising(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9")), "Out of memory"),
+    "Python's memory": (raising(MemoryError()), "Out of memory with the whole image; `hairify restore`"),
+    "a GPU's memory": (raising(torch.OutOfMemoryError("CUDA out of memory. Tried")), "Out of memory"),
+    "a library's memory": (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")), "Out of memory"),
+    "size": (lambda x: nn.functional.pad(x, (99, 99, 99, 99), mode="reflect"), "The network failed: RuntimeError: "),
+    "another kind": (raising(KeyError("a table")), "The network failed: KeyError: 'a table'"),
+    "another shape": (lambda x: x[..., 1:], "needed is a network that returns images of the shape"),
+    "no numbers": (lambda x: x / 0 - x / 0, "The network made numbers that are not finite"),
+    "infinite": (lambda x: x / 0, "The network made numbers that are not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_an_image_that_the_network_fails_on_is_left_out_and_named(photographs: list[Task], kind: str) -> None:
+    failure, message = FAILURES[kind]
+    one = photographs[0].clean[1]
+    write(Image(torch.rand(3, 61, 50)), one)
+    results = evaluate(Failing(64, failure), photographs, multiple=8)
+    assert list(results.unreadable) == [str(one)]
+    assert message in results.unreadable[str(one)]
+    rest = [dataclasses.replace(task, clean=(task.clean[0], task.clean[2])) for task in photographs]
+    assert set(results.counts.values()) == {2}
+    assert results.scores.keys() == {task.name for task in rest}
+    assert all(math.isfinite(one.psnr) for one in results.scores.values())
+    with pytest.raises(DataError, match="None of the 1 images of 'alone'"):
+        evaluate(Failing(64, failure), [Task("alone", "noise25", (one,), None)], multiple=8)
+    results = evaluate(Failing(64, failure), [Task("alone", "noise25", (one,), None), *photographs], multiple=8)
+    assert list(results.scores) == [task.name for task in photographs]
+
+
+def test_images_that_hold_no_numbers_are_left_out(photographs: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(task: Task, index: int, seed: int) -> tuple[Tensor, Tensor]:
+        degraded, clean = load_pair(task, index, seed)
+        (degraded, clean, clean)[index][0, 3, 4] = (math.nan, math.inf, 0.5)[index]
+        return degraded, clean
+
+    monkeypatch.setattr("hairify.evaluation._scores.load_pair", load)
+    results = evaluate(Halfway(), photographs, multiple=8)
+    assert list(results.unreadable) == [str(path) for path in photographs[0].clean[:2]]
+    assert all("not finite" in reason for reason in results.unreadable.values())
+    assert set(results.counts.values()) == {1}
+
+
 def test_of_pairs_the_degraded_file_is_named(photographs: list[Task], tmp_path: Path) -> None:
     clean = photographs[0].clean[0]
     degraded = [tmp_path / f"hazy{i}.png" for i in range(3)]
@@ -174,3 +239,35 @@ def test_the_use_of_the_giv_is_measured_on_images_of_any_size(photographs: list[
     assert found.images == 6  # the narrow one is left out
     assert conditioning_on(hair, tasks[:1], multiple=8) is None
     assert conditioning_on(hair, tasks, multiple=128) is None
+
+
+def test_one_image_does_not_keep_the_use_of_the_giv_from_being_measured(
+    photographs: list[Task], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks = [dataclasses.replace(photographs[0], degradation=name) for name in ("noise25", "haze")]
+    hair = perturb(hairify(UNet()))
+    one = photographs[0].clean[1]
+    rest = [dataclasses.replace(task, clean=(task.clean[0], task.clean[2])) for task in tasks]
+    whole = conditioning_on(hair, tasks, multiple=8, without=[str(one)])
+    assert whole is not None
+    assert whole.images == 4
+
+    def load(task: Task, index: int, seed: int) -> tuple[Tensor, Tensor]:
+        degraded, clean = load_pair(task, index, seed)
+        return degraded * (math.nan if task.clean[index] == one else 1), clean
+
+    monkeypatch.setattr("hairify.evaluation._scores.load_pair", load)
+    assert conditioning_on(hair, tasks, multiple=8) == whole
+
+    def lacking(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if len(args[0]) > least:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    hair.base.register_forward_pre_hook(lacking)
+    least = 1  # one at a time there is memory for
+    found = conditioning_on(hair, tasks, multiple=8)
+    assert found is not None
+    assert found.gain == pytest.approx(whole.gain, abs=1e-3)
+    least = 0
+    assert conditioning_on(hair, rest, multiple=8) is None
+    assert "could not be measured: Out of memory." in caplog.text

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -65,6 +67,7 @@ class Samples(Dataset[Any]):
             "degraded": degraded,
             "clean": clean,
             "task": index % 2,
+            "image": f"{index}.png",
             "unreadable": list(self.unreadable.get(index, ())),
         }
 
@@ -94,6 +97,39 @@ class Same(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.last(self.first(x).relu())
+
+
+class Experts(nn.Module):
+    """Each image goes to one of four experts, by its contrast. None goes to the last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.experts = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(4))
+        self.last = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([image + self.last(self._expert(image)(self.first(image)).relu()) for image in x])
+
+    def _expert(self, image: Tensor) -> nn.Module:
+        return self.experts[int(image.std() * 1000) % 3]
+
+
+class Skipping(nn.Module):
+    """Blocks that are skipped at random: stochastic depth, by random numbers of three kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(8, 8, 3, padding=1) for _ in range(6))
+        self.last = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        for i, block in enumerate(self.blocks):
+            drawn = (random.random, np.random.rand, lambda: float(torch.rand(())))[i % 3]()
+            y = y if self.training and drawn < 0.5 else y + block(y).relu()
+        return x + self.last(y)
 
 
 def seeded(make: Callable[[], nn.Module]) -> Any:
@@ -179,6 +215,25 @@ def data_parallel(output: Path) -> TrainedRun:
 
 def data_parallel_promptir(output: Path) -> TrainedRun:
     return run(converted_promptir(), output, steps=3, **GENTLE)
+
+
+def data_parallel_experts(output: Path) -> TrainedRun:
+    return run(seeded(Experts), output, accumulation=2)
+
+
+def sharded_experts(output: Path) -> TrainedRun:
+    with on_cpu():
+        return run(seeded(Experts), output, fsdp=True, accumulation=2)
+
+
+def data_parallel_skipping(output: Path) -> TrainedRun:
+    """Each process skips other blocks. Broken off after the fifth step, resumed from the fourth."""
+    broken_off(seeded(Skipping), output)
+    return run(seeded(Skipping), output, resume=True)
+
+
+def data_parallel_skipping_unbroken(output: Path) -> TrainedRun:
+    return run(seeded(Skipping), output)
 
 
 def sharded(output: Path) -> TrainedRun:
@@ -267,6 +322,10 @@ class on_cpu:
 JOBS: dict[str, Callable[[Path], TrainedRun]] = {
     "data_parallel": data_parallel,
     "data_parallel_promptir": data_parallel_promptir,
+    "data_parallel_experts": data_parallel_experts,
+    "sharded_experts": sharded_experts,
+    "data_parallel_skipping": data_parallel_skipping,
+    "data_parallel_skipping_unbroken": data_parallel_skipping_unbroken,
     "interrupted": interrupted,
     "sharded": sharded,
     "sharded_resumed": sharded_resumed,

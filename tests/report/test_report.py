@@ -184,9 +184,39 @@ def test_an_unreadable_image_is_left_out_and_told(hair: HairModel, tasks: list[T
     found = collect(hair, [task], SETTINGS, multiple=8, title="")
     assert list(found.unreadable) == [str(broken)]
     assert found.examples[0].name == "a.png"
-    assert "1 image could not be read" in render(found)
+    assert "1 image could not be read or restored" in render(found)
+    nothing = Task("none", "haze", (broken,), None)
+    found = collect(hair, [task, nothing], SETTINGS, multiple=8, title="")
+    assert found.conditioning is not None
+    assert found.conditioning.singles == ("noise25",)
+    assert any("Not drawn: haze. None of 1 test images" in note for note in found.conditioning.notes)
+    assert render(found)
     with pytest.raises(DataError, match="None of 1 test images"):
         collect(hair, [Task("none", "noise25", (broken,), None)], SETTINGS, multiple=8, title="")
+
+
+@pytest.mark.parametrize("kind", ["memory", "not finite", "another"])
+def test_an_image_that_the_model_fails_on_is_left_out_and_told(tasks: list[Task], kind: str) -> None:
+    def failing(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:
+        if args[0].shape[-1] != 40:  # the photographs of two tasks have another width
+            return None
+        if kind == "not finite":
+            return (args[0] * math.nan,)
+        raise MemoryError if kind == "memory" else IndexError("a table of 32")
+
+    torch.manual_seed(0)
+    hair = perturb(hairify(small_restormer()))
+    hair.base.register_forward_pre_hook(failing)
+    settings = dataclasses.replace(SETTINGS, giv_crop=64)
+    found = collect(hair, tasks, settings, multiple=8, title="")
+    message = {"memory": "Out of memory", "not finite": "not finite", "another": "failed: IndexError"}[kind]
+    # The second is padded to that width.
+    assert {Path(path).name for path in found.unreadable} == {"b<i>.png", "wet.png"}
+    assert all(message in reason for reason in found.unreadable.values())
+    assert found.conditioning is not None
+    assert found.conditioning.singles == ("noise25", "haze")
+    assert {one.name for one in found.examples} == {"a.png"}
+    assert "could not be read or restored" in render(found)
 
 
 def test_pca_is_that_of_scikit_learn() -> None:

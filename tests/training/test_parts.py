@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from training_runs import Plain, Same, converted, recipe, seeded
+from training_runs import Experts, Plain, Same, Skipping, converted, recipe, seeded
 
 from hairify.errors import TrainingError
 from hairify.training import StepReport, l1_loss
@@ -17,7 +17,7 @@ from hairify.training._averaging import WeightAverage
 from hairify.training._checkpoints import About, Checkpoint, Checkpoints
 from hairify.training._logs import RunLog
 from hairify.training._optimizer import adamw, load_state_tensors, state_tensors
-from hairify.training._reachability import unreached
+from hairify.training._reachability import added_parameters, reached
 
 
 def test_l1_loss_is_of_each_image() -> None:
@@ -52,18 +52,62 @@ def test_average_in_closed_form() -> None:
     assert layer.weight.item() == 5
 
 
-def test_layers_that_are_never_called_are_found() -> None:
+def test_what_a_loss_reaches_is_found() -> None:
     network, x = seeded(Same), torch.rand(2, 3, 8, 8)
-    assert unreached(network, l1_loss, x, 1 - x) == ["never.weight", "never.bias"]
-    network.never.weight.requires_grad_(False)
+    names = {name for name, _ in network.named_parameters()}
+    assert reached(network, l1_loss, x, 1 - x, names) == names - {"never.weight", "never.bias"}
+    network.first.weight.requires_grad_(False)
     with torch.no_grad():
-        assert unreached(network, l1_loss, x, 1 - x) == ["never.bias"]
+        assert reached(network, l1_loss, x, 1 - x, names) == names - {"never.weight", "never.bias", "first.weight"}
     assert all(parameter.grad is None for parameter in network.parameters())
     plain = seeded(Plain).train()
-    assert unreached(plain, l1_loss, x, 1 - x) == []
+    assert len(reached(plain, l1_loss, x, 1 - x, ["last.bias"])) == 6
     assert plain.norm.num_batches_tracked == 0
+    assert plain.training
     hair = converted().train()  # whose HSNs pass no gradient on in the first step
-    assert unreached(hair, l1_loss, x, 1 - x) == []
+    added = added_parameters(hair)
+    assert added == {name for name, p in hair.named_parameters() if any(p is q for q in hair.hair_parameters())}
+    assert added <= reached(hair, l1_loss, x, 1 - x, added)
+
+
+class Seldom(nn.Module):
+    """One block is skipped by all but one in a thousand passes, and by none in evaluation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        return y if self.training and torch.rand(()) > 0.001 else y + self.block(y)
+
+
+@pytest.mark.parametrize(
+    ("make", "wanted"),
+    [(Skipping, {f"blocks.{i}.weight"}) for i in range(6)] + [(Seldom, {"block.weight"}), (Experts, {"last.weight"})],
+)
+def test_one_pass_does_not_tell_what_is_trained(make: type[nn.Module], wanted: set[str]) -> None:
+    network, x = seeded(make).train(), torch.rand(2, 3, 8, 8)
+    state, numbers = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    found = reached(network, l1_loss, x, 1 - x, wanted)
+    assert wanted <= found
+    assert found == reached(network, l1_loss, x, 1 - x, wanted)  # as other processes find it
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.random.get_state()[1].tolist() == numbers
+
+
+def test_a_network_that_cannot_be_trained_on_its_patches_is_refused() -> None:
+    class OneSize(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.position = nn.Parameter(torch.zeros(3, 16, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.position
+
+    x = torch.rand(2, 3, 24, 24)
+    with pytest.raises(TrainingError, match=r"cannot be trained on patches of 24×24 pixels.*`patch_size`"):
+        reached(OneSize(), l1_loss, x, x, ["position"])
 
 
 def test_optimizer() -> None:

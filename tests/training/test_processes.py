@@ -15,7 +15,19 @@ import pytest
 import safetensors.torch
 import torch
 from torch import Tensor
-from training_runs import GENTLE, JOBS, Plain, Same, converted, converted_promptir, run, score, seeded
+from training_runs import (
+    GENTLE,
+    JOBS,
+    Experts,
+    Plain,
+    Same,
+    Skipping,
+    converted,
+    converted_promptir,
+    run,
+    score,
+    seeded,
+)
 from util import assert_close, assert_differs
 
 from hairify.training import TrainedRun
@@ -159,7 +171,7 @@ def test_data_parallel(together: Path, tmp_path: Path) -> None:
 
 
 def test_data_parallel_promptir(together: Path, tmp_path: Path) -> None:
-    """Layers that no loss reaches are frozen, so that no process waits for their gradients."""
+    """No process waits for the gradients of layers that no loss reaches."""
     model = converted_promptir()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     got, alone = results(together, "data_parallel_promptir"), run(model, tmp_path, steps=3, **GENTLE)
@@ -167,6 +179,33 @@ def test_data_parallel_promptir(together: Path, tmp_path: Path) -> None:
     moved = {name for name, value in before.items() if not torch.equal(value, got[name])}
     assert {name.partition(".")[0] for name in moved} >= {"base", "hsn", "boxes"}
     assert any(name.startswith("base.") and name not in moved for name in before)
+
+
+@pytest.mark.parametrize("job", ["data_parallel_experts", "sharded_experts"])
+def test_experts_that_one_process_uses_and_the_other_does_not(together: Path, tmp_path: Path, job: str) -> None:
+    """Each step trains the experts that any image of any process goes to, and no others."""
+    alone = run(seeded(Experts), tmp_path)
+    got, before = results(together, job), seeded(Experts).state_dict()
+    assert_like(got, alone, weights=1e-5)
+    moved = {name for name, value in before.items() if not torch.equal(value, got[name])}
+    assert {name for name in before if name not in moved} == {"experts.3.weight", "experts.3.bias"}
+    mine, whole = (
+        safetensors.torch.load_file(folder / "checkpoints/00000006.safetensors")
+        for folder in (together / job, tmp_path)
+    )
+    assert mine.keys() == whole.keys()
+    steps = [name for name in whole if name.endswith(".step")]
+    assert {float(whole[name]) for name in steps} > {6.0}  # some experts were not used at every step
+    assert all(mine[name] == whole[name] for name in steps)
+
+
+def test_blocks_that_each_process_skips_for_itself(together: Path) -> None:
+    got, unbroken = (results(together, f"data_parallel_skipping{end}") for end in ("", "_unbroken"))
+    assert_close(got["losses"], unbroken["losses"], 1e-6)
+    before = seeded(Skipping).state_dict()
+    assert all(not torch.equal(value, got[name]) for name, value in before.items())
+    for name, value in unbroken.items():
+        assert_close(got[name], value, 1e-4)
 
 
 def test_a_signal_to_one_process_ends_both(together: Path) -> None:

@@ -22,7 +22,7 @@ import torch
 from accelerate import Accelerator
 from rich.console import Console
 from torch import Tensor, nn
-from training_runs import Plain, Same, Samples, broken_off, converted, run, seeded
+from training_runs import Experts, Plain, Same, Samples, Skipping, broken_off, converted, run, seeded
 from util import assert_close, assert_differs
 
 from hairify import hairify
@@ -204,6 +204,33 @@ def test_a_run_broken_off_and_resumed_is_an_unbroken_one(tmp_path: Path) -> None
     assert [entry["loss"] for entry in entries(output)] == unbroken.losses
 
 
+@pytest.mark.parametrize("make", [Skipping, Experts])
+def test_what_one_pass_does_not_use_is_trained_and_resumed(tmp_path: Path, make: type[nn.Module]) -> None:
+    unbroken = run(seeded(make), tmp_path / "unbroken", steps=8)
+    broken_off(seeded(make), tmp_path / "broken", steps=8)
+    assert_same_run(run(seeded(make), tmp_path / "broken", steps=8, resume=True), unbroken)
+    before = seeded(make).state_dict()
+    still = {name for name, value in unbroken.model.state_dict().items() if torch.equal(value, before[name])}
+    assert still == ({"experts.3.weight", "experts.3.bias"} if make is Experts else set())
+
+
+def test_a_run_in_which_hairify_0_1_froze_a_part_is_gone_on_with(tmp_path: Path) -> None:
+    """It did so where one pass did not reach it; then there is no average, and no state of the optimizer."""
+    run(seeded(Experts), tmp_path, steps=2)
+    file = tmp_path / "checkpoints/00000002.safetensors"
+    with safetensors.safe_open(file, "pt") as opened:
+        metadata = opened.metadata()
+    kept = {name: value for name, value in safetensors.torch.load_file(file).items() if frozen_then(name)}
+    safetensors.torch.save_file(kept, file, metadata)
+    resumed = run(seeded(Experts), tmp_path, steps=12, resume=True)
+    for name, value in resumed.model.named_parameters():
+        assert torch.equal(value, seeded(Experts).get_parameter(name)) == name.startswith("experts.3")
+
+
+def frozen_then(name: str) -> bool:
+    return name.startswith("model.") or ".experts." not in name
+
+
 def test_more_steps_after_the_last(tmp_path: Path) -> None:
     first = run(seeded(Plain), tmp_path, steps=4)
     assert run(seeded(Plain), tmp_path, steps=4, resume=True).losses == first.losses
@@ -318,7 +345,8 @@ def test_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     calls: list[None] = []
     model = seeded(Same)
     expected = (
-        r"loss of step 3 is not finite, on images with haze\..*00000002.safetensors.*`learning_rate`, `clip_norm`"
+        r"loss of step 3 is not finite, on images with haze \(9.png, 11.png\)\..*00000002.safetensors.*"
+        "`learning_rate`, `clip_norm`"
     )
     with pytest.raises(TrainingError, match=expected):
         run(model, tmp_path, loss=breaking)
@@ -332,8 +360,20 @@ def test_a_gradient_that_is_not_finite(tmp_path: Path) -> None:
     def rooted(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
         return (network(degraded) * 0).sqrt().mean(dim=(1, 2, 3))
 
-    with pytest.raises(TrainingError, match=r"gradient of step 1 is not finite, though the loss is.*no checkpoint yet"):
+    with pytest.raises(
+        TrainingError, match=r"though the loss is; its images are 0.png, 1.png, 2.png, 3.png\..*no checkpoint yet"
+    ):
         run(seeded(Same), tmp_path, loss=rooted)
+
+
+def test_no_more_than_some_images_of_a_step_are_named(tmp_path: Path) -> None:
+    def broken(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
+        calls.append(None)
+        return l1_loss(network, degraded, clean) / (0.0 if len(calls) > 1 else 1.0)
+
+    calls: list[None] = []
+    with pytest.raises(TrainingError, match=r"\(0.png, 1.png, 2.png, 3.png, 4.png, 5.png, 6.png, 7.png and 4 more\)"):
+        run(seeded(Same), tmp_path, loss=broken, batch_size=12, accumulation=3)
 
 
 def test_half_precision_that_never_finds_a_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -509,7 +549,7 @@ def test_progress_is_shown_where_there_is_a_console(tmp_path: Path, capsys: pyte
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for text in ("6/6", "haze 0.", "noise25 0.", "images/s", "step 3: SOTS psnr 25.12 ssim 0.750", "1 unreadable"):
         assert text in shown
-    assert "2 parameters of layers that the network never uses are not trained: never.weight, never.bias" in shown
+    assert "2 parameters got no gradient in a trial, and learn when a step uses them: never.weight" in shown
     assert "b.png cannot be read, and is skipped: empty" in shown
     run(seeded(Plain), tmp_path / "quiet")
     assert capsys.readouterr() == ("", "")

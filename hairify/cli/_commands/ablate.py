@@ -14,15 +14,15 @@ from hairify._support.counting import count
 from hairify._support.files import write_text
 from hairify.ablation.running import AblationSettings, ablate
 from hairify.ablation.tables import Run
-from hairify.cli._common import CONFIG, check_output, console, say, say_unreadable
+from hairify.cli._common import CONFIG, check_output, console, say, say_left_out
 from hairify.cli.options import table_name, to_toml
 from hairify.data.datasets import DataSettings, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
 from hairify.errors import OptionError
 from hairify.evaluation._scores import AVERAGE, Score, evaluate
 from hairify.networks._named import NetworkSettings
-from hairify.networks._running import smallest_multiple
-from hairify.training import TrainingSettings, is_begun, loss_for, train
+from hairify.networks._sizes import smallest_multiple
+from hairify.training import TrainingSettings, is_begun, loss_for, processes, train
 
 
 def run(
@@ -31,11 +31,12 @@ def run(
     training: TrainingSettings,
     ablation: AblationSettings,
     output: Annotated[Path, typer.Option(help="folder for the runs and the table; a broken-off ablation goes on")],
-) -> None:
+) -> int:
     """Compare what HAIR's parts contribute, as the paper's Tables 5 and 6 do: equal steps, several seeds.
 
     Variants: static, dac (the GIV as a conditional embedding), hsn (learned vectors in place of the GIV), both; and
-    with --splits the position of the split.
+    with --splits the position of the split. Test images that cannot be read or restored are named and left out, and the
+    exit status is 1.
 
     [dim]hairify ablate --data photographs --output ablation --steps 20000 --seeds 3
     hairify ablate --data photographs --output splits --steps 20000 --splits 0.25,0.5,0.75[/dim]
@@ -44,6 +45,7 @@ def run(
     _check(network, output)
     tasks, tests = training_tasks(data), test_tasks(data)
     base = network.build(0)
+    left_out: set[str] = set()
 
     def write_config() -> None:
         write_text(output / CONFIG, to_toml(network, data, training, ablation), errors="surrogateescape")
@@ -54,11 +56,13 @@ def run(
         settings = dataclasses.replace(training, seed=seed)
         folder = output / "runs" / f"{name}-{seed}".replace("/", "_")
         resume = is_begun(folder)
+        multiple = smallest_multiple(model.to(processes(settings).device))
         done = train(model, samples, settings, output=folder, loss=loss_for(model), resume=resume, console=console)
         if done.interrupted:
             raise KeyboardInterrupt
-        results = evaluate(done.model, tests, multiple=smallest_multiple(done.model))
-        say_unreadable({**done.unreadable, **results.unreadable})
+        results = evaluate(done.model, tests, multiple=multiple)
+        say_left_out({**done.unreadable, **results.unreadable})
+        left_out.update(results.unreadable)
         return results.scores
 
     def on_run(done: Run, count: int, total: int) -> None:
@@ -81,6 +85,7 @@ def run(
     write_text(output / "ablation.md", table.to_markdown())
     console.print(table.table())
     say(f"The table is in {output / 'ablation.json'} and {output / 'ablation.md'}.")
+    return int(bool(left_out))
 
 
 def _check(network: NetworkSettings, output: Path) -> None:

@@ -20,7 +20,7 @@ from hairify.cli._common import (
     open_restorer,
     progress,
     say,
-    say_unreadable,
+    say_left_out,
 )
 from hairify.data._image import Image
 from hairify.data.datasets import DataSettings, Task, test_tasks
@@ -46,7 +46,8 @@ def run(
 ) -> int:
     """Measure PSNR and SSIM on held-out images: whole RGB images, one at a time, blind.
 
-    Of a run, the data are those that it held out; --test-data names others.
+    Of a run, the data are those that it held out; --test-data names others. What cannot be read or restored is named
+    and left out, and the exit status is 1.
 
     [dim]hairify evaluate run
     hairify evaluate run --test-data datasets/Rain100L --test-data datasets/SOTS --save-images restored[/dim]
@@ -69,9 +70,14 @@ def run(
             restorer.model, tasks, multiple=restorer.multiple, seed=evaluation_seed, on_image=on_image, keep=keep
         )
     console.print(results.table())
-    say_unreadable(results.unreadable)
+    say_left_out(results.unreadable)
+    for task in tasks:
+        if task.name not in results.scores:
+            say(("note", "yellow"), f" {task.name} has no scores: none of its images could be restored.")
     if isinstance(restorer.model, HairModel):
-        found = conditioning_on(restorer.model, tasks, multiple=restorer.multiple, seed=evaluation_seed)
+        found = conditioning_on(
+            restorer.model, tasks, multiple=restorer.multiple, seed=evaluation_seed, without=results.unreadable
+        )
         if found is None:
             say(NOT_MEASURED)
         else:
@@ -89,4 +95,4 @@ def run(
         say(f"The numbers are in {folder / 'results.json'} and {folder / 'results.md'}.")
     if is_run:  # so that the model card has them
         save_results(dataclasses.replace(restorer, results=results), Path(model) / "model")
-    return 0
+    return int(bool(results.unreadable))

@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from hairify.cli._common import DacOption, DeviceOption, ModelArgument, TrustOption, console, open_restorer, say
+from hairify.cli._common import (
+    DacOption,
+    DeviceOption,
+    ModelArgument,
+    TrustOption,
+    console,
+    open_restorer,
+    say,
+    say_left_out,
+)
 from hairify.data.datasets import DataSettings, test_tasks
 from hairify.evaluation._scores import read_results
 from hairify.report import Baseline, ReportSettings, collect, write_report
@@ -27,10 +36,11 @@ def run(
     network: TrustOption = None,
     dac: DacOption = None,
     device: DeviceOption = "auto",
-) -> None:
+) -> int:
     """Write one HTML page that shows a restorer: its plan, what it tells apart, pictures before and after, numbers.
 
-    The page is self-contained and opens offline.
+    The page is self-contained and opens offline. What cannot be read or restored is named and left out, and the exit
+    status is 1.
 
     [dim]hairify report run
     hairify report run --baseline static/results.json[/dim]
@@ -52,4 +62,6 @@ def run(
             log=log if log.is_file() else None,
         )
         write_report(findings, path)
+    say_left_out(findings.unreadable)
     say("The report is in ", (str(path), "bold"), ".")
+    return int(bool(findings.unreadable))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -15,16 +16,16 @@ from hairify import HairModel
 from hairify._support.counting import count
 from hairify._support.files import write_text
 from hairify.cli import INTERRUPTED
-from hairify.cli._common import CONFIG, check_output, console, say, say_unreadable
+from hairify.cli._common import CONFIG, check_output, console, say, say_left_out
 from hairify.cli.options import in_flags, to_toml
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
-from hairify.errors import DataError
+from hairify.errors import DataError, HairError, TrainingError
 from hairify.evaluation._conditioning import Conditioning
 from hairify.evaluation._scores import conditioning_on, evaluate
 from hairify.networks._named import NetworkSettings
-from hairify.networks._running import smallest_multiple
-from hairify.sharing._hub import Restorer, save_pretrained
+from hairify.networks._sizes import smallest_multiple
+from hairify.sharing._hub import Restorer, from_pretrained, save_pretrained
 from hairify.training import TrainingSettings, loss_for, processes, train
 
 
@@ -36,6 +37,8 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="go on from the run's last checkpoint")] = False,
 ) -> int:
     """Convert a network and train it on photographs, by the paper's recipe where nothing else is said.
+
+    Test images on which it cannot be validated are named and left out, and the exit status is 1 at the end.
 
     [dim]hairify train --data photographs --output run
     hairify train --data photographs --output run --network my_nets:UNet --weights trained.pth --freeze-base
@@ -51,12 +54,17 @@ def run(
         _introduce(model, tasks, tests)
         if without:
             say(("note", "yellow"), f" There is no validation. {without}")
+    multiple = smallest_multiple(model.to(state.device))
 
-    def write_config() -> None:
+    def restorer(steps: int) -> Restorer:
+        return Restorer(model, network.named(), multiple, network.own_dac, facts(tasks, training, steps))
+
+    def start() -> None:
         output.mkdir(parents=True, exist_ok=True)
+        _rehearse_end(restorer(0), output)
         write_text(output / CONFIG, to_toml(network, data, training), errors="surrogateescape")
 
-    multiple_of = functools.cache(smallest_multiple)  # of the one network: finding it out takes some runs
+    look = _Looks(tests, multiple)
     samples = TrainingSamples(tasks, data.patch_size, training.seed, int(data.image_cache * 2**30))
     done = train(
         model,
@@ -64,24 +72,22 @@ def run(
         training,
         output=output,
         loss=loss_for(model),
-        validate=_validation(tests, multiple_of) if tests else None,
-        measure=_measurement(tests, multiple_of) if tests else None,
+        validate=look.validate if tests else None,
+        measure=look.measure if tests else None,
         resume=resume,
-        on_start=write_config,
+        on_start=start,
         console=console if state.is_main_process else None,
     )
     if state.is_main_process:
-        say_unreadable(done.unreadable)
+        say_left_out(done.unreadable)
     if done.interrupted:
         if state.is_main_process:
             say(f"Stopped after step {done.steps}. Go on with: hairify train --output {output} --resume")
         return INTERRUPTED
     if state.is_main_process:
-        about = facts(tasks, training, done.steps)
-        restorer = Restorer(done.model, network.named(), multiple_of(done.model), network.own_dac, about)
-        save_pretrained(restorer, output / "model")
+        save_pretrained(restorer(done.steps), output / "model")
         say("The restorer is in ", (str(output / "model"), "bold"), f"; next: hairify evaluate {output}")
-    return 0
+    return int(bool(look.left_out))
 
 
 def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict[str, str]:
@@ -93,6 +99,21 @@ def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict
         "learning rate": f"{training.learning_rate:g}, then {training.final_learning_rate:g}",
         "seed": str(training.seed),
     }
+
+
+def _rehearse_end(restorer: Restorer, output: Path) -> None:
+    """Make sure that the restorer of a run, here before its first step, can be written and opened again.
+
+    Raises:
+        TrainingError: it cannot.
+    """
+    name = None if restorer.network.is_built_in else restorer.network.name
+    with tempfile.TemporaryDirectory(prefix=".rehearsal-", dir=output) as folder:
+        try:
+            save_pretrained(restorer, Path(folder))
+            from_pretrained(folder, network=name, dac=restorer.dac)
+        except HairError as error:
+            raise TrainingError(f"The run would end without a restorer that can be opened: {error}") from error
 
 
 def _held_out(data: DataSettings) -> tuple[list[Task], str]:
@@ -126,23 +147,32 @@ def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -
             say((f"{title:8}", "bold"), f" {listed}")
 
 
-def _measurement(
-    tests: Sequence[Task], multiple_of: Callable[[nn.Module], int]
-) -> Callable[[HairModel], Conditioning | None]:
-    return lambda model: conditioning_on(model, tests, multiple=multiple_of(model))
+@dataclass
+class _Looks:
+    """What is seen of a network under way on the test images; those that fail are left out, and end nothing.
 
+    Attributes:
+        tests: the images.
+        multiple: of which their sides must be multiples for the network.
+        left_out: {image: reason}.
+    """
 
-def _validation(
-    tests: Sequence[Task], multiple_of: Callable[[nn.Module], int]
-) -> Callable[[nn.Module], dict[str, dict[str, float]]]:
-    unreadable: dict[str, str] = {}
+    tests: Sequence[Task]
+    multiple: int
+    left_out: dict[str, str] = field(default_factory=dict)
 
-    def validate(model: nn.Module) -> dict[str, dict[str, float]]:
-        nonlocal unreadable
-        results = evaluate(model, tests, multiple=multiple_of(model))
-        if results.unreadable != unreadable:  # not at every validation anew
-            unreadable = dict(results.unreadable)
-            say_unreadable(unreadable)
+    def validate(self, model: nn.Module) -> dict[str, dict[str, float]]:
+        """The scores of the tasks."""
+        try:
+            results = evaluate(model, self.tests, multiple=self.multiple)
+        except DataError as error:  # it may be another with the weights of later steps
+            say(("note", "yellow"), f" There are no scores. {error}")
+            self.left_out.setdefault("all test images", str(error))
+            return {}
+        say_left_out({path: reason for path, reason in results.unreadable.items() if path not in self.left_out})
+        self.left_out |= results.unreadable
         return {name: dataclasses.asdict(one) for name, one in results.scores.items()}
 
-    return validate
+    def measure(self, model: HairModel) -> Conditioning | None:
+        """Whether it uses its GIV."""
+        return conditioning_on(model, self.tests, multiple=self.multiple, without=self.left_out)

@@ -1,0 +1,34 @@
+"""The random numbers of a run: PyTorch's, numpy's and Python's own, for networks draw from any of them."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+
+def seed_all(seed: int) -> None:
+    """Seed PyTorch on all devices, numpy and Python.
+
+    Args:
+        seed: from 0 to below 2⁶⁴.
+    """
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
+
+
+@contextlib.contextmanager
+def forked_random_state(device: torch.device) -> Iterator[None]:
+    """Within it, random numbers may be drawn, and seeds set; after it, the random state is as before."""
+    of_device = [] if device.type == "cpu" else [device]
+    states = np.random.get_state(), random.getstate()
+    with torch.random.fork_rng(devices=of_device, device_type=device.type if of_device else "cuda"):
+        try:
+            yield
+        finally:
+            np.random.set_state(states[0])
+            random.setstate(states[1])
