@@ -232,20 +232,12 @@ def _is_outside(tensor: Tensor) -> bool:
 
 
 def _started(tensor: Tensor) -> Tensor:
-    """A tensor of the same values within the graph, even where the network records no gradients (`no_grad`)."""
+    """A copy within the graph, even where the network records no gradients (`no_grad`).
+
+    It requires a gradient for the sake of a single number: of a whole leaf the graph would keep the values alive.
+    """
     if not _is_outside(tensor):
         return tensor
     with torch.enable_grad():
-        return _Start.apply(tensor.detach(), torch.empty(0, requires_grad=True, device=tensor.device))  # type: ignore[no-untyped-call]
-
-
-class _Start(torch.autograd.Function):
-    """A copy that requires a gradient for the sake of an empty leaf, which keeps no values alive."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor, leaf: Tensor) -> Tensor:
-        return tensor.clone()
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None]:
-        return None, None
+        leaf = tensor.new_zeros(()).requires_grad_()
+        return torch.where(tensor.new_ones((), dtype=torch.bool), tensor.detach(), leaf)
