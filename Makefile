@@ -11,10 +11,15 @@ WORKERS ?= 2
 VENV := .venv
 BIN := $(VENV)/bin
 
+# What needs no package but hairify's own requirements.
+CORE := tests/support tests/functional tests/planning tests/nn tests/test_conversion.py tests/test_surgery.py \
+  tests/test_serialization.py
+OLDEST := .venv-oldest
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo bench bench-kernels bench-planning bench-gpu evidence test test-slow zoo zoo-page commands-page docs check clean
+.PHONY: help demo bench bench-kernels bench-planning bench-gpu evidence test test-slow test-oldest zoo zoo-page commands-page docs check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +50,10 @@ test-slow: $(VENV)/.installed-test ## run the heavy tests only
 	@# pytest exits with 5 where no test is marked slow
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS) || [ $$? -eq 5 ]
 
+test-oldest: $(OLDEST)/.installed ## run the core's tests on the oldest PyTorch supported (its wheel takes gigabytes)
+	@# without CI's larger numbers of random examples, which the newest gets
+	CI= $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not zoo" $(CORE) $(ARGS)
+
 zoo: $(VENV)/.installed-zoo ## run the tests on public networks, and compare with their table in docs/zoo.md
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m zoo $(ARGS)
 
@@ -65,14 +74,20 @@ check: $(VENV)/.installed-dev ## lint, format, types and which room imports whic
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-clean: ## remove the environment, caches and builds
-	rm -rf $(VENV) build dist demo-output bench-output evidence-output site-output zoo-output
+clean: ## remove the environments, caches and builds
+	rm -rf $(VENV) $(OLDEST) build dist demo-output bench-output evidence-output site-output zoo-output
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps: a second call installs again only if the requirements have changed.
 $(VENV)/.installed-%: pyproject.toml constraints.txt $(VENV)/.created
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$*]'
+	@touch $@
+
+$(OLDEST)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet 'pip>=21.3'
+	$(OLDEST)/bin/python -m pip install 'torch==2.6.0' hypothesis pytest pytest-xdist --editable .
 	@touch $@
 
 $(VENV)/.created:
