@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 _ROOT = Path(__file__).parents[2]
-_PATIENCE = 10  # seconds for pytest to end by itself
+_PATIENCE = 30  # seconds for pytest to end by itself
 _WORKERS = 6  # of pytest-xdist, where it is installed
 
 

@@ -180,7 +180,11 @@ def test_tests_are_run_and_the_failed_ones_named(tested: Callable[[str, float], 
 
 
 def test_tests_that_take_too_long_are_ended(tested: Callable[[str, float], RunningTests]) -> None:
-    made = tested("import time\ndef test_a(): assert 0\ndef test_b(): time.sleep(60)\n", 8)
+    made = tested("import time\ndef test_a(): assert 0\ndef test_b(): time.sleep(600)\n", 500)
+    while "FAILED" not in made._log.read_text(encoding="utf-8"):
+        assert made._process.poll() is None
+        time.sleep(0.1)
+    made._until = time.perf_counter()
     told = made.wait().splitlines()
     assert told[0].startswith("ended for lack of time")
     assert [line.split(" - ")[0] for line in told[1:]] == ["FAILED tests/cuda/test_own.py::test_a"]
