@@ -13,12 +13,13 @@ import torch.fx
 from torch import Tensor, nn
 
 from hairify._support.nested import Size, image_size, tensors
-from hairify._support.torch_internals import backward_pass, in_function_transform
+from hairify._support.torch_internals import backward_pass
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
 from hairify.nn._caching import WeightCache, Weights
 from hairify.nn._features import Feature, read_feature
+from hairify.nn._given import GivenGIVs
 
 _RUN_AGAIN = (
     "was run again during a backward pass, as gradient checkpointing does, where the selecting vectors of its own "
@@ -118,35 +119,6 @@ def _is_run_again(forward: _Forward | None) -> bool:
     return (-1 if forward is None else forward.within_backward) != backward_pass()
 
 
-@dataclass
-class _Given:
-    """A GIV given by `conditioned_on`."""
-
-    giv: Tensor
-    within_backward: int = field(default_factory=backward_pass)
-    """Number of the backward pass within which the GIV was given, -1 where in none."""
-    _cache: WeightCache | None = None
-    """Made when it is first asked for, which compilers, that cannot follow that, never do."""
-
-    def cache(self, hypernetwork: Hypernetwork) -> WeightCache | None:
-        """What keeps that which is made for the GIV; None where it must be made anew, as where it gets gradients.
-
-        A CUDA graph replays what it captured when nothing is kept any more, so that it has to make all by itself.
-        """
-        may_be_kept = (
-            self.giv.shape[0] == 1
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not in_function_transform()
-            and not (self.giv.is_cuda and torch.cuda.is_current_stream_capturing())
-        )
-        if not may_be_kept:
-            return None
-        if self._cache is None:
-            self._cache = WeightCache()
-        return self._cache if self._cache.refresh(hypernetwork.hsn, hypernetwork.boxes) else None
-
-
 class SplitReached(BaseException):
     """Ends a forward at the split. Not an Exception: a model's own `except Exception` must not catch it."""
 
@@ -156,7 +128,6 @@ class _Local(threading.local):
 
     def __init__(self) -> None:  # runs in each thread; compilers compile anew once an absent attribute appears
         self.forward: _Forward | None = None
-        self.given: _Given | None = None
 
 
 class ForwardContext:
@@ -168,11 +139,15 @@ class ForwardContext:
     Args:
         split: name of the split, for messages.
         feature: how to read F_g from the split's output.
+
+    Attributes:
+        givens: the GIVs given by `conditioned_on`.
     """
 
     def __init__(self, split: str, feature: Feature) -> None:
         self.split, self.feature = split, feature
         self._local = _Local()
+        self.givens = GivenGIVs()
         self._given_in_training = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -228,20 +203,6 @@ class ForwardContext:
         finally:
             self._local.forward = before
 
-    @contextlib.contextmanager
-    def conditioned_on(self, giv: Tensor) -> Iterator[None]:
-        """Forwards within it use `giv` instead of the DAC."""
-        before = self._local.given
-        self._local.given = _Given(giv.clone())  # what its owner writes into it later is not meant
-        try:
-            yield
-        finally:
-            self._local.given = before
-
-    def is_conditioned(self) -> bool:
-        """Whether forwards in this thread use a given GIV."""
-        return self._local.given is not None
-
     def check_checkpointing(self, inputs: Any, training: bool) -> None:
         """Refuse to run again, in a backward pass, what may have run under a GIV that is not known there.
 
@@ -254,7 +215,7 @@ class ForwardContext:
         """
         if torch.compiler.is_compiling():
             return
-        given = self._local.given
+        given = self.givens.current()
         if (-1 if given is None else given.within_backward) == backward_pass():
             # The reentrant kind runs the first time without gradients, though inputs require them.
             trained = training and (torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs)))
@@ -281,12 +242,12 @@ class ForwardContext:
 
     def _select(self, forward: _Forward, output: Any) -> None:
         """Find the selecting vectors of all levels, or end the forward with what it is run for."""
-        given = None if forward.until else self._local.given
+        given = None if forward.until else self.givens.current()
         giv = self._read_giv(forward, output) if given is None else self._checked_giv(given.giv, output)
         if forward.until == "giv":
             forward.end(giv)
         hypernetwork = forward.hypernetwork
-        forward.cache = None if given is None else given.cache(hypernetwork)
+        forward.cache = None if given is None else given.cache(hypernetwork.hsn, hypernetwork.boxes)
         if forward.cache is None:
             forward.selecting = hypernetwork.selecting_vectors(giv)
         else:
