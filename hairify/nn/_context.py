@@ -18,7 +18,7 @@ from hairify.errors import GIVError, OutsideForwardError
 from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
 from hairify.nn._caching import WeightCache, Weights
-from hairify.nn._features import Feature, read_feature
+from hairify.nn._features import Feature, read_feature, size_of_map
 from hairify.nn._given import GivenGIVs
 
 _RUN_AGAIN = (
@@ -27,7 +27,8 @@ _RUN_AGAIN = (
     "option `use_checkpoint`), or checkpoint only what runs before the split."
 )
 
-torch.fx.wrap("read_feature")  # one named node in `HairModel.graph()`: it branches on shapes
+for _name in ("read_feature", "size_of_map"):  # named nodes in `HairModel.graph()`: one branches on shapes
+    torch.fx.wrap(_name)
 
 
 @dataclass
@@ -84,6 +85,8 @@ class _Forward:
     hypernetwork: Hypernetwork
     image: Size | None = None
     """Size of the input images, None where they are no images."""
+    reference: Size | None = None
+    """Size of the map that tells the grid of tokens, once it was made."""
     until: Until | None = None
     """What the forward is run for; it ends at the split, once that is found. None: it runs to its end."""
     found: Tensor | None = None
@@ -168,7 +171,7 @@ class ForwardContext:
             until: end at the split, with F_g as the DAC gets it or the GIV in `found`.
         """
         before = self.running()  # a hook in the model may run the model, say for its GIV
-        self._local.forward = _Forward(hypernetwork, image, until)
+        self._local.forward = _Forward(hypernetwork, image, until=until)
         try:
             yield self._local.forward
         finally:
@@ -227,6 +230,19 @@ class ForwardContext:
                 "function that is checkpointed, or use `hair.checkpoint_blocks()` in its place."
             )
 
+    def attach(self, network: nn.Module) -> None:
+        """Put the hooks on the network's modules."""
+        grid = self.feature.grid
+        if grid is not None and grid.module is not None:
+            network.get_submodule(grid.module).register_forward_hook(self.on_reference)
+        network.get_submodule(self.split).register_forward_hook(self.on_split)
+
+    def on_reference(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook of the module whose map tells the grid of tokens, of its first call in a forward."""
+        forward, grid = self.running(), self.feature.grid
+        if forward is not None and forward.reference is None and grid is not None:
+            forward.reference = size_of_map(output, grid.index, grid.axis)
+
     def on_split(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of the split: F_g → GIV → selecting vectors, at the first call in a forward."""
         forward = self.running()
@@ -256,7 +272,10 @@ class ForwardContext:
     def _read_giv(self, forward: _Forward, output: Any) -> Tensor:
         """The GIV that the DAC finds in the split's output; a forward that is run for F_g ends here."""
         dac, standardization = forward.hypernetwork.dac, forward.hypernetwork.standardization
-        feature = read_feature(output, self.feature.index, self.feature.layout, forward.image)
+        grid = self.feature.grid
+        reference = forward.image if grid is None or grid.module is None else forward.reference
+        size = None if grid is None or reference is None else grid.of(reference)
+        feature = read_feature(output, self.feature.index, self.feature.layout, forward.image, size)
         feature = _in_precision_of(dac, feature)
         if forward.until == "feature":
             forward.end(feature)
