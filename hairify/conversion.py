@@ -145,7 +145,7 @@ def assemble(
                 target = base.get_submodule(name)
                 bias = target.bias is not None
                 make_hyper(target, WeightAddress(context, index, block, layer, bias, level.name, level.box_size))
-    base.get_submodule(plan.split).register_forward_hook(context.on_split)
+    context.attach(base)
     size = sum(p.numel() for p in nn.ModuleList([base, dac, hsn, boxes]).parameters())
     return HairModel(base, dac, standardization, hsn, boxes, carried_out(plan, dac, size), context)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -18,6 +17,7 @@ from hairify.nn._calibration import calibrate, check_untrained
 from hairify.nn._checkpointing import checkpoint_blocks, is_checkpointed, stop_checkpointing
 from hairify.nn._context import ForwardContext
 from hairify.nn._converted import Converted
+from hairify.nn._given import GivenBlock
 from hairify.nn._graph import graph
 from hairify.nn._hsn import GIVStandardization
 from hairify.planning._plans import Plan
@@ -122,21 +122,27 @@ class HairModel(Converted):
             for m, block in enumerate(level.blocks)
         }
 
-    @contextlib.contextmanager
-    def conditioned_on(self, giv: Tensor) -> Iterator[HairModel]:
-        """Within it, forwards in this thread use `giv` and skip the DAC.
+    def conditioned_on(self, giv: Tensor) -> GivenBlock[HairModel]:
+        """Within it, forwards use `giv` and skip the DAC.
 
             with hair.conditioned_on(hair.giv(whole)):
                 tiles = [hair(tile) for tile in tiles_of(whole)]
 
+        It holds for the code of the block, and what that calls: other threads and asyncio tasks do not see it, but
+        for those that get a copy of the block's context (`asyncio.create_task`, `gather` and `to_thread`), and these
+        only until the block ends. In a generator it holds while the generator runs, and not for its consumer; what
+        `contextlib` makes a context manager of conditions the block that it is used for.
+
         Args:
             giv: shape (B, D), one per image of the batches to come, or (1, D) for batches of any size.
 
+        Returns:
+            A context manager for one block, which gives the model itself; also a decorator of functions.
+
         Raises:
-            GIVError: another shape.
+            GIVError: another shape; when it is entered, that this is done in an asynchronous generator, or again.
         """
-        with self._context.conditioned_on(self._checked(giv)):
-            yield self
+        return GivenBlock(self._context.givens, self._checked(giv), self)
 
     def bake(self, *args: Any, giv: Tensor | None = None, **kwargs: Any) -> nn.Module:
         """The static network for one image: the original class with ordinary layers, nothing of hairify in it.
@@ -261,7 +267,7 @@ class HairModel(Converted):
             return getattr(base, name)
 
     def _replicate_for_data_parallel(self) -> HairModel:
-        if self._context.is_conditioned():
+        if self._context.givens.current() is not None:
             raise GIVError(
                 "`nn.DataParallel` runs replicas in threads of their own, in which the GIV given by `conditioned_on` "
                 "does not count. Call the model itself, or use DistributedDataParallel."

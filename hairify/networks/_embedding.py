@@ -115,7 +115,7 @@ def embed(
     for part in (dac, standardization, projections):
         part.to(device=like.device, dtype=like.dtype).train(network.training)
     base, context = copy_model(network), ForwardContext(plan.split, plan.feature)
-    base.get_submodule(plan.split).register_forward_hook(context.on_split)
+    context.attach(base)
     for index, block in enumerate(blocks):
         base.get_submodule(block.module).register_forward_hook(_Shift(context, index, block).on_output)
     return ConditionalEmbedding(base, dac, standardization, projections, context)

@@ -32,7 +32,7 @@ def bake(base: nn.Module, context: ForwardContext, hypernetwork: Hypernetwork, g
             if isinstance(mine, HyperLayer) and isinstance(layer, HyperLayer) and mine.hair_address.context is context
         ]
         copied_context = layers[0].hair_address.context
-        unhook(model.get_submodule(context.split), copied_context)
+        unhook(model, copied_context)
         stop_checkpointing(model, copied_context)
         selecting = [vectors.detach() for vectors in hypernetwork.selecting_vectors(giv.detach().clone())]
         for layer in layers:
@@ -48,9 +48,9 @@ def _parameter(generated: Tensor) -> nn.Parameter:
     return nn.Parameter(generated[0].detach().clone(), requires_grad=generated.requires_grad)
 
 
-def unhook(split: nn.Module, context: ForwardContext) -> None:
-    """Take off the forward hook that conversion put on the split."""
-    hooks = forward_hooks(split)
-    for key, hook in list(hooks.items()):
-        if getattr(hook, "__self__", None) is context:
-            del hooks[key]
+def unhook(model: nn.Module, context: ForwardContext) -> None:
+    """Take off the forward hooks that conversion put on modules of the network."""
+    for hooks in map(forward_hooks, model.modules()):
+        for key, hook in list(hooks.items()):
+            if getattr(hook, "__self__", None) is context:
+                del hooks[key]

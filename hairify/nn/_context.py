@@ -13,12 +13,13 @@ import torch.fx
 from torch import Tensor, nn
 
 from hairify._support.nested import Size, image_size, tensors
-from hairify._support.torch_internals import backward_pass, in_function_transform
+from hairify._support.torch_internals import backward_pass
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
 from hairify.nn._caching import WeightCache, Weights
-from hairify.nn._features import Feature, read_feature
+from hairify.nn._features import Feature, read_feature, size_of_map
+from hairify.nn._given import GivenGIVs
 
 _RUN_AGAIN = (
     "was run again during a backward pass, as gradient checkpointing does, where the selecting vectors of its own "
@@ -26,7 +27,8 @@ _RUN_AGAIN = (
     "option `use_checkpoint`), or checkpoint only what runs before the split."
 )
 
-torch.fx.wrap("read_feature")  # one named node in `HairModel.graph()`: it branches on shapes
+for _name in ("read_feature", "size_of_map"):  # named nodes in `HairModel.graph()`: one branches on shapes
+    torch.fx.wrap(_name)
 
 
 @dataclass
@@ -83,6 +85,8 @@ class _Forward:
     hypernetwork: Hypernetwork
     image: Size | None = None
     """Size of the input images, None where they are no images."""
+    reference: Size | None = None
+    """Size of the map that tells the grid of tokens, once it was made."""
     until: Until | None = None
     """What the forward is run for; it ends at the split, once that is found. None: it runs to its end."""
     found: Tensor | None = None
@@ -118,35 +122,6 @@ def _is_run_again(forward: _Forward | None) -> bool:
     return (-1 if forward is None else forward.within_backward) != backward_pass()
 
 
-@dataclass
-class _Given:
-    """A GIV given by `conditioned_on`."""
-
-    giv: Tensor
-    within_backward: int = field(default_factory=backward_pass)
-    """Number of the backward pass within which the GIV was given, -1 where in none."""
-    _cache: WeightCache | None = None
-    """Made when it is first asked for, which compilers, that cannot follow that, never do."""
-
-    def cache(self, hypernetwork: Hypernetwork) -> WeightCache | None:
-        """What keeps that which is made for the GIV; None where it must be made anew, as where it gets gradients.
-
-        A CUDA graph replays what it captured when nothing is kept any more, so that it has to make all by itself.
-        """
-        may_be_kept = (
-            self.giv.shape[0] == 1
-            and not torch.is_grad_enabled()
-            and not torch.compiler.is_compiling()
-            and not in_function_transform()
-            and not (self.giv.is_cuda and torch.cuda.is_current_stream_capturing())
-        )
-        if not may_be_kept:
-            return None
-        if self._cache is None:
-            self._cache = WeightCache()
-        return self._cache if self._cache.refresh(hypernetwork.hsn, hypernetwork.boxes) else None
-
-
 class SplitReached(BaseException):
     """Ends a forward at the split. Not an Exception: a model's own `except Exception` must not catch it."""
 
@@ -156,7 +131,6 @@ class _Local(threading.local):
 
     def __init__(self) -> None:  # runs in each thread; compilers compile anew once an absent attribute appears
         self.forward: _Forward | None = None
-        self.given: _Given | None = None
 
 
 class ForwardContext:
@@ -168,11 +142,15 @@ class ForwardContext:
     Args:
         split: name of the split, for messages.
         feature: how to read F_g from the split's output.
+
+    Attributes:
+        givens: the GIVs given by `conditioned_on`.
     """
 
     def __init__(self, split: str, feature: Feature) -> None:
         self.split, self.feature = split, feature
         self._local = _Local()
+        self.givens = GivenGIVs()
         self._given_in_training = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,7 +171,7 @@ class ForwardContext:
             until: end at the split, with F_g as the DAC gets it or the GIV in `found`.
         """
         before = self.running()  # a hook in the model may run the model, say for its GIV
-        self._local.forward = _Forward(hypernetwork, image, until)
+        self._local.forward = _Forward(hypernetwork, image, until=until)
         try:
             yield self._local.forward
         finally:
@@ -228,20 +206,6 @@ class ForwardContext:
         finally:
             self._local.forward = before
 
-    @contextlib.contextmanager
-    def conditioned_on(self, giv: Tensor) -> Iterator[None]:
-        """Forwards within it use `giv` instead of the DAC."""
-        before = self._local.given
-        self._local.given = _Given(giv.clone())  # what its owner writes into it later is not meant
-        try:
-            yield
-        finally:
-            self._local.given = before
-
-    def is_conditioned(self) -> bool:
-        """Whether forwards in this thread use a given GIV."""
-        return self._local.given is not None
-
     def check_checkpointing(self, inputs: Any, training: bool) -> None:
         """Refuse to run again, in a backward pass, what may have run under a GIV that is not known there.
 
@@ -254,7 +218,7 @@ class ForwardContext:
         """
         if torch.compiler.is_compiling():
             return
-        given = self._local.given
+        given = self.givens.current()
         if (-1 if given is None else given.within_backward) == backward_pass():
             # The reentrant kind runs the first time without gradients, though inputs require them.
             trained = training and (torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs)))
@@ -265,6 +229,19 @@ class ForwardContext:
                 "forwards under `conditioned_on`, whose GIV is not known here. Enter `conditioned_on` within the "
                 "function that is checkpointed, or use `hair.checkpoint_blocks()` in its place."
             )
+
+    def attach(self, network: nn.Module) -> None:
+        """Put the hooks on the network's modules."""
+        grid = self.feature.grid
+        if grid is not None and grid.module is not None:
+            network.get_submodule(grid.module).register_forward_hook(self.on_reference)
+        network.get_submodule(self.split).register_forward_hook(self.on_split)
+
+    def on_reference(self, module: nn.Module, args: Any, output: Any) -> None:
+        """Forward hook of the module whose map tells the grid of tokens, of its first call in a forward."""
+        forward, grid = self.running(), self.feature.grid
+        if forward is not None and forward.reference is None and grid is not None:
+            forward.reference = size_of_map(output, grid.index, grid.axis)
 
     def on_split(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of the split: F_g → GIV → selecting vectors, at the first call in a forward."""
@@ -281,12 +258,12 @@ class ForwardContext:
 
     def _select(self, forward: _Forward, output: Any) -> None:
         """Find the selecting vectors of all levels, or end the forward with what it is run for."""
-        given = None if forward.until else self._local.given
+        given = None if forward.until else self.givens.current()
         giv = self._read_giv(forward, output) if given is None else self._checked_giv(given.giv, output)
         if forward.until == "giv":
             forward.end(giv)
         hypernetwork = forward.hypernetwork
-        forward.cache = None if given is None else given.cache(hypernetwork)
+        forward.cache = None if given is None else given.cache(hypernetwork.hsn, hypernetwork.boxes)
         if forward.cache is None:
             forward.selecting = hypernetwork.selecting_vectors(giv)
         else:
@@ -295,7 +272,10 @@ class ForwardContext:
     def _read_giv(self, forward: _Forward, output: Any) -> Tensor:
         """The GIV that the DAC finds in the split's output; a forward that is run for F_g ends here."""
         dac, standardization = forward.hypernetwork.dac, forward.hypernetwork.standardization
-        feature = read_feature(output, self.feature.index, self.feature.layout, forward.image)
+        grid = self.feature.grid
+        reference = forward.image if grid is None or grid.module is None else forward.reference
+        size = None if grid is None or reference is None else grid.of(reference)
+        feature = read_feature(output, self.feature.index, self.feature.layout, forward.image, size)
         feature = _in_precision_of(dac, feature)
         if forward.until == "feature":
             forward.end(feature)

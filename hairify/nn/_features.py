@@ -24,6 +24,54 @@ _MOST_BORDER = 1 / 3
 
 
 @dataclass(frozen=True)
+class Grid:
+    """What tells how many rows and columns the positions of tokens have: the sides of a map, or of the image.
+
+    Attributes:
+        module: name of the module that returns the map; None for the image that the network is given.
+        index: position of the map among the tensors of the flattened output of the module's first call.
+        axis: that of the rows, which the columns follow: 2 in (B, C, h, w), 1 in (B, h, w, C).
+        multiple: a side counts as so many times this.
+        per: positions for each of these times.
+        up: whether a part of a `multiple` counts as a whole one, as where the network pads; else it counts nothing.
+    """
+
+    module: str | None
+    index: int = 0
+    axis: int = 2
+    multiple: int = 1
+    per: int = 1
+    up: bool = True
+
+    def is_sound(self) -> bool:
+        """Whether all fields have values that they can have, as may not be where they were read from a file."""
+        numbers = (self.index, self.axis, self.multiple, self.per)
+        return (
+            all(type(n) is int for n in numbers)
+            and isinstance(self.up, bool)
+            and (self.module is None or isinstance(self.module, str))
+            and self.axis in (1, 2)
+            and self.index >= 0
+            and min(self.multiple, self.per) >= 1
+        )
+
+    def of(self, size: Size) -> Size:
+        """(rows, columns) of the grid, from those of the map or the image; symbolic where these are."""
+        height, width = size
+        if self.multiple == 1:
+            return height * self.per, width * self.per
+        if self.up:
+            return -(-height // self.multiple) * self.per, -(-width // self.multiple) * self.per
+        return height // self.multiple * self.per, width // self.multiple * self.per
+
+
+def size_of_map(output: Any, index: int, axis: int) -> Size:
+    """The rows and columns of the map in what a module returned; arguments as in `Grid`."""
+    shape = tensors(output)[index].shape
+    return shape[axis], shape[axis + 1]
+
+
+@dataclass(frozen=True)
 class Feature:
     """Which tensor of the split's output is F_g, and in which layout.
 
@@ -31,11 +79,13 @@ class Feature:
         index: position among the tensors of the flattened output (0 where the output is one tensor).
         layout: "map" (B, C, h, w), "channels_last" (B, h, w, C), "tokens" (B, L, C) or "vector" (B, C).
         shape: (C, h, w) as the DAC saw it on the example inputs.
+        grid: what tells the rows and columns of tokens; None where only the image's aspect ratio does.
     """
 
     index: int
     layout: Layout
     shape: tuple[int, int, int]
+    grid: Grid | None = None
 
     @property
     def area(self) -> int:
@@ -175,7 +225,7 @@ def _divisor_up_to(number: int, most: int) -> int:
     return next((n for n in range(most, 1, -1) if number % n == 0), 1)
 
 
-def read_feature(output: Any, index: int, layout: Layout, image: Size | None) -> Tensor:
+def read_feature(output: Any, index: int, layout: Layout, image: Size | None, grid: Size | None = None) -> Tensor:
     """F_g of shape (B, C, h, w), out of whatever the split returned.
 
     The feature is copied: the network may go on to change its own in place (`ReLU(inplace=True)`,
@@ -186,10 +236,12 @@ def read_feature(output: Any, index: int, layout: Layout, image: Size | None) ->
         index: position of F_g among the tensors of `output`.
         layout: of F_g, as `Feature` names it.
         image: (H, W) of the input images; used for "tokens" alone.
+        grid: (h, w) of "tokens", where it is known; else, or if there are not as many tokens, the image tells it.
     """
     feature = (output if isinstance(output, Tensor) else tensors(output)[index]).clone()
     if layout == "tokens":
-        h, w = token_grid(feature.shape[1], image)
+        known = grid is not None and grid[0] * grid[1] == feature.shape[1]
+        h, w = grid if grid is not None and known else token_grid(feature.shape[1], image)
         return rearrange(feature, "b (h w) c -> b c h w", h=h, w=w)
     if layout == "channels_last":
         return rearrange(feature, "b h w c -> b c h w")

@@ -33,9 +33,13 @@ def graph(hair: Converted) -> torch.fx.GraphModule:
     copied = copy_model(hair)
     stop_checkpointing(copied.base, copied._context)
     split = copied.base.get_submodule(hair._context.split)
+    grid = hair._context.feature.grid
+    reference = None if grid is None or grid.module is None else copied.base.get_submodule(grid.module)
     parts = {id(copied.dac), id(copied.standardization), *map(id, copied.hsn), *map(id, copied.boxes)}
 
     def after_leaf(module: nn.Module, output: Any) -> None:
+        if module is reference:
+            copied._context.on_reference(module, (), output)
         if module is split:
             copied._context.on_split(module, (), output)
 
@@ -52,7 +56,7 @@ def graph(hair: Converted) -> torch.fx.GraphModule:
             set_tracer(traced, InPlaceTracer)
             root = copy_model(hair)  # in the copy that was traced, attributes that forward assigns hold proxies now
             vars(root).update(traced_constants(copied))
-            unhook(root.base.get_submodule(hair._context.split), root._context)
+            unhook(root.base, root._context)
             module = torch.fx.GraphModule(root, traced, class_name=f"Hair{type(hair.base).__name__}")
             module.graph.eliminate_dead_code(lambda node: node.is_impure() or _writes_in_place(node))
             module.recompile()

@@ -19,6 +19,7 @@ from hairify.nn._dac import make_dac, measure_dac
 from hairify.nn._features import Feature
 from hairify.nn._hsn import HyperSelectingNet
 from hairify.planning._dependence import Graphs
+from hairify.planning._grids import with_grid
 from hairify.planning._levels import layers_of, make_levels
 from hairify.planning._options import Choices, Options, check_names, network_of, showing_options
 from hairify.planning._pairs import Pairs
@@ -50,6 +51,8 @@ def plan(model: nn.Module, **options: Unpack[Options]) -> Plan:
         probe = Probe(model, choices.example_inputs)
         pairs = Pairs(probe)
         chosen = _first_that_converts(probe, pairs, choices)
+        feature, grid_unchecked = with_grid(probe, chosen.split, chosen.feature)
+        chosen = chosen._replace(feature=feature)
         size = count(model)
         dac, giv_dim, widths = _dac_and_widths(choices, chosen, size)
     return Plan(
@@ -62,7 +65,7 @@ def plan(model: nn.Module, **options: Unpack[Options]) -> Plan:
         hsn_limit=choices.usual.hsn_limit,
         init=choices.init,
         inputs=probe.inputs.describe(),
-        unchecked=(*probe.unchecked, *pairs.unchecked),
+        unchecked=(*probe.unchecked, *pairs.unchecked, *grid_unchecked),
         dac_source=None if isinstance(choices.dac, str) else choices.dac,
     )
 

@@ -14,7 +14,7 @@ from hairify._support.copying import copy_model
 from hairify._support.module_names import full_name, tied_layers
 from hairify.errors import CheckpointError, PlanMismatchError
 from hairify.nn._dac import DACName, DACSource, make_dac
-from hairify.nn._features import Feature, Layout
+from hairify.nn._features import Feature, Grid, Layout
 from hairify.nn._hsn import published_widths
 from hairify.nn._layers import is_layer, settings, why_not
 from hairify.nn._moments_dac import MomentsDAC
@@ -23,7 +23,7 @@ from hairify.planning._printing import by_reason, millions, some, table
 
 PLAN_VERSION = 5
 """1 had no low-rank boxes; 2 no DAC but the published one, and no HSNs of other widths; 3 no limit of their logits; 4
-nothing of what could not be checked."""
+nothing of what could not be checked, and of the grid of tokens."""
 _LEAST_SHARE = 0.5
 
 _LEVEL_KEYS = {"row_parameters": "row_size", "box_parameters": "size"}
@@ -136,6 +136,12 @@ class Plan:
             raise PlanMismatchError(
                 f"The plan splits at {self.split!r}, but the model ({type(model).__name__}) has no such module."
             )
+        grid = self.feature.grid
+        if grid is not None and grid.module is not None and grid.module not in modules:
+            raise PlanMismatchError(
+                f"The plan reads the grid of tokens from {grid.module!r}, but the model ({type(model).__name__}) has "
+                "no such module."
+            )
         for level in self.levels:
             size = 0
             for layer in level.layers:
@@ -187,6 +193,7 @@ class Plan:
                 )
             feature, levels, (before, after) = data.pop("feature"), data.pop("levels"), data.pop("parameters")
             feature["shape"] = tuple(feature["shape"])
+            feature["grid"] = None if feature.get("grid") is None else Grid(**feature["grid"])
             if version < 3:
                 data["dac_name"] = None if data["dac_width"] is None else "published"
                 data["hsn_widths"] = published_widths(data["giv_dim"])
@@ -228,13 +235,16 @@ class Plan:
             return f"the DAC {self.dac_name!r} is not among {', '.join(get_args(DACName))}"
         if self.feature.layout not in get_args(Layout):
             return f"the layout {self.feature.layout!r} is not among {', '.join(get_args(Layout))}"
+        if self.feature.grid is not None and not self.feature.grid.is_sound():
+            return "the grid of tokens cannot be found so"
         return None
 
     def __str__(self) -> str:
         before, after = self.parameters
         c, h, w = self.feature.shape
+        layout = f"{self.feature.layout}{_grid(self.feature)}"
         lines = [
-            f"split    {self.split} -> F_g {c}×{h}×{w} ({self.feature.layout}) on inputs {self.inputs}",
+            f"split    {self.split} -> F_g {c}×{h}×{w} ({layout}) on inputs {self.inputs}",
             f"GIV      {self.giv_dim} numbers from {self.dac}",
             f"tracer   {self.tracer}",
             f"share    {self.share:.0%} of the parameters after the split are converted",
@@ -251,6 +261,14 @@ class Plan:
         if self.warning:
             lines += ["", f"warning: {self.warning}"]
         return "\n".join(lines)
+
+
+def _grid(feature: Feature) -> str:
+    """What tells the grid of tokens, for `print`."""
+    grid = feature.grid
+    if grid is None:
+        return "" if feature.layout != "tokens" else ", by the aspect ratio of the image"
+    return f", by the size of {'the image' if grid.module is None else grid.module}"
 
 
 def carried_out(plan: Plan, dac: nn.Module, parameters: int) -> Plan:
