@@ -131,7 +131,8 @@ def assemble(
         ]
         standardization = GIVStandardization(plan.giv_dim)
     hsn = nn.ModuleList(nets)
-    nn.ModuleList([dac, standardization, hsn]).to(device=like.device, dtype=like.dtype)
+    device = None if like.is_meta else like.device  # these have values of their own, whatever the network lacks
+    nn.ModuleList([dac, standardization, hsn]).to(device=device, dtype=like.dtype)
     boxes = nn.ModuleList(
         _make_box(model, level, net, plan.init, generator, blank) for level, net in zip(plan.levels, nets, strict=True)
     )

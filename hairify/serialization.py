@@ -80,7 +80,8 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
         dac: the DAC's module or factory, where the plan records one that is not hairify's own.
 
     Returns:
-        The HairModel, in the mode, dtype and device of `base`.
+        The HairModel, in the mode, dtype and device of `base`; of one on the meta device, in the file's dtype on the
+        CPU.
 
     Raises:
         CheckpointError: the file is missing, damaged, no hairify checkpoint, from a newer hairify, or does not
@@ -107,10 +108,20 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
             f"{_first(surplus)}."
         )
     try:
-        hair.load_state_dict(state, strict=False)
+        hair.load_state_dict(state, strict=False, assign=any(t.is_meta for t in _tensors(hair).values()))
     except RuntimeError as error:  # shapes
         raise CheckpointError(f"{path} does not fit the model ({type(base).__name__}): {error}") from error
+    if left := sorted(name for name, t in _tensors(hair).items() if t.is_meta):
+        raise CheckpointError(
+            f"The model ({type(base).__name__}) is on the meta device, and {path} has no values for {_first(left)}. "
+            "Give a `base` that has them."
+        )
     return hair
+
+
+def _tensors(hair: HairModel) -> dict[str, Tensor]:
+    """All parameters and buffers, also those that are not saved."""
+    return {**dict(hair.named_parameters()), **dict(hair.named_buffers())}
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:

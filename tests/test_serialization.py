@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from util import assert_close, assert_differs, assert_unchanged, perturb, snapshot
 
 from hairify import HairError, hairify, load, plan, save
-from hairify.errors import CheckpointError, PlanMismatchError
+from hairify.errors import CheckpointError, ExampleInputError, PlanMismatchError
 from hairify.nn import MomentsDAC
 from hairify.planning import _planner as planner
 
@@ -305,3 +305,33 @@ def test_the_limit_of_logits_reaches_the_nets_and_comes_back(preset: Any, limit:
         assert [hsn.limit for hsn in one.hsn] == [limit] * len(one.plan.levels)
     with torch.no_grad():
         assert torch.equal(again(X), hair(X))
+
+
+@pytest.mark.parametrize("preset", ["default", "published"])
+def test_a_network_on_the_meta_device_gets_the_files_values(tmp_path: Path, preset: Any) -> None:
+    hair = perturb(hairify(UNet(), preset=preset))
+    save(hair, tmp_path / "hair.safetensors")
+    with torch.device("meta"):
+        empty = UNet()
+    assert all(p.is_meta for p in empty.parameters())
+    got = load(tmp_path / "hair.safetensors", empty)
+    x = torch.rand(2, 3, 32, 48)
+    assert torch.equal(got.eval()(x), hair.eval()(x))
+    assert [p.requires_grad for p in got.parameters()] == [p.requires_grad for p in hair.parameters()]
+    assert all(p.is_meta for p in empty.parameters())  # left as it was
+    got.train()(x).mean().backward()
+
+
+def test_what_has_no_values_is_refused_by_name(tmp_path: Path) -> None:
+    hair = hairify(UNet())
+    save(hair, tmp_path / "added.safetensors", added_only=True)
+    with torch.device("meta"):
+        empty = UNet()
+    with pytest.raises(CheckpointError, match=r"meta device, and .*added.safetensors has no values for \d+ \(base\."):
+        load(tmp_path / "added.safetensors", empty)
+    for convert in (plan, hairify):
+        with pytest.raises(ExampleInputError, match=r"parameter '[\w.]+' is on the meta device and has no values"):
+            convert(empty)
+    carried_out = hairify(empty, plan=hair.plan)  # as for weights that are made later, where there is room for them
+    assert all(p.is_meta for p in (*carried_out.base.parameters(), *carried_out.boxes.parameters()))
+    assert not any(p.is_meta for p in carried_out.hsn.parameters())

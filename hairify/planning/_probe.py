@@ -53,6 +53,12 @@ class Probe:
             raise ExampleInputError(
                 f"The parameter {lazy!r} is lazy and not initialised yet. Run the model once on an image first."
             )
+        if meta := next((n for n, p in model.named_parameters() if p.is_meta), None):
+            raise ExampleInputError(
+                f"The parameter {meta!r} is on the meta device and has no values, with which alone the model can be "
+                "run. Load its weights first (`load_state_dict(..., assign=True)`), or carry out a plan that was made "
+                "of a network with values: `hairify(model, plan=...)`."
+            )
         self.unchecked: list[str] = []
         self.model = _without_zeros(copy_model(model).requires_grad_(False).eval())
         candidates = [Inputs.of(example_inputs)] if example_inputs is not None else default_inputs(self.model)
