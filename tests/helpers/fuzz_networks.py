@@ -381,6 +381,37 @@ class Routed(Block):
         return x + self.act(torch.cat([self.bright(i[None]) if i.mean() > 0 else self.dark(i[None]) for i in y]))
 
 
+class Constant(Block):
+    """Attention to learned tokens, which share a layer with the pixels; and a layer on the identity alone."""
+
+    stays = ("shared", "identity")
+
+    def __init__(self, c: int, part: Part) -> None:
+        super().__init__(c, part)
+        self.tokens = nn.Parameter(torch.randn(c + 1, c))
+        self.shared, self.identity, self.out = nn.Linear(c, c), nn.Linear(c, c), conv(c, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        c = x.shape[1]
+        pixels, keys = self.shared(self.norm(x).permute(0, 2, 3, 1)), self.shared(self.tokens)
+        y = (pixels @ keys.T).softmax(-1) @ keys @ self.identity(torch.eye(c, dtype=x.dtype))
+        return x + self.out(y.permute(0, 3, 1, 2))
+
+
+class Sorted(Block):
+    """The images of a batch in the order of their means, as they are routed to experts."""
+
+    stays = ("routed",)
+
+    def __init__(self, c: int, part: Part) -> None:
+        super().__init__(c, part)
+        self.routed, self.out = conv(c), conv(c, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        order = x.mean((1, 2, 3)).argsort()
+        return x + self.out(self.act(self.norm(self.routed(x[order])[order.argsort()])))
+
+
 class Recursive(Block):
     """Calls itself at half the resolution, down to one pixel."""
 
@@ -431,6 +462,8 @@ BLOCKS: dict[str, type[Block]] = {
     "leaning": Leaning,
     "optional": Optional,
     "routed": Routed,
+    "constant": Constant,
+    "sorted": Sorted,
     "recursive": Recursive,
     "overwriting": Overwriting,
 }
