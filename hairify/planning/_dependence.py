@@ -48,10 +48,14 @@ class Graphs:
 
     Args:
         probe: the recorded model.
+
+    Attributes:
+        unchecked: what could not be checked, and why.
     """
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
+        self.unchecked: list[str] = []
         self._symbolic = SymbolicGraph.of(probe)
         self._differentiated = GradientGraph(probe.recording) if probe.recording.has_graph else None
 
@@ -71,6 +75,7 @@ class Graphs:
                 f"Which layers depend on the split {split!r} cannot be found: torch.fx cannot follow the model, and it "
                 "fails where gradients are recorded."
             )
+        self.unchecked = [f"what depends on the split, by gradients: {self._probe.failure_with_gradients}"]
         return Dependence(by_fx, set(), "fx")
 
     def _cut_at(self, split: str) -> GradientGraph | None:

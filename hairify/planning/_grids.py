@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 from torch import Tensor
 
 from hairify._support.isolation import pass_on_lack_of_memory
 from hairify._support.nested import Size
-from hairify._support.torch_internals import tree_map
+from hairify._support.torch_internals import tree_flatten, tree_unflatten
 from hairify.nn._features import Feature, Grid
 from hairify.planning._inputs import Inputs
 from hairify.planning._probe import Probe
@@ -129,14 +128,13 @@ def _other_sizes(image: Size) -> Iterator[Size]:
 
 
 def _resized(inputs: Inputs, image: Size, size: Size) -> Inputs:
-    """The inputs for an image of another, smaller size; numbers that are its sides are changed with it."""
-
-    def resized(value: Any) -> Any:
+    """The inputs for an image of another, smaller size; two numbers in a row that are its sides are changed with it."""
+    leaves, structure = tree_flatten((inputs.args, inputs.kwargs))
+    for i, value in enumerate(leaves):
         if isinstance(value, Tensor):
-            return value[..., : size[0], : size[1]] if value.ndim > 2 and tuple(value.shape[-2:]) == image else value
-        if isinstance(value, int) and not isinstance(value, bool) and value in image:
-            return size[image.index(value)]
-        return value
-
-    args, kwargs = tree_map(resized, (inputs.args, inputs.kwargs))
+            if value.ndim > 2 and tuple(value.shape[-2:]) == image:
+                leaves[i] = value[..., : size[0], : size[1]]
+        elif all(type(n) is int for n in leaves[i : i + 2]) and tuple(leaves[i : i + 2]) == image:
+            leaves[i : i + 2] = size
+    args, kwargs = tree_unflatten(leaves, structure)
     return Inputs(args, kwargs, inputs.batched)

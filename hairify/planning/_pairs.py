@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -46,13 +47,21 @@ def both_images(a: Inputs, b: Inputs) -> Inputs:
     return a.map(lambda x, y: torch.cat([x, y]), b, batched_only=True)
 
 
-class Pairs:
-    """Runs on the batches [a, b], [a, a] and [b, a]: do the images of a batch stay apart?
+class _Runs(NamedTuple):
+    """Those on two images."""
 
-    Where they do, the first half of whatever a layer receives for [a, b] is the first half of what it receives for
-    [a, a], and the second half for [b, a] the second half for [a, a], bit for bit: the same kernels meet the same
-    numbers. So no tolerance is needed that mixing could hide under. What is sorted by value has one order for [a, b]
-    and [b, a], and is seen by that.
+    ab: Recording
+    ba: Recording
+    aa: Recording
+    bb: Recording
+
+
+class Pairs:
+    """Runs on the batches [a, b], [b, a], [a, a] and [b, b]: do the images of a batch stay apart?
+
+    Where they do, each half of whatever a layer receives for [a, b] and [b, a] is that half of what it receives for
+    [a, a] or [b, b], bit for bit: the same kernels meet the same numbers. So no tolerance is needed that mixing could
+    hide under. What is sorted by value has one order for [a, b] and [b, a], and is seen by that.
 
     Args:
         probe: the recorded model.
@@ -73,13 +82,14 @@ class Pairs:
         self.inputs, self._twice = both_images(a, b), both_images(a, a)
         self._probe, self._alone = probe, probe.recording
         try:
-            self.ab, self._aa, self._ba = map(self._watch, (self.inputs, self._twice, both_images(b, a)))
+            self._runs = _Runs(*map(self._watch, (self.inputs, both_images(b, a), self._twice, both_images(b, b))))
         except Exception as error:
             pass_on_lack_of_memory(error)
             raise ExampleInputError(
                 f"The model runs on one image of {a.describe()}, but not on a batch of two: {type(error).__name__}: "
                 f"{error}. Per-image weights need a model that takes batches."
             ) from error
+        self.ab = self._runs.ab
         self.unchecked: list[str] = []
         self.training = self._train(self.inputs)
         self.trains_alike = self.training is None or _same_received(self.training, self.ab)
@@ -90,41 +100,61 @@ class Pairs:
 
         In training mode alone, what comes second in a batch is not looked at.
         """
-        alone, ab, aa, ba = (r.received.get(layer, []) for r in (self._alone, self.ab, self._aa, self._ba))
-        if not _all(_ordered_by_image, alone, ab, aa, ba):
-            if ab != self._again.received.get(layer, []):
+        alone, *calls = (run.received.get(layer, []) for run in (self._alone, *self._runs))
+        if not _all(_ordered_by_image, alone, *calls):
+            if calls[0] != self._again.received.get(layer, []):
                 return "what it receives differs from run to run"
-            if any(map(_comes_from_no_image, alone, ab, aa, ba)):
+            if any(one.shape[:1] == (0,) for one in alone):
+                return "in one of its calls it receives nothing on the example inputs"
+            if any(map(_comes_from_no_image, alone, *calls)):
                 return "what it receives in one of its calls comes from no image"
             return "what it receives is not ordered by image"
+        return (
+            None if self._is_apart_in_training(layer) else "what it receives in training mode is not ordered by image"
+        )
+
+    def _is_apart_in_training(self, layer: str) -> bool:
+        """Whether the first image's rows come from it alone in training mode, too, as far as that can be seen."""
         if self.training is None or self._training_twice is None:
-            return None
-        ab, aa = (r.received.get(layer, []) for r in (self.training, self._training_twice))
-        return None if _all(_first_alike, ab, aa) else "what it receives in training mode is not ordered by image"
+            return True
+        ab, aa = (run.received.get(layer, []) for run in (self.training, self._training_twice))
+        if _all(_first_alike, ab, aa):
+            return True
+        again = [] if self._training_again is None else self._training_again.received.get(layer, [])
+        if ab == again:
+            return False
+        self._note("whether images stay apart in training mode: two runs on the same images differ")
+        return True
 
     @property
     def read_outside(self) -> set[str]:
         """Layers whose parameters were used other than by calling the layer, in any of the runs."""
-        runs = (self._alone, self.ab, self._aa, self._ba, self.training)
+        runs = (self._alone, *self._runs, self.training)
         return set().union(*(run.read_outside for run in runs if run is not None))
 
     @functools.cached_property
     def repeats_itself(self) -> bool:
-        """Whether the model computes the same in two runs on the same images, from the same random state."""
-        same = _same_received(self.ab, self._again)
-        if not same:
-            self.unchecked.append("what is converted computes the same: two runs on the same images differ")
-        return same
+        """Whether all layers receive the same, bit for bit, in two runs on the same images."""
+        return _same_received(self.ab, self._again)
+
+    def output_repeats(self, *, training: bool) -> bool:
+        """Whether the model returns the same, up to rounding, in two runs on the same images in one mode."""
+        one, other = (self.training, self._training_again) if training else (self.ab, self._again)
+        outputs = [all_tensors(run.output) for run in (one, other) if run is not None]
+        if len(outputs) == 2 and len(outputs[0]) == len(outputs[1]) and all(map(same_up_to_rounding, *outputs)):
+            return True
+        mode = " in training mode" if training else ""
+        self._note(f"whether what is converted computes the same{mode}: two runs on the same images differ")
+        return False
 
     def output_kept_apart(self, module: str, index: int) -> bool:
         """Whether a tensor of the first output of a module keeps the images apart."""
-        ab, aa, ba = self._prints(module, index)
-        return bool(ab) and ab[0] == aa[0] and ba[1] == aa[1]
+        ab, ba, aa, bb = self._prints(module, index)
+        return len(ab) == len(ba) == len(aa) == len(bb) == 2 and ab == (aa[0], bb[1]) and ba == (bb[0], aa[1])
 
     def output_alike_for_all(self, module: str, index: int) -> bool:
         """Whether a tensor of the first output of a module is the same for every image."""
-        ab, _, _ = self._prints(module, index)
-        return len(set(ab)) == 1
+        return len(set(self._prints(module, index)[0])) == 1
 
     def _prints(self, module: str, index: int) -> list[tuple[int, ...]]:
         tensors_of = [returned.get(module, ()) for returned in self._first_returned]
@@ -132,13 +162,17 @@ class Pairs:
 
     @functools.cached_property
     def _first_returned(self) -> list[dict[str, tuple[Returned, ...]]]:
-        recordings = (self.ab, self._aa, self._ba)
-        return [{name: call.returned for name, call in one.first_calls().items()} for one in recordings]
+        return [{name: call.returned for name, call in run.first_calls().items()} for run in self._runs]
 
     @functools.cached_property
     def _again(self) -> Recording:
         """A second run on [a, b]."""
         return self._watch(self.inputs)
+
+    @functools.cached_property
+    def _training_again(self) -> Recording | None:
+        """A second run on [a, b] in training mode."""
+        return self._train(self.inputs)
 
     def _watch(self, inputs: Inputs) -> Recording:
         return self._probe.run(inputs, fingerprints=True, mark_images=True)
@@ -149,8 +183,12 @@ class Pairs:
             return self._probe.run(inputs, fingerprints=True, training=True)
         except Exception as error:  # as a model may that is made for inference alone
             pass_on_lack_of_memory(error)
-            self.unchecked.append(f"what the network does in training mode: {type(error).__name__}: {error}")
+            self._note(f"what the network does in training mode: {type(error).__name__}: {error}")
             return None
+
+    def _note(self, unchecked: str) -> None:
+        if unchecked not in self.unchecked:
+            self.unchecked.append(unchecked)
 
 
 def _all(law: Callable[..., bool], *calls: list[Received]) -> bool:
@@ -158,14 +196,15 @@ def _all(law: Callable[..., bool], *calls: list[Received]) -> bool:
     return len(set(map(len, calls))) == 1 and all(map(law, *calls))
 
 
-def _ordered_by_image(alone: Received, ab: Received, aa: Received, ba: Received) -> bool:
+def _ordered_by_image(alone: Received, ab: Received, ba: Received, aa: Received, bb: Received) -> bool:
     """Whether one image's rows come from it alone, and two images bring twice as many."""
-    grows = bool(ab.shape) and ab.shape[0] == 2 * alone.shape[0]
-    return grows and _first_alike(ab, aa) and _half_alike(ba, aa, 1)
+    grows = bool(ab.shape) and ab.shape[0] == 2 * alone.shape[0] > 0
+    halves = ((ab, aa, 0), (ab, bb, 1), (ba, bb, 0), (ba, aa, 1))
+    return grows and all(_half_alike(mixed, alike, half) for mixed, alike, half in halves)
 
 
-def _comes_from_no_image(alone: Received, ab: Received, aa: Received, ba: Received) -> bool:
-    return ab == aa == ba and ab.shape == alone.shape
+def _comes_from_no_image(alone: Received, ab: Received, ba: Received, aa: Received, bb: Received) -> bool:
+    return ab == ba == aa == bb and ab.shape == alone.shape
 
 
 def _first_alike(x: Received, y: Received) -> bool:

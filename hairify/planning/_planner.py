@@ -49,8 +49,8 @@ def plan(model: nn.Module, **options: Unpack[Options]) -> Plan:
     choices = Choices.of(model, options)
     with ONE_AT_A_TIME:
         probe = Probe(model, choices.example_inputs)
-        pairs = Pairs(probe)
-        chosen = _first_that_converts(probe, pairs, choices)
+        pairs, graphs = Pairs(probe), Graphs(probe)
+        chosen = _first_that_converts(probe, pairs, graphs, choices)
         feature, grid_unchecked = with_grid(probe, chosen.split, chosen.feature)
         chosen = chosen._replace(feature=feature)
         size = count(model)
@@ -65,7 +65,7 @@ def plan(model: nn.Module, **options: Unpack[Options]) -> Plan:
         hsn_limit=choices.usual.hsn_limit,
         init=choices.init,
         inputs=probe.inputs.describe(),
-        unchecked=(*probe.unchecked, *pairs.unchecked, *grid_unchecked),
+        unchecked=(*graphs.unchecked, *pairs.unchecked, *grid_unchecked),
         dac_source=None if isinstance(choices.dac, str) else choices.dac,
     )
 
@@ -80,13 +80,12 @@ class _Attempt(NamedTuple):
     skipped: dict[str, str]
 
 
-def _first_that_converts(probe: Probe, pairs: Pairs, choices: Choices) -> _Attempt:
+def _first_that_converts(probe: Probe, pairs: Pairs, graphs: Graphs, choices: Choices) -> _Attempt:
     """Of the splits in question, the first after which something can be converted.
 
     Raises:
         NothingToConvertError: there is none.
     """
-    graphs = Graphs(probe)
     first: _Attempt | None = None
     for split, feature in itertools.islice(possible_splits(probe, pairs, choices.split_at), _MOST_SPLITS_TRIED):
         verdicts, tracer = judge_layers(probe, pairs, graphs, split, choices)

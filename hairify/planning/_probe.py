@@ -35,7 +35,7 @@ class Probe:
         model: the copy.
         inputs: one image, on which it runs.
         recording: the run on it.
-        unchecked: what could not be checked, and why.
+        failure_with_gradients: how that run fails where gradients are recorded, or None.
 
     Raises:
         ExampleInputError: the model rejects the inputs.
@@ -59,7 +59,7 @@ class Probe:
                 "run. Load its weights first (`load_state_dict(..., assign=True)`), or carry out a plan that was made "
                 "of a network with values: `hairify(model, plan=...)`."
             )
-        self.unchecked: list[str] = []
+        self.failure_with_gradients: str | None = None
         self.model = _without_zeros(copy_model(model).requires_grad_(False).eval())
         candidates = [Inputs.of(example_inputs)] if example_inputs is not None else default_inputs(self.model)
         failures: dict[str, list[str]] = {}
@@ -133,7 +133,7 @@ class Probe:
         except Exception as error:
             pass_on_lack_of_memory(error)
             recording = self.run()
-            self.unchecked = [f"what depends on what, by gradients: {type(error).__name__}: {error}"]
+            self.failure_with_gradients = f"{type(error).__name__}: {error}"
             return recording
 
 

@@ -43,8 +43,8 @@ def unfaithful(probe: Probe, pairs: Pairs, layers: list[str]) -> set[str]:
 
     Watching functions shows most uses of a weight from outside its layer, but not all: fused paths that are switched
     off while one watches, or a test such as `layer.bias is not None`. Where the model fails, it runs once more with
-    weights that note who reads them as attributes; where nobody does (`next(block.parameters())`), those to blame are
-    found by halves.
+    weights that note when they are read as attributes, and those layers are left alone; where none is
+    (`next(block.parameters())`), those to blame are found by halves.
 
     Args:
         probe: the model.
@@ -89,7 +89,7 @@ class _Rehearsal:
     def succeeds(self, names: list[str]) -> bool:
         """Whether the model computes the same where the named layers own no weights.
 
-        Of one that never computes the same twice, whether it runs.
+        Of one that does not even do so as it is, from run to run, whether it runs.
         """
         try:
             got = all_tensors(self._run(names, read=None))
@@ -97,7 +97,7 @@ class _Rehearsal:
             pass_on_lack_of_memory(error)
             return False
         same = len(got) == len(self._expected) and all(map(same_up_to_rounding, got, self._expected))
-        return same or not self._pairs.repeats_itself
+        return same or not self._pairs.output_repeats(training=self._training)
 
     def readers(self, names: list[str]) -> set[str]:
         """Of the named layers those whose weight or bias is read as an attribute."""

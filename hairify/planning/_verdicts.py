@@ -60,6 +60,7 @@ def judge_layers(probe: Probe, pairs: Pairs, graphs: Graphs, split: str, choices
         dict.fromkeys(pairs.read_outside, "its weight is read from outside its own call"),
         dict.fromkeys(layers.keys() - called, "never called on the example inputs"),
         dict.fromkeys(_before(probe.recording, split), "runs before the split"),
+        dict.fromkeys(layers if _misses(pairs.training, split) else (), "the split does not run in training mode"),
         dict.fromkeys(_before(pairs.training, split), "runs before the split in training mode"),
         dict.fromkeys(layers.keys() - dependents, "does not depend on the split's output"),
         dict.fromkeys(idle, "the model's output does not depend on it"),
@@ -75,6 +76,11 @@ def judge_layers(probe: Probe, pairs: Pairs, graphs: Graphs, split: str, choices
     for name in unfaithful(probe, pairs, [name for name, reason in against.items() if reason is None]):
         against[name] = "without a weight of its own the model does not compute the same"
     return Verdicts(against, tracer)
+
+
+def _misses(recording: Recording | None, split: str) -> bool:
+    """Whether the split does not run there."""
+    return recording is not None and split not in recording.first_calls()
 
 
 def _before(recording: Recording | None, split: str) -> set[str]:

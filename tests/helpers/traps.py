@@ -431,6 +431,30 @@ class OnNoImage(Chain):
         return self.body[1](self.body[0](x) / (1 + self.body[0](other).square().mean())).permute(0, 3, 1, 2)
 
 
+class ByLargest(nn.Module):
+    """Divides by the largest, or smallest, value of the batch, which may come from the same image always."""
+
+    def __init__(self, net: nn.Module, smallest: bool) -> None:
+        super().__init__()
+        self.net, self.smallest = net, smallest
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x / (0.5 + (x.amin() if self.smallest else x.amax())))
+
+
+class Experts(Chain):
+    """The second expert gets what is rare: on the example inputs nothing."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(8, 8), nn.Linear(8, 8))
+
+    def middle(self, x: Tensor) -> Tensor:
+        x = x.permute(0, 2, 3, 1).clone()
+        rare = x.norm(dim=-1) > 1e6
+        x[rare] = self.body[1](x[rare])
+        return (x + self.body[0](x)).permute(0, 3, 1, 2)
+
+
 class Sorts(Chain):
     """The images of a batch in the order of their mean values, as routing to experts has them."""
 
@@ -936,6 +960,15 @@ TRAPS: dict[str, Trap] = {
         for kind in ("tokens", "identity", "basis")
     },
     "tokens for each image": trap(lambda: OnNoImage("expanded")),
+    "an expert without work": trap(Experts, left_alone={"body.1": "receives nothing on the example inputs"}),
+    **{
+        f"divided by the batch's {'smallest' if way else 'largest'}": trap(
+            lambda way=way: ByLargest(Chain(conv(), conv()), way),
+            refused="does not keep the images of a batch apart",
+            split_at="net.split",
+        )
+        for way in (False, True)
+    },
     **{
         f"images sorted, descending {way}": trap(lambda way=way: Sorts(way), left_alone={"body.0": ORDER})
         for way in (False, True)

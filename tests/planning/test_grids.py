@@ -122,8 +122,26 @@ def test_lack_of_memory_is_no_evidence_on_grids() -> None:
 
 
 def test_features_in_other_layouts_take_no_further_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hairify.planning._grids._resized", None)
+    sizes: list[int] = []
+    monkeypatch.setattr("hairify.planning._grids._resized", lambda *_: sizes.append(1))
     assert plan(Windows(), split_at="first").feature.grid is None
+    assert not sizes
+    plan(Windows(), split_at="blocks.1")
+    assert sizes
+
+
+class Counted(Windows):
+    """Has a number among its arguments that is a side of the example by chance."""
+
+    def forward(self, x: Tensor, steps: int = 64) -> Tensor:
+        assert steps == 64
+        return super().forward(x)
+
+
+def test_a_number_that_is_a_side_by_chance_is_left_alone() -> None:
+    made = plan(Counted(), split_at="blocks.1", example_inputs=(torch.rand(1, 3, 64, 96), 64))
+    assert made.feature.grid is not None
+    assert not made.unchecked
 
 
 @pytest.mark.parametrize("name", ["windows", "padded later", "patches by functions, padded", "listed"])

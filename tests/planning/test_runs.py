@@ -9,9 +9,10 @@ import pytest
 import torch
 from networks import Chain, UNet
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from hairify import Plan, plan
-from hairify.errors import SplitError
+from hairify.errors import NothingToConvertError, SplitError
 from hairify.models import restormer
 from hairify.planning._probe import Probe
 
@@ -36,16 +37,16 @@ def convolutions(count: int = 3) -> list[nn.Module]:
 
 
 @pytest.mark.parametrize("split_at", [None, "middle.0", 0.3])
-def test_six_runs_do_whatever_the_split(split_at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seven_runs_do_whatever_the_split(split_at: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs(monkeypatch)
     plan(UNet(), split_at=split_at)
-    assert runs.batches == [1, 2, 2, 2, 2, 2]
+    assert runs.batches == [1, 2, 2, 2, 2, 2, 2]
 
 
-def test_six_runs_do_for_restormer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_seven_runs_do_for_restormer(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs(monkeypatch)
     assert plan(restormer(dim=8, num_blocks=(1, 1, 1, 2), num_refinement_blocks=1)).tracer == "fx"
-    assert len(runs.batches) == 6
+    assert len(runs.batches) == 7
 
 
 class Drops(Chain):
@@ -56,7 +57,7 @@ class Drops(Chain):
 def test_two_more_show_what_is_different_in_training_mode(monkeypatch: pytest.MonkeyPatch) -> None:
     runs = Runs(monkeypatch)
     plan(Drops(*convolutions()), split_at="split")
-    assert len(runs.batches) == 8
+    assert len(runs.batches) == 9
 
 
 class AsksAll(Chain):
@@ -72,7 +73,7 @@ def test_one_run_finds_all_readers_of_weights(monkeypatch: pytest.MonkeyPatch) -
     runs = Runs(monkeypatch)
     made = plan(AsksAll(*convolutions(16)), split_at="split", targets="layers")
     assert {name for name in made.skipped if name.startswith("body")} == {f"body.{i}" for i in range(16)}
-    assert len(runs.batches) == 6 + 3  # is it the same twice? who reads? and does it do without the other weights?
+    assert len(runs.batches) == 7 + 3  # is it the same twice? who reads? and does it do without the other weights?
 
 
 class AsksInVain(Chain):
@@ -98,9 +99,7 @@ class Varies(Chain):
 
     @staticmethod
     def noise(module: nn.Module, args: Any, output: Tensor) -> Tensor:
-        seed = torch.Generator()
-        seed.seed()
-        return output + torch.rand(output.shape, generator=seed)
+        return output + drawn(output)
 
 
 def test_what_differs_from_run_to_run_is_told_from_what_mixes_images() -> None:
@@ -121,6 +120,62 @@ class Flips(Chain):
         return self.body[2](y + y.flip(0))
 
 
+def drawn(like: Tensor, size: float = 1.0) -> Tensor:
+    """Numbers that no seed governs."""
+    seed = torch.Generator()
+    seed.seed()
+    return size * torch.rand(like.shape, generator=seed, dtype=like.dtype)
+
+
+class AsksInNoise(Chain):
+    """Minds whether a layer has a bias; its results differ from run to run in their last digits alone."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        y = super().forward(image)
+        return y + drawn(y, 1e-7) + (self.body[0].bias is not None)
+
+
+def test_the_last_digits_hide_no_broken_layer() -> None:
+    made = plan(AsksInNoise(*convolutions()), split_at="split", targets="layers")
+    assert {n for n, reason in made.skipped.items() if "does not compute the same" in reason} == {"body.0"}
+    assert not made.unchecked
+
+
+class DrawsInTraining(Chain):
+    def __init__(self, where: str, *body: nn.Module) -> None:
+        super().__init__(*body)
+        self.where = where
+
+    def middle(self, x: Tensor) -> Tensor:
+        y = self.body[1](self.body[0](x))
+        if self.training and self.where != "output":
+            y = y + drawn(y) + (y.flip(0) if self.where == "with mixing" else 0)
+        return self.body[2](y)
+
+    def forward(self, image: Tensor) -> Tensor:
+        y = super().forward(image)
+        return y + drawn(y) if self.training and self.where == "output" else y
+
+
+@pytest.mark.parametrize(("where", "what"), [("body", "stay apart in training"), ("output", "same in training mode")])
+def test_what_is_random_in_training_mode_alone_speaks_against_no_layer(where: str, what: str) -> None:
+    made = plan(DrawsInTraining(where, *convolutions()), split_at="split", targets="layers")
+    assert not [name for name in made.skipped if name.startswith("body")]
+    assert any(what in why and "two runs on the same images differ" in why for why in made.unchecked)
+
+
+class SplitsInEvaluation(Chain):
+    def forward(self, image: Tensor) -> Tensor:
+        if self.training:
+            return image + F.pixel_shuffle(self.last(self.middle(F.avg_pool2d(self.head(image), 2))), 2)
+        return super().forward(image)
+
+
+def test_a_split_that_does_not_run_in_training_mode_is_told() -> None:
+    with pytest.raises(NothingToConvertError, match="the split does not run in training mode"):
+        plan(SplitsInEvaluation(*convolutions()), split_at="split", targets="layers")
+
+
 class ForInference(Chain):
     def middle(self, x: Tensor) -> Tensor:
         if self.training:
@@ -129,16 +184,25 @@ class ForInference(Chain):
 
 
 class ThroughNumpy(Chain):
-    """Leaves PyTorch before the split, which no gradient may do."""
+    """Leaves PyTorch, which no gradient may do; torch.fx does not see it."""
 
-    def __init__(self, *body: nn.Module) -> None:
+    def __init__(self, *body: nn.Module, before: bool = False) -> None:
         super().__init__(*body)
-        self.split.register_forward_pre_hook(lambda module, args: torch.from_numpy(args[0].numpy()))
+        where = self.split if before else self.body[0]
+        where.register_forward_pre_hook(lambda module, args: torch.from_numpy(args[0].numpy()))
+
+
+def test_what_leaves_pytorch_before_the_split_is_no_matter() -> None:
+    made = plan(ThroughNumpy(*convolutions(), before=True), split_at="split", targets="layers")
+    assert (made.tracer, made.unchecked) == ("fx", ())
 
 
 @pytest.mark.parametrize(
     ("make", "what"),
-    [(ForInference, "what the network does in training mode: NotImplementedError"), (ThroughNumpy, "by gradients: ")],
+    [
+        (ForInference, "what the network does in training mode: NotImplementedError"),
+        (ThroughNumpy, "by gradients: "),
+    ],
 )
 def test_a_check_that_could_not_be_made_stands_in_the_plan(make: Callable[..., nn.Module], what: str) -> None:
     made = plan(make(*convolutions()), split_at="split", targets="layers")
