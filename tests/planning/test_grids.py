@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 from networks import WindowNet
@@ -193,7 +195,27 @@ def test_exported_for_all_sizes_that_the_network_is(make: Any, strict: bool) -> 
     assert taken > 10
 
 
-@pytest.mark.parametrize("name", ["windows", "padded later", "patches", "merged", "channels last"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "patches by functions, padded",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("windows", "padded later", "merged")),
+    ],
+)
+def test_onnx_for_all_sizes(name: str, tmp_path: Path) -> None:
+    hair, file = converted(ANY_SIZE[name]()).float(), tmp_path / "hair.onnx"
+    any_size = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    example = (images(27, 44, batch=2).float(),)
+    torch.onnx.export(hair, example, file, dynamo=True, dynamic_shapes=((any_size,),), verbose=False)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    for size in itertools.product(range(17, 35, 3), range(18, 46, 4)):
+        x = images(*size).float()
+        with torch.no_grad():
+            got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
+            assert_close(got, hair(x), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["windows", "padded later", "patches", "merged", "channels last", "listed"])
 def test_the_graph_has_the_grid(name: str) -> None:
     hair = converted(ANY_SIZE[name]())
     graph = hair.graph()
