@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
 import torch
 from networks import WindowNet
@@ -159,11 +157,24 @@ def test_a_damaged_grid_or_a_missing_module() -> None:
         hairify(Windows(), plan=elsewhere)
 
 
-COMPILED = sorted(set(ANY_SIZE) - {"patches by functions, cut off"})
-"""Not what compilers make anew for other sizes by themselves."""
-
-
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize(
+    "name",
+    [  # without "patches by functions, cut off", which compilers make anew for other sizes by themselves
+        "windows",
+        "padded later",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                "channels last",
+                "listed",
+                "merged",
+                "patches",
+                "patches by functions, padded",
+                "strided twice",
+            )
+        ),
+    ],
+)
 def test_compiled_once_for_all_sizes(name: str) -> None:
     torch._dynamo.reset()
     hair = converted(ANY_SIZE[name]())
@@ -175,10 +186,17 @@ def test_compiled_once_for_all_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("make", [Windows, ANY_SIZE["patches by functions, padded"], ANY_SIZE["merged"]])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "windows",
+        pytest.param("patches by functions, padded", marks=pytest.mark.slow),
+        pytest.param("merged", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
-def test_exported_for_all_sizes_that_the_network_is(make: Any, strict: bool) -> None:
-    network = make().double().eval()
+def test_exported_for_all_sizes_that_the_network_is(name: str, strict: bool) -> None:
+    network = ANY_SIZE[name]().double().eval()
     hair = converted(network)
     example, any_size = (images(27, 44, batch=5),), dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     original = torch.export.export(network, example, dynamic_shapes=(any_size,), strict=strict).module()
@@ -193,26 +211,6 @@ def test_exported_for_all_sizes_that_the_network_is(make: Any, strict: bool) -> 
             assert_close(program(images(*size)), hair(images(*size)), 1e-12)
             taken += 1
     assert taken > 10
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "patches by functions, padded",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("windows", "padded later", "merged")),
-    ],
-)
-def test_onnx_for_all_sizes(name: str, tmp_path: Path) -> None:
-    hair, file = converted(ANY_SIZE[name]()).float(), tmp_path / "hair.onnx"
-    any_size = {0: torch.export.Dim("batch", min=1), 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    example = (images(27, 44, batch=2).float(),)
-    torch.onnx.export(hair, example, file, dynamo=True, dynamic_shapes=((any_size,),), verbose=False)
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    for size in itertools.product(range(17, 35, 3), range(18, 46, 4)):
-        x = images(*size).float()
-        with torch.no_grad():
-            got = torch.from_numpy(session.run(None, {session.get_inputs()[0].name: x.numpy()})[0])
-            assert_close(got, hair(x), 1e-5)
 
 
 @pytest.mark.parametrize("name", ["windows", "padded later", "patches", "merged", "channels last", "listed"])
