@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from networks import NETWORKS, Pooled
+from token_networks import ANY_SIZE, Where
 from torch import Tensor, nn
 from torch.export import Dim
 from util import assert_close, perturb
@@ -90,6 +92,24 @@ def test_onnx(name: str, box: str, tmp_path: Path) -> None:
         rounding = float((expected - truth).abs().max() / truth.abs().max())
         assert rounding < 1e-4
         assert_close(run(file, x), expected, max(1e-5, 4 * rounding))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "patches by functions, padded",
+        *(pytest.param(name, marks=slow) for name in ("windows", "padded later", "merged")),
+    ],
+)
+def test_onnx_of_networks_that_pad_to_whole_tokens(name: str, tmp_path: Path) -> None:
+    network = ANY_SIZE[name]().eval()
+    hair, file = perturb(hairify(network, split_at="blocks.1", dac=Where)), tmp_path / "hair.onnx"
+    example = (images(2, 27, 44, torch.float32),)
+    torch.onnx.export(hair, example, file, dynamo=True, dynamic_shapes=((ANY,),), verbose=False)
+    for size in itertools.product(range(17, 35, 3), range(18, 46, 4)):
+        x = images(1, *size, torch.float32)
+        with torch.no_grad():
+            assert_close(run(file, x), hair(x), 1e-5)
 
 
 @slow

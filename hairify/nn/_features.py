@@ -58,11 +58,10 @@ class Grid:
     def of(self, size: Size) -> Size:
         """(rows, columns) of the grid, from those of the map or the image; symbolic where these are."""
         height, width = size
-        if self.multiple == 1:
-            return height * self.per, width * self.per
-        if self.up:
-            return -(-height // self.multiple) * self.per, -(-width // self.multiple) * self.per
-        return height // self.multiple * self.per, width // self.multiple * self.per
+        if self.multiple > 1:  # of positive numbers alone, for ONNX divides towards zero
+            more = self.multiple - 1 if self.up else 0
+            height, width = (height + more) // self.multiple, (width + more) // self.multiple
+        return height * self.per, width * self.per
 
 
 def size_of_map(output: Any, index: int, axis: int) -> Size:

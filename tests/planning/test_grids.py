@@ -175,11 +175,24 @@ def test_a_damaged_grid_or_a_missing_module() -> None:
         hairify(Windows(), plan=elsewhere)
 
 
-COMPILED = sorted(set(ANY_SIZE) - {"patches by functions, cut off"})
-"""Not what compilers make anew for other sizes by themselves."""
-
-
-@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize(
+    "name",
+    [  # without "patches by functions, cut off", which compilers make anew for other sizes by themselves
+        "windows",
+        "padded later",
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in (
+                "channels last",
+                "listed",
+                "merged",
+                "patches",
+                "patches by functions, padded",
+                "strided twice",
+            )
+        ),
+    ],
+)
 def test_compiled_once_for_all_sizes(name: str) -> None:
     torch._dynamo.reset()
     hair = converted(ANY_SIZE[name]())
@@ -191,10 +204,17 @@ def test_compiled_once_for_all_sizes(name: str) -> None:
 
 
 @pytest.mark.parametrize("strict", [False, True])
-@pytest.mark.parametrize("make", [Windows, ANY_SIZE["patches by functions, padded"], ANY_SIZE["merged"]])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "windows",
+        pytest.param("patches by functions, padded", marks=pytest.mark.slow),
+        pytest.param("merged", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
-def test_exported_for_all_sizes_that_the_network_is(make: Any, strict: bool) -> None:
-    network = make().double().eval()
+def test_exported_for_all_sizes_that_the_network_is(name: str, strict: bool) -> None:
+    network = ANY_SIZE[name]().double().eval()
     hair = converted(network)
     example, any_size = (images(27, 44, batch=5),), dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     original = torch.export.export(network, example, dynamic_shapes=(any_size,), strict=strict).module()
@@ -211,7 +231,7 @@ def test_exported_for_all_sizes_that_the_network_is(make: Any, strict: bool) -> 
     assert taken > 10
 
 
-@pytest.mark.parametrize("name", ["windows", "padded later", "patches", "merged", "channels last"])
+@pytest.mark.parametrize("name", ["windows", "padded later", "patches", "merged", "channels last", "listed"])
 def test_the_graph_has_the_grid(name: str) -> None:
     hair = converted(ANY_SIZE[name]())
     graph = hair.graph()
