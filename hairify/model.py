@@ -64,6 +64,8 @@ class HairModel(Converted):
     def giv(self, *args: Any, **kwargs: Any) -> Tensor:
         """The global information vectors (B, D) of a batch; the network runs up to the split only.
 
+        It runs in evaluation mode, whatever mode the model is in, and leaves buffers as they are.
+
         Raises:
             GIVError: the split never ran.
         """
@@ -113,9 +115,11 @@ class HairModel(Converted):
         return self.standardization.is_calibrated
 
     def selecting_vectors(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The selecting vectors of a batch: {block name: (B, N)}, each positive with sum 1."""
-        giv = self.giv(*args, **kwargs)
-        vectors = [hsn(giv) for hsn in self.hsn]
+        """The selecting vectors of a batch: {block name: (B, N)}, each positive with sum 1; found as by `giv`."""
+        hypernetwork = self._hypernetwork
+        with self._context.observing(self.base, hypernetwork):
+            giv = self._context.at_split("giv", hypernetwork, self.base, args, kwargs)
+            vectors = hypernetwork.selecting_vectors(giv)
         return {
             block: per_block[:, m]
             for level, per_block in zip(self.plan.levels, vectors, strict=True)

@@ -99,8 +99,8 @@ def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None
     return module._parameters
 
 
-def own_buffers(module: nn.Module) -> Mapping[str, Tensor | None]:
-    """A module's own buffers under their names, with those that are None."""
+def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
+    """A module's own buffers under their names, with those that are None; to be read and changed."""
     return module._buffers
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias
 
@@ -13,6 +14,8 @@ import torch.fx
 from torch import Tensor, nn
 
 from hairify._support.nested import Size, image_size, tensors
+from hairify._support.observing import Observation
+from hairify._support.sharding import free_gathered
 from hairify._support.torch_internals import backward_pass, in_function_transform
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.functional._kernels import per_image
@@ -173,6 +176,7 @@ class ForwardContext:
     def __init__(self, split: str, feature: Feature) -> None:
         self.split, self.feature = split, feature
         self._local = _Local()
+        self._observation = Observation()
         self._given_in_training = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -202,17 +206,25 @@ class ForwardContext:
     def at_split(
         self, until: Until, hypernetwork: Hypernetwork, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
-        """F_g or the GIV; the network runs up to the split only.
+        """F_g or the GIV; the network runs up to the split only, in evaluation mode and without a mark on it.
 
         Raises:
             GIVError: the split never ran.
         """
         image = image_size(args, kwargs)
-        with self.forward(hypernetwork, image, until=until) as forward, contextlib.suppress(SplitReached):
+        run = self.forward(hypernetwork, image, until=until)
+        with self.observing(base, hypernetwork), run as forward, contextlib.suppress(SplitReached):
             base(*args, **kwargs)
         if forward.found is None:
             raise GIVError(f"The split {self.split!r} never ran on these inputs, so there is no GIV.")
+        if not torch.compiler.is_compiling():
+            free_gathered(base, forward.found)
         return forward.found
+
+    def observing(self, base: nn.Module, hypernetwork: Hypernetwork) -> AbstractContextManager[None]:
+        """Within it, the model's parts run in evaluation mode; after it, their modes and buffers are as before."""
+        parts = (hypernetwork.dac, hypernetwork.standardization, *hypernetwork.hsn, *hypernetwork.boxes)
+        return self._observation(base, *parts)
 
     def running(self) -> _Forward | None:
         """The forward that runs in this thread."""

@@ -261,6 +261,44 @@ def fully_sharded_conditioned(rank: int, parts: bool) -> None:
         assert_close(hair(mine), alone(mine), TOLERANCE)
 
 
+def fully_sharded_looked_at(rank: int, units: str, gradients: bool) -> None:
+    """What `giv` and `selecting_vectors` gathered is free again, and gathered again where gradients need it."""
+    alone, x = converted("nafnet"), images()
+    hair, options = copy.deepcopy(alone), {"mesh": init_device_mesh("cpu", (WORLD,)), "reshard_after_forward": True}
+    split = hair.base.get_submodule(hair.plan.split)
+    for module in {"base": [hair.base], "split": [split], "both": [split, hair.base]}[units]:
+        fully_shard(module, **options)
+    fully_shard(hair, **options)
+    for method in ("giv", "selecting_vectors"):
+        register_fsdp_forward_method(hair, method)
+    before: set[str] = set()
+    with torch.set_grad_enabled(gradients):
+        for _ in range(2):
+            giv, expected = hair.giv(x), alone.giv(x)
+            assert_close(giv, expected, TOLERANCE)
+            before = before or gathered(hair)  # the root gathers for its first forward and keeps, as with any module
+            assert gathered(hair) == before
+            assert not any(name.startswith("base.") for name in before) or units == "split"
+            if gradients:
+                loss(giv).backward()
+                loss(expected).backward()
+                assert not gathered(hair)
+        for name, vector in hair.selecting_vectors(x).items():
+            assert_close(vector, alone.selecting_vectors(x)[name], TOLERANCE)
+        assert gathered(hair) == before
+    hair.zero_grad()
+    alone.zero_grad()
+    loss(hair(x)).backward()
+    loss(alone(x)).backward()
+    assert_same_gradients(hair, alone)
+    assert not gathered(hair)
+
+
+def gathered(hair: nn.Module) -> set[str]:
+    """The parameters that are whole in this process."""
+    return {name for name, parameter in hair.named_parameters() if not hasattr(parameter, "to_local")}
+
+
 def fully_sharded_is_not_saved(rank: int, parts: bool, folder: Path) -> None:
     """A process has no more than its shards."""
     hair, file = shard(converted("nafnet"), parts=parts), folder / f"{rank}.safetensors"
