@@ -11,6 +11,8 @@ import torch.fx
 from torch import Tensor, nn
 
 from hairify._support.nested import image_size
+from hairify._support.observing import untouched_buffers
+from hairify._support.torch_internals import backward_pass, checkpointed_call
 from hairify.errors import BakeError, GIVError, RecomputationError
 from hairify.nn._baking import bake
 from hairify.nn._boxes import LowRankBox, WeightBox
@@ -57,8 +59,11 @@ class HairModel(Converted):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original network takes and returns, each image restored with its own weights."""
-        self._context.check_checkpointing((args, kwargs), self.training)
-        with self._context.forward(self._hypernetwork, image_size(args, kwargs)):
+        self._context.check_checkpointing((args, kwargs))
+        # Checkpointing around the model runs it again, which must not move BatchNorm's statistics a second time.
+        again = backward_pass() != -1 and checkpointed_call() is not None
+        kept = untouched_buffers(self) if again else contextlib.nullcontext()
+        with kept, self._context.forward(self._hypernetwork, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 
     def giv(self, *args: Any, **kwargs: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from hairify._support.nested import Size, image_size, tensors
 from hairify._support.observing import Observation
 from hairify._support.sharding import free_gathered
-from hairify._support.torch_internals import backward_pass, in_function_transform
+from hairify._support.torch_internals import backward_pass, checkpointed_call, in_function_transform
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
@@ -128,6 +128,8 @@ class _Given:
     giv: Tensor
     within_backward: int = field(default_factory=backward_pass)
     """Number of the backward pass within which the GIV was given, -1 where in none."""
+    within_checkpoint: int | None = field(default_factory=checkpointed_call)
+    """The call of a checkpointed function within which it was given."""
     _cache: WeightCache | None = None
     """Made when it is first asked for, which compilers, that cannot follow that, never do."""
 
@@ -177,7 +179,6 @@ class ForwardContext:
         self.split, self.feature = split, feature
         self._local = _Local()
         self._observation = Observation()
-        self._given_in_training = False
 
     def __getstate__(self) -> dict[str, Any]:
         return {"split": self.split, "feature": self.feature}
@@ -254,29 +255,33 @@ class ForwardContext:
         """Whether forwards in this thread use a given GIV."""
         return self._local.given is not None
 
-    def check_checkpointing(self, inputs: Any, training: bool) -> None:
-        """Refuse to run again, in a backward pass, what may have run under a GIV that is not known there.
+    def check_checkpointing(self, inputs: Any) -> None:
+        """Refuse to run under a GIV what will be run again, in a backward pass, where that is not known.
 
         Args:
             inputs: those of the forward that is about to start.
-            training: whether the model is in training mode.
 
         Raises:
-            OutsideForwardError: checkpointing around the whole model may be running it a second time.
+            OutsideForwardError: the forward is checkpointed, within the block of `conditioned_on`.
         """
-        if torch.compiler.is_compiling():
+        given = self._given()
+        if given is None or torch.compiler.is_compiling():
             return
-        given = self._local.given
-        if (-1 if given is None else given.within_backward) == backward_pass():
-            # The reentrant kind runs the first time without gradients, though inputs require them.
-            trained = training and (torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs)))
-            self._given_in_training |= given is not None and trained
-        elif self._given_in_training:
+        # The reentrant kind runs the first time without gradients, though inputs require them.
+        trained = torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs))
+        if trained and given.within_checkpoint != checkpointed_call():
             raise OutsideForwardError(
-                "The HairModel was run again during a backward pass, as gradient checkpointing around it does, after "
-                "forwards under `conditioned_on`, whose GIV is not known here. Enter `conditioned_on` within the "
-                "function that is checkpointed, or use `hair.checkpoint_blocks()` in its place."
+                "The HairModel runs under `conditioned_on` within gradient checkpointing, which will run it again "
+                "during the backward pass, where this GIV is not known. Enter `conditioned_on` within the function "
+                "that is checkpointed, or use `hair.checkpoint_blocks()` in its place."
             )
+
+    def _given(self) -> _Given | None:
+        """The GIV for what runs now. One around a backward pass is not meant for what that pass runs again."""
+        given = self._local.given
+        if given is None or torch.compiler.is_compiling() or given.within_backward == backward_pass():
+            return given
+        return given if checkpointed_call() is None else None
 
     def on_split(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of the split: F_g → GIV → selecting vectors, at the first call in a forward."""
@@ -293,7 +298,7 @@ class ForwardContext:
 
     def _select(self, forward: _Forward, output: Any) -> None:
         """Find the selecting vectors of all levels, or end the forward with what it is run for."""
-        given = None if forward.until else self._local.given
+        given = None if forward.until else self._given()
         giv = self._read_giv(forward, output) if given is None else self._checked_giv(given.giv, output)
         if forward.until == "giv":
             forward.end(giv)
