@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -10,6 +12,8 @@ import torch.fx
 from torch import Tensor, nn
 
 from hairify._support.nested import image_size
+from hairify._support.observing import untouched_buffers
+from hairify._support.torch_internals import backward_pass, checkpointed_call
 from hairify.errors import BakeError, GIVError, RecomputationError
 from hairify.nn._baking import bake
 from hairify.nn._boxes import LowRankBox, WeightBox
@@ -20,6 +24,7 @@ from hairify.nn._converted import Converted
 from hairify.nn._given import GivenBlock
 from hairify.nn._graph import graph
 from hairify.nn._hsn import GIVStandardization
+from hairify.nn._signature import ForwardOfBase
 from hairify.planning._plans import Plan
 
 
@@ -55,14 +60,20 @@ class HairModel(Converted):
         self.plan, self._context = plan, context
         self.training = base.training
 
+    @ForwardOfBase
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original network takes and returns, each image restored with its own weights."""
-        self._context.check_checkpointing((args, kwargs), self.training)
-        with self._context.forward(self._hypernetwork, image_size(args, kwargs)):
+        self._context.check_checkpointing((args, kwargs))
+        # Checkpointing around the model runs it again, which must not move BatchNorm's statistics a second time.
+        again = backward_pass() != -1 and checkpointed_call() is not None
+        kept = untouched_buffers(self) if again else contextlib.nullcontext()
+        with kept, self._context.forward(self._hypernetwork, image_size(args, kwargs)):
             return self.base(*args, **kwargs)
 
     def giv(self, *args: Any, **kwargs: Any) -> Tensor:
         """The global information vectors (B, D) of a batch; the network runs up to the split only.
+
+        It runs in evaluation mode, whatever mode the model is in, and leaves buffers as they are.
 
         Raises:
             GIVError: the split never ran.
@@ -113,9 +124,11 @@ class HairModel(Converted):
         return self.standardization.is_calibrated
 
     def selecting_vectors(self, *args: Any, **kwargs: Any) -> dict[str, Tensor]:
-        """The selecting vectors of a batch: {block name: (B, N)}, each positive with sum 1."""
-        giv = self.giv(*args, **kwargs)
-        vectors = [hsn(giv) for hsn in self.hsn]
+        """The selecting vectors of a batch: {block name: (B, N)}, each positive with sum 1; found as by `giv`."""
+        hypernetwork = self._hypernetwork
+        with self._context.observing(self.base, hypernetwork):
+            giv = self._context.at_split("giv", hypernetwork, self.base, args, kwargs)
+            vectors = hypernetwork.selecting_vectors(giv)
         return {
             block: per_block[:, m]
             for level, per_block in zip(self.plan.levels, vectors, strict=True)
@@ -261,6 +274,8 @@ class HairModel(Converted):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name == "__signature__":  # of a call, as `inspect` asks for it
+                return inspect.signature(self.forward)
             base = self.__dict__.get("_modules", {}).get("base")
             if base is None or name.startswith("__"):
                 raise

@@ -31,7 +31,9 @@ def pass_on_lack_of_memory(error: Exception) -> None:
 
 @contextlib.contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
-    """Own random state, no autocast and no inference mode, whatever the caller is in. For running a copy of a model.
+    """Own random state, no autocast, inference mode or compiler, whatever the caller is in.
+
+    It is for running a copy of a model.
 
     CUDA multiplies in full: where it may round to TF32, kernels that compute the same differ by more than rounding.
     """
@@ -40,6 +42,8 @@ def isolated(model: nn.Module) -> Iterator[None]:
     kinds = {d.type for d in devices} or {"cpu"}
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
+        if "torch._dynamo" in sys.modules:  # not imported here: it takes long, and what is compiled has done so
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         for kind in kinds - {"meta"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if "cuda" in kinds:

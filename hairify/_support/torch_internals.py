@@ -7,8 +7,10 @@ each, and knows the two methods that hairify overrides, which PyTorch calls.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
+from types import FrameType
 from typing import Any, cast
 
 import torch
@@ -16,6 +18,7 @@ import torch.fx
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils import _pytree as pytree
+from torch.utils import checkpoint
 
 from hairify.errors import TorchVersionError
 
@@ -72,6 +75,19 @@ def backward_pass() -> int:
     return -1 if torch.compiler.is_compiling() else torch._C._current_graph_task_id()
 
 
+def checkpointed_call() -> int | None:
+    """Tells apart the innermost calls of functions that `torch.utils.checkpoint` runs, or runs again; None in none.
+
+    It is seen by the calls that lead here; what is compiled has none.
+    """
+    if torch.compiler.is_compiling():
+        return None
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_code.co_filename != checkpoint.__file__:
+        frame = frame.f_back
+    return None if frame is None else id(frame)
+
+
 def in_function_transform() -> bool:
     """Whether `torch.func` transforms (vmap, grad, jvp, functionalize) what runs."""
     return torch._C._are_functorch_transforms_active()
@@ -107,8 +123,8 @@ def own_parameters(module: nn.Module) -> MutableMapping[str, nn.Parameter | None
     return module._parameters
 
 
-def own_buffers(module: nn.Module) -> Mapping[str, Tensor | None]:
-    """A module's own buffers under their names, with those that are None."""
+def own_buffers(module: nn.Module) -> MutableMapping[str, Tensor | None]:
+    """A module's own buffers under their names, with those that are None; to be read and changed."""
     return module._buffers
 
 
@@ -117,11 +133,19 @@ def own_modules(module: nn.Module) -> MutableMapping[str, nn.Module | None]:
     return module._modules
 
 
-def twin(module: nn.Module, buffers: Mapping[str, Tensor | None], children: Mapping[str, Any]) -> nn.Module:
-    """A module that shares everything with another, but has other buffers and children."""
+def blank_twin(module: nn.Module) -> nn.Module:
+    """A module that shares everything with another, in a `__dict__` of its own; what `compile()` made is left out."""
     made = module.__new__(type(module))
-    made.__dict__ = module.__dict__ | {"_buffers": dict(buffers), "_modules": dict(children)}
+    made.__dict__ = {k: v for k, v in module.__dict__.items() if k != "_compiled_call_impl"}
     return made
+
+
+def is_of_every_module(name: str) -> bool:
+    """Whether PyTorch itself keeps something under this name in every module: parameters, buffers, children, hooks."""
+    return name in _OF_EVERY_MODULE
+
+
+_OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 
 def forward_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., Any]]:

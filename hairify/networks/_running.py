@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hairify._support.copying import copy_model
 from hairify._support.isolation import isolated
 from hairify._support.nested import all_tensors
-from hairify._support.torch_internals import compiled_from
+from hairify._support.wrappers import unwrapped
 from hairify.errors import NetworkError
 from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
@@ -44,7 +44,7 @@ def apply(network: nn.Module, images: Tensor) -> Tensor:
             f"{type(original_of(network)).__name__} made {shapes} of images {tuple(images.shape)}; needed is a network "
             "that returns images of the shape that it takes."
         )
-    return found[0 if len(found) == 1 else restored_among(_unwrapped(network), inputs, images, len(found))]
+    return found[0 if len(found) == 1 else restored_among(unwrapped(network), inputs, images, len(found))]
 
 
 def settle_output(network: nn.Module, images: Tensor) -> tuple[int, int]:
@@ -58,7 +58,7 @@ def settle_output(network: nn.Module, images: Tensor) -> tuple[int, int]:
         Which it is, counted from 0, and how many there are.
 
     """
-    plain, inputs = _unwrapped(network), number_of_inputs(network)
+    plain, inputs = unwrapped(network), number_of_inputs(network)
     copy = copy_model(plain)
     with isolated(copy), torch.no_grad():
         count = len(images_among(copy(*[images] * inputs), images.shape))
@@ -67,20 +67,9 @@ def settle_output(network: nn.Module, images: Tensor) -> tuple[int, int]:
 
 def original_of(network: nn.Module) -> nn.Module:
     """The user's network within HairModel, DDP, `torch.compile` and the like."""
-    while isinstance(network := _unwrapped(network), (HairModel, ConditionalEmbedding)):
+    while isinstance(network := unwrapped(network), (HairModel, ConditionalEmbedding)):
         network = network.base
     return network
-
-
-def _unwrapped(network: nn.Module) -> nn.Module:
-    """The network within DDP, `torch.compile` and the like."""
-    while True:
-        if isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            network = network.module
-        elif (inner := compiled_from(network)) is not None:
-            network = inner
-        else:
-            return network
 
 
 def number_of_inputs(network: nn.Module) -> int:

@@ -34,12 +34,13 @@ def bake(base: nn.Module, context: ForwardContext, hypernetwork: Hypernetwork, g
         copied_context = layers[0].hair_address.context
         unhook(model, copied_context)
         stop_checkpointing(model, copied_context)
-        selecting = [vectors.detach() for vectors in hypernetwork.selecting_vectors(giv.detach().clone())]
-        for layer in layers:
-            address = layer.hair_address
-            vectors = selecting[address.level][:, address.block]
-            weight, bias = hypernetwork.boxes[address.level](address.layer_name, vectors, address.block)
-            make_ordinary(layer, {"weight": _parameter(weight), "bias": None if bias is None else _parameter(bias)})
+        with context.observing(base, hypernetwork):
+            selecting = [vectors.detach() for vectors in hypernetwork.selecting_vectors(giv.detach().clone())]
+            for layer in layers:
+                address = layer.hair_address
+                vectors = selecting[address.level][:, address.block]
+                weight, bias = hypernetwork.boxes[address.level](address.layer_name, vectors, address.block)
+                make_ordinary(layer, {"weight": _parameter(weight), "bias": None if bias is None else _parameter(bias)})
     return model
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -11,7 +10,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
-from hairify._support.torch_internals import version
+from hairify._support.comparing import Numbers
+from hairify._support.torch_internals import own_buffers, own_modules, own_parameters
 
 Weights: TypeAlias = tuple[Tensor, Tensor | None]
 """Weight (B, *shape) and bias (B, out) of one hyper layer for each image."""
@@ -19,7 +19,10 @@ Weights: TypeAlias = tuple[Tensor, Tensor | None]
 
 @dataclass
 class WeightCache:
-    """Selecting vectors and weights of one GIV, kept as long as the parameters that made them do not change.
+    """Selecting vectors and weights of one GIV, kept as long as the numbers that made them are the same.
+
+    The numbers themselves are compared, with a copy. PyTorch's count of writes to a tensor would tell of most changes
+    for nothing, but not of those by fused optimizers, through `parameter.data` or NumPy, or by other processes.
 
     They are those of one CUDA stream: work on another would have to wait for it, which nobody would know.
     """
@@ -28,29 +31,29 @@ class WeightCache:
     """Selecting vectors of each level, (1, M, N); empty until they are made."""
     _weights: dict[tuple[int, int, str], Weights] = field(default_factory=dict)
     """By level, block and layer name."""
-    _versions: list[tuple[int, ...]] = field(default_factory=list)
-    """CUDA streams; of parameters and buffers identity, place in memory, and how often they were written to."""
-    _kept_alive: list[Tensor] = field(default_factory=list)
-    """These parameters and buffers: were they freed, others could get the same identity and place."""
+    _streams: list[int] = field(default_factory=list)
+    """CUDA streams, of which there is one for each device."""
+    _made_of: Numbers | None = None
+    """Those of the parameters and buffers that made selecting vectors and weights."""
 
     def refresh(self, *parts: nn.Module) -> bool:
-        """Forget everything where a parameter or buffer of the parts has changed.
+        """Forget everything where a number of the parts has changed.
 
         Args:
             parts: the modules that make selecting vectors and weights.
 
         Returns:
-            Whether changes can be seen; else the cache must not be used.
+            Whether the numbers can be compared; else the cache must not be used.
         """
-        made_of = list(itertools.chain(*((*part.parameters(), *part.buffers()) for part in parts)))
-        if any(t.is_inference() for t in made_of):  # PyTorch does not count how often these are written to
+        tensors = [tensor for part in parts for tensor in _members(part)]
+        devices = sorted({t.device.index for t in tensors if t.is_cuda})
+        streams = [torch.cuda.current_stream(device).cuda_stream for device in devices]
+        if self._made_of is not None and streams == self._streams and self._made_of.are_still_held(tensors):
+            return True
+        self._selecting, self._weights, self._made_of = [], {}, None
+        if not Numbers.can_be_compared(tensors):
             return False
-        devices = {t.device for t in made_of if t.is_cuda}
-        streams = [(torch.cuda.current_stream(device).cuda_stream,) for device in devices]
-        versions = [*streams, *((id(t), t.data_ptr(), version(t)) for t in made_of)]
-        if versions != self._versions:
-            self._versions, self._selecting, self._weights = versions, [], {}
-            self._kept_alive = [*made_of, *(t.detach() for t in made_of)]
+        self._streams, self._made_of = streams, Numbers(tensors)
         return True
 
     def selecting_vectors(self, make: Callable[[], list[Tensor]]) -> list[Tensor]:
@@ -67,6 +70,17 @@ class WeightCache:
             with _ordinary_tensors():
                 self._weights[key] = make()
         return self._weights[key]
+
+
+def _members(module: nn.Module) -> Iterator[Tensor]:
+    """All parameters and buffers, several times faster than by `parameters()` and `buffers()`."""
+    for members in (own_parameters(module), own_buffers(module)):
+        for tensor in members.values():
+            if tensor is not None:
+                yield tensor
+    for child in own_modules(module).values():
+        if child is not None:
+            yield from _members(child)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hairify._support.modes import evaluation_mode
 from hairify._support.nested import tensors
 from hairify._support.torch_internals import tree_map
 from hairify.errors import CalibrationError
@@ -44,7 +43,7 @@ def calibrate(
     dac, standardization = hypernetwork.dac, hypernetwork.standardization
     assert isinstance(standardization, GIVStandardization)
     read = dac.moments if isinstance(dac, MomentsDAC) else dac
-    with evaluation_mode(base), evaluation_mode(dac):
+    with context.observing(base, hypernetwork):
         parts = [read(context.at_split("feature", hypernetwork, base, *part)) for part in _parts(args, kwargs)]
     if (count := sum(map(len, parts))) < _LEAST_IMAGES:
         raise CalibrationError(f"Calibration takes {_LEAST_IMAGES} images at least, better 256 or so; got {count}.")

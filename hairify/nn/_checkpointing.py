@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hairify._support.nested import tensors
-from hairify._support.torch_internals import own_buffers, own_modules, twin, version
+from hairify._support.torch_internals import version
 from hairify.errors import RecomputationError
 from hairify.nn._context import ForwardContext, Hypernetwork
+from hairify.nn._twins import twin_with_buffers
 
 
 def checkpoint_blocks(base: nn.Module, context: ForwardContext, blocks: Iterable[str]) -> None:
@@ -108,7 +109,7 @@ class _Runs:
         self._forward = forward
         self._first = True
         self._versions: list[int] = []
-        self._buffers = {id(b): b.clone() for b in forward.block.buffers()}
+        self._start = twin_with_buffers(forward.block)
 
     def __call__(
         self, hypernetwork: Hypernetwork, selecting: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -116,7 +117,7 @@ class _Runs:
         inputs = tensors((args, kwargs))
         if not self._first:
             self._check(inputs)
-            block = _twin(self._forward.block, self._buffers, {}) if self._buffers else None
+            block = None if self._start is None else twin_with_buffers(self._start)
             return self._forward.run(hypernetwork, selecting, args, kwargs, block)
         self._first, self._versions = False, list(map(version, inputs))
         output = self._forward.run(hypernetwork, selecting, args, kwargs)
@@ -134,17 +135,3 @@ class _Runs:
 
 def _is_method_of(module: nn.Module, forward: Any) -> bool:
     return isinstance(forward, MethodType) and forward.__self__ is module
-
-
-def _twin(module: nn.Module, buffers: dict[int, Tensor], made: dict[int, nn.Module]) -> nn.Module:
-    """A module that shares everything with another but its buffers, as threads may run the other one meanwhile."""
-    if id(module) not in made:
-        copies = {name: b if b is None else buffers[id(b)].clone() for name, b in own_buffers(module).items()}
-        children = {
-            name: child if child is None else _twin(child, buffers, made) for name, child in own_modules(module).items()
-        }
-        made[id(module)] = one = twin(module, copies, children)
-        forward: Any = vars(one).get("forward")
-        if _is_method_of(module, forward):
-            vars(one)["forward"] = MethodType(forward.__func__, one)
-    return made[id(module)]

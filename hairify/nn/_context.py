@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias
 
@@ -13,13 +14,15 @@ import torch.fx
 from torch import Tensor, nn
 
 from hairify._support.nested import Size, image_size, tensors
-from hairify._support.torch_internals import backward_pass
+from hairify._support.observing import Observation
+from hairify._support.sharding import free_gathered
+from hairify._support.torch_internals import backward_pass, checkpointed_call
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
 from hairify.nn._caching import WeightCache, Weights
 from hairify.nn._features import Feature, read_feature, size_of_map
-from hairify.nn._given import GivenGIVs
+from hairify.nn._given import Given, GivenGIVs
 
 _RUN_AGAIN = (
     "was run again during a backward pass, as gradient checkpointing does, where the selecting vectors of its own "
@@ -151,7 +154,7 @@ class ForwardContext:
         self.split, self.feature = split, feature
         self._local = _Local()
         self.givens = GivenGIVs()
-        self._given_in_training = False
+        self._observation = Observation()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"split": self.split, "feature": self.feature}
@@ -180,17 +183,25 @@ class ForwardContext:
     def at_split(
         self, until: Until, hypernetwork: Hypernetwork, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Tensor:
-        """F_g or the GIV; the network runs up to the split only.
+        """F_g or the GIV; the network runs up to the split only, in evaluation mode and without a mark on it.
 
         Raises:
             GIVError: the split never ran.
         """
         image = image_size(args, kwargs)
-        with self.forward(hypernetwork, image, until=until) as forward, contextlib.suppress(SplitReached):
+        run = self.forward(hypernetwork, image, until=until)
+        with self.observing(base, hypernetwork), run as forward, contextlib.suppress(SplitReached):
             base(*args, **kwargs)
         if forward.found is None:
             raise GIVError(f"The split {self.split!r} never ran on these inputs, so there is no GIV.")
+        if not torch.compiler.is_compiling():
+            free_gathered(base, forward.found)
         return forward.found
+
+    def observing(self, base: nn.Module, hypernetwork: Hypernetwork) -> AbstractContextManager[None]:
+        """Within it, the model's parts run in evaluation mode; after it, their modes and buffers are as before."""
+        parts = (hypernetwork.dac, hypernetwork.standardization, *hypernetwork.hsn, *hypernetwork.boxes)
+        return self._observation(base, *parts)
 
     def running(self) -> _Forward | None:
         """The forward that runs in this thread."""
@@ -206,28 +217,25 @@ class ForwardContext:
         finally:
             self._local.forward = before
 
-    def check_checkpointing(self, inputs: Any, training: bool) -> None:
-        """Refuse to run again, in a backward pass, what may have run under a GIV that is not known there.
+    def check_checkpointing(self, inputs: Any) -> None:
+        """Refuse to run under a GIV what will be run again, in a backward pass, where that is not known.
 
         Args:
             inputs: those of the forward that is about to start.
-            training: whether the model is in training mode.
 
         Raises:
-            OutsideForwardError: checkpointing around the whole model may be running it a second time.
+            OutsideForwardError: the forward is checkpointed, within the block of `conditioned_on`.
         """
-        if torch.compiler.is_compiling():
+        given = self._given()
+        if given is None or torch.compiler.is_compiling():
             return
-        given = self.givens.current()
-        if (-1 if given is None else given.within_backward) == backward_pass():
-            # The reentrant kind runs the first time without gradients, though inputs require them.
-            trained = training and (torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs)))
-            self._given_in_training |= given is not None and trained
-        elif self._given_in_training:
+        # The reentrant kind runs the first time without gradients, though inputs require them.
+        trained = torch.is_grad_enabled() or any(t.requires_grad for t in tensors(inputs))
+        if trained and given.within_checkpoint != checkpointed_call():
             raise OutsideForwardError(
-                "The HairModel was run again during a backward pass, as gradient checkpointing around it does, after "
-                "forwards under `conditioned_on`, whose GIV is not known here. Enter `conditioned_on` within the "
-                "function that is checkpointed, or use `hair.checkpoint_blocks()` in its place."
+                "The HairModel runs under `conditioned_on` within gradient checkpointing, which will run it again "
+                "during the backward pass, where this GIV is not known. Enter `conditioned_on` within the function "
+                "that is checkpointed, or use `hair.checkpoint_blocks()` in its place."
             )
 
     def attach(self, network: nn.Module) -> None:
@@ -242,6 +250,13 @@ class ForwardContext:
         forward, grid = self.running(), self.feature.grid
         if forward is not None and forward.reference is None and grid is not None:
             forward.reference = size_of_map(output, grid.index, grid.axis)
+
+    def _given(self) -> Given | None:
+        """The GIV for what runs now. One around a backward pass is not meant for what that pass runs again."""
+        given = self.givens.current()
+        if given is None or torch.compiler.is_compiling() or given.within_backward == backward_pass():
+            return given
+        return given if checkpointed_call() is None else None
 
     def on_split(self, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of the split: F_g → GIV → selecting vectors, at the first call in a forward."""
@@ -258,7 +273,7 @@ class ForwardContext:
 
     def _select(self, forward: _Forward, output: Any) -> None:
         """Find the selecting vectors of all levels, or end the forward with what it is run for."""
-        given = None if forward.until else self.givens.current()
+        given = None if forward.until else self._given()
         giv = self._read_giv(forward, output) if given is None else self._checked_giv(given.giv, output)
         if forward.until == "giv":
             forward.end(giv)

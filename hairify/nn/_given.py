@@ -15,7 +15,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from hairify._support.torch_internals import backward_pass, in_function_transform
+from hairify._support.torch_internals import backward_pass, checkpointed_call, in_function_transform
 from hairify.errors import GIVError
 from hairify.nn._caching import WeightCache
 
@@ -40,6 +40,8 @@ class Given:
     """Whether its block has not ended; copies of the context in which it was given may know it for longer."""
     within_backward: int = field(default_factory=backward_pass)
     """Number of the backward pass within which it was given, -1 where in none."""
+    within_checkpoint: int | None = field(default_factory=checkpointed_call)
+    """The call of a checkpointed function within which it was given."""
     _caches: dict[int, WeightCache] = field(default_factory=dict)
     """One for each thread, which may use a CUDA stream of its own; compilers cannot follow them and have none."""
 

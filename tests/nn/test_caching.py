@@ -122,6 +122,27 @@ def optimizer_step(hair: HairModel) -> None:
     optimizer.step()
 
 
+def fused_step(hair: HairModel) -> None:
+    optimizer = torch.optim.AdamW(hair.boxes.parameters(), 1e-2, fused=True)  # moves no count of PyTorch's
+    for p in hair.boxes.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+
+
+def through_numpy(hair: HairModel) -> None:
+    first_box(hair).detach().numpy()[...] *= 1.5
+
+
+def through_storage(hair: HairModel) -> None:
+    storage = first_box(hair).untyped_storage()
+    storage.copy_((first_box(hair).detach() * 1.5).untyped_storage())
+
+
+def swapped(hair: HairModel) -> None:
+    p = first_box(hair)
+    torch.utils.swap_tensors(p, nn.Parameter(p.detach() * 1.5))
+
+
 def load_other(hair: HairModel, assign: bool = False) -> None:
     state = {name: t + 0.1 if t.is_floating_point() else t for name, t in hair.state_dict().items()}
     hair.load_state_dict(state, assign=assign)
@@ -181,6 +202,14 @@ CHANGES: dict[str, Callable[[HairModel], Any]] = {
     "new parameter": new_parameter,
     "precision and back": precision_and_back,
     "parametrized HSN": parametrized,
+    "fused optimizer step": fused_step,
+    "data, in place": lambda hair: first_box(hair).data.mul_(1.5),
+    "data, in place, one number of an HSN": lambda hair: next(hair.hsn.parameters()).data.view(-1)[-1:].add_(1.0),
+    "data, other signs": lambda hair: [p.data.neg_() for p in hair.boxes.parameters()],
+    "data, other order": lambda hair: [p.data.copy_(p.data.roll(1)) for p in hair.boxes.parameters()],
+    "through NumPy": through_numpy,
+    "through the storage": through_storage,
+    "swapped": swapped,
 }
 
 
@@ -201,14 +230,32 @@ def test_nothing_is_stale(change: str, mode: Callable[[], Any], hair: HairModel)
             before = after
 
 
-def test_parameters_whose_changes_are_not_counted_are_not_trusted(hair: HairModel) -> None:
+def test_parameters_made_in_inference_mode(hair: HairModel) -> None:
     with torch.inference_mode():
         hair, giv, x = copy.deepcopy(hair), a_giv(), images()
         assert first_box(hair).is_inference()
+        calls = Calls(hair)
         with hair.conditioned_on(giv):
             before = hair(x).clone()
+            assert calls.of(lambda: hair(x)) == (0, 0)
             first_box(hair).mul_(1.5)
             assert_differs(hair(x), before, 1e-9)
+
+
+def test_parts_that_are_no_plain_tensors_are_not_trusted(hair: HairModel) -> None:
+    """As sharded ones: of those a process sees a part alone."""
+
+    class Stands(Tensor):
+        pass
+
+    hair.hsn[0].layers[0].bias = nn.Parameter(
+        first_box(hair).new_zeros(hair.hsn[0].layers[0].bias.shape).as_subclass(Stands)
+    )
+    assert type(hair.hsn[0].layers[0].bias) is Stands
+    x, calls = images(), Calls(hair)
+    with torch.no_grad(), hair.conditioned_on(a_giv()):
+        for _ in range(2):
+            assert calls.of(lambda: hair(x)) == (layers(hair), len(hair.hsn))
 
 
 class RecordsInside(nn.Module):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import pickle
 import threading
 from collections.abc import Callable
@@ -284,6 +285,78 @@ def test_an_input_that_is_written_to_later_is_told() -> None:
         result.backward()
 
 
+class OwnNorm(nn.BatchNorm2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+class Holds(nn.Module):
+    """A norm that is a child of the block, which uses it by another way."""
+
+    def __init__(self, norm: nn.Module, way: str) -> None:
+        super().__init__()
+        self.conv, self.norm, self.name = conv(), norm, way
+        self.way = {
+            "list": [self.norm],
+            "dict of tuples": {"norms": (self.norm,)},
+            "bound method": self.norm.forward,
+            "partial": functools.partial(self.scaled, scale=0.5),
+        }[way]
+
+    def scaled(self, x: Tensor, scale: float) -> Tensor:
+        return scale * self.norm(x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, way = self.conv(x), self.way
+        if self.name == "dict of tuples":
+            return way["norms"][0](x)
+        return way[0](x) if self.name == "list" else way(x)
+
+
+NORMS: dict[str, Callable[[], nn.Module]] = {
+    "batch": norm,
+    "own": lambda: OwnNorm(8),
+    "instance": lambda: nn.InstanceNorm2d(8, track_running_stats=True),
+    "synchronised": lambda: nn.SyncBatchNorm(8),
+    "nested": lambda: nn.Sequential(nn.Sequential(norm())),
+}
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "way"),
+    [
+        *((kind, "list") for kind in NORMS),
+        *(("batch", way) for way in ("dict of tuples", "bound method", "partial")),
+    ],
+)
+def test_norms_move_once_however_a_block_holds_them(kind: str, way: str, compiled: bool) -> None:
+    hair, x = chain(lambda: Holds(NORMS[kind](), way)), images()
+    assert len(hair.plan.levels[0].blocks) == 3  # with their norms
+    other = copy.deepcopy(hair).checkpoint_blocks()
+    if compiled:
+        for block in other.base.body:
+            block[0].norm.compile(backend="eager")
+    for model in (hair, other):
+        before = copy.deepcopy(dict(model.named_buffers()))
+        loss(model, x).backward()
+    assert_same(gradients(other), gradients(hair))
+    for (name, one), (_, two) in zip(hair.named_buffers(), other.named_buffers(), strict=True):
+        assert torch.equal(one, two), name
+        assert "running" not in name or not torch.equal(one, before[name]), name
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_norms_move_once_with_checkpointing_around_the_model(reentrant: bool) -> None:
+    hair, x = chain(conv, norm), images().requires_grad_()
+    other = copy.deepcopy(hair)
+    hair(x).square().mean().backward()
+    checkpoint(other, x, use_reentrant=reentrant).square().mean().backward()
+    assert_same(gradients(other), gradients(hair))
+    for (name, one), (_, two) in zip(hair.named_buffers(), other.named_buffers(), strict=True):
+        assert torch.equal(one, two), name
+
+
 @pytest.mark.filterwarnings("ignore:.*spectral_norm:FutureWarning")
 def test_blocks_with_buffers_start_again_from_those_of_the_first_run() -> None:
     hair, x = chain(conv, norm, lambda: nn.utils.spectral_norm(conv())), images()
@@ -342,10 +415,49 @@ def test_checkpointing_around_the_whole_model(reentrant: bool) -> None:
             found.append(gradients(hair))
         assert found[0].keys() == found[1].keys()
         assert all(torch.allclose(found[1][name], g, rtol=1e-10, atol=1e-14) for name, g in found[0].items())
-    with hair.conditioned_on(given):
-        output = checkpoint(hair, x, use_reentrant=reentrant)
-    with pytest.raises(OutsideForwardError, match=r"whose GIV is not known here. Enter `conditioned_on` within"):
-        output.square().mean().backward()
+    message = r"where this GIV is not known. Enter `conditioned_on` within"
+    with hair.conditioned_on(given), pytest.raises(OutsideForwardError, match=message):
+        checkpoint(hair, x, use_reentrant=reentrant)
+    with hair.conditioned_on(given), torch.no_grad():
+        assert torch.equal(checkpoint(hair, x.detach(), use_reentrant=reentrant), conditioned(x))  # never run again
+
+
+def gradient(x: Tensor, *functions: Callable[[Tensor], Tensor]) -> Tensor:
+    x = x.detach().clone().requires_grad_()
+    sum(f(x).square().mean() for f in functions).backward()
+    return x.grad
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("training", [False, True])
+def test_conditioned_steps_and_checkpointing_around_the_model_take_turns(reentrant: bool, training: bool) -> None:
+    hair, x = chain(conv).train(training), images()
+    givens = torch.randn(2, 1, 64, dtype=torch.float64)
+
+    def conditioned(x: Tensor, which: int = 0) -> Tensor:
+        with hair.conditioned_on(givens[which]):
+            return hair(x)
+
+    def again(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: checkpoint(function, 2 * x, use_reentrant=reentrant)
+
+    def once(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        return lambda x: function(2 * x)
+
+    def other(x: Tensor) -> Tensor:
+        return conditioned(x, 1)
+
+    plans = [[hair], [conditioned], [hair, conditioned], [conditioned, hair], [other, hair, conditioned]]
+    for functions in plans * 2:
+        expected = gradient(x, *map(once, functions))
+        assert_close(gradient(x, *map(again, functions)), expected, 1e-12)
+        mixed = [again(f) if f is hair else once(f) for f in functions]
+        assert_close(gradient(x, *mixed), expected, 1e-12)
+        y = x.clone().requires_grad_()
+        loss = sum(f(y).square().mean() for f in map(again, functions))
+        with hair.conditioned_on(givens[1]):  # around the backward pass, for which it is not meant
+            loss.backward()
+        assert_close(y.grad, expected, 1e-12)
 
 
 def test_inputs_made_in_inference_mode_are_taken() -> None:

@@ -15,6 +15,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils.checkpoint import checkpoint
 
 from hairify import HairModel
 from hairify._support import torch_internals as internals
@@ -168,16 +169,45 @@ def test_what_a_module_holds() -> None:
     assert module.state_dict()["weight"].sum() == 3
 
 
-def test_a_twin_shares_all_but_buffers_and_children() -> None:
-    module = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 2))
-    norm = internals.twin(module[0], {"running_mean": torch.ones(2)}, {})
-    assert type(norm) is nn.BatchNorm1d
-    assert norm.weight is module[0].weight
-    assert list(norm.state_dict()) == ["weight", "bias", "running_mean"]
-    assert not module[0].running_mean.any()
-    both = internals.twin(module, {}, {"0": norm, "1": module[1]})
-    assert list(both.children()) == [norm, module[1]]
-    assert next(module.children()) is not norm
+def test_a_blank_twin_shares_all_that_a_module_holds() -> None:
+    module = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 3))
+    made = internals.blank_twin(module)
+    assert type(made) is nn.Sequential
+    assert made is not module
+    assert all(made.__dict__[name] is value for name, value in vars(module).items())
+    made.training = False
+    assert module.training
+    module.compile(backend="eager")
+    assert "_compiled_call_impl" in vars(module)
+    assert torch.equal(internals.blank_twin(module.eval())(torch.ones(1, 2)), module(torch.ones(1, 2)))
+    assert "_compiled_call_impl" not in vars(internals.blank_twin(module))
+
+
+def test_what_pytorch_keeps_in_every_module() -> None:
+    assert all(internals.is_of_every_module(name) for name in ("_parameters", "_buffers", "_modules", "_forward_hooks"))
+    assert not internals.is_of_every_module("weight")
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_calls_are_told_apart(reentrant: bool) -> None:
+    seen: list[int | None] = []
+
+    def function(x: Tensor) -> Tensor:
+        seen.append(internals.checkpointed_call())
+        assert internals.checkpointed_call() == seen[-1]
+        return x.exp()
+
+    x = torch.ones(2, requires_grad=True)
+    assert internals.checkpointed_call() is None
+    nested = checkpoint(
+        lambda x: checkpoint(function, function(x), use_reentrant=reentrant), x, use_reentrant=reentrant
+    )
+    assert None not in seen
+    assert len(set(seen)) == 2
+    nested.sum().backward()
+    assert None not in seen
+    assert len(seen) > 2
+    assert internals.checkpointed_call() is None
 
 
 def test_hooks_in_the_order_in_which_they_run() -> None:

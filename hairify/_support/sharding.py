@@ -1,0 +1,33 @@
+"""Modules that FSDP2 (`fully_shard`) has sharded."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def free_gathered(network: nn.Module, found: Tensor) -> None:
+    """Have the parts of a network free what they gathered for a forward that was ended before they returned.
+
+    Where gradients are recorded, they gather it again in the backward pass of what was found.
+
+    Args:
+        network: sharded or not.
+        found: what the forward was run for.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # who shards has imported it, which takes long
+    if fsdp is None:
+        return
+    sharded: list[Any] = [part for part in network.modules() if isinstance(part, fsdp.FSDPModule)]
+    gathered = [part for part in sharded if not all(hasattr(p, "to_local") for p in part.parameters())]
+    for part in gathered:
+        part.reshard()
+
+    def gather(_: Tensor) -> None:
+        for part in gathered:
+            part.unshard()
+
+    if gathered and found.requires_grad:
+        found.register_hook(gather)
