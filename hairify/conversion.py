@@ -39,7 +39,8 @@ def hairify(
 
     Args:
         model: any network from images (B, C, H, W) to images, or a loader's description that holds it as `model`
-            (spandrel's `ModelDescriptor`). It is left as it is, unless `inplace`.
+            (spandrel's `ModelDescriptor`). It is left as it is, unless `inplace`. One that is compiled, or in
+            DistributedDataParallel and the like, stands for the network inside; so do parts of it.
         plan: carry out this plan, made by `plan`; then no other planning option may be given.
         inplace: convert `model` itself instead of a copy.
         preset: what the options are that are not given. "default" learns to use what it sees: a DAC of moments,
@@ -64,7 +65,8 @@ def hairify(
         giv_dim: D, the length of the GIV; None for 64, or less for small networks.
         init: "preserve" keeps the trained function exactly, "random" draws fresh weights for the converted layers.
         generator: makes the conversion's random draws reproducible. The global random state is left alone;
-            without a generator the draws follow the seed last given to `torch.manual_seed`.
+            without a generator the draws follow the seed last given to `torch.manual_seed`, or, in a process that
+            trains with others, a fixed one: seeds may differ between them, rows must not.
 
     Returns:
         The `HairModel`, in the model's mode, dtype and device.

@@ -65,6 +65,10 @@ class OutsideForwardError(HairError, RuntimeError):
     """A hyper layer ran where no GIV is known: outside its `HairModel`'s forward, or before the split."""
 
 
+class NoWeightError(HairError, AttributeError):
+    """The weight of a hyper layer was to be used from outside; it owns none."""
+
+
 class RecomputationError(HairError, RuntimeError):
     """A checkpointed block cannot be run again on what it was run on."""
 

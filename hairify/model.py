@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from hairify.nn._context import ForwardContext
 from hairify.nn._converted import Converted
 from hairify.nn._graph import graph
 from hairify.nn._hsn import GIVStandardization
+from hairify.nn._signature import ForwardOfBase
 from hairify.planning._plans import Plan
 
 
@@ -57,6 +59,7 @@ class HairModel(Converted):
         self.plan, self._context = plan, context
         self.training = base.training
 
+    @ForwardOfBase
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original network takes and returns, each image restored with its own weights."""
         self._context.check_checkpointing((args, kwargs))
@@ -264,6 +267,8 @@ class HairModel(Converted):
         try:
             return super().__getattr__(name)
         except AttributeError:
+            if name == "__signature__":  # of a call, as `inspect` asks for it
+                return inspect.signature(self.forward)
             base = self.__dict__.get("_modules", {}).get("base")
             if base is None or name.startswith("__"):
                 raise

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from hairify._support.files import replacing
 from hairify._support.randomness import cpu_generator
+from hairify._support.wrappers import without_wrappers
 from hairify.conversion import assemble
 from hairify.errors import CheckpointError
 from hairify.model import HairModel
@@ -28,13 +29,13 @@ FORMAT_VERSION = 2  # 1 had no standardisation of GIVs
 _KEY = "hairify"
 
 
-def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = False) -> None:
+def save(hair: nn.Module, path: str | os.PathLike[str], *, added_only: bool = False) -> None:
     """Write a HairModel to a safetensors file, with its plan in the metadata.
 
     The file appears under its name only when it is complete.
 
     Args:
-        hair: the model.
+        hair: the model; one that is compiled, or in DistributedDataParallel and the like, stands for it.
         path: the file to write; one that exists is replaced.
         added_only: leave the base network's own parameters out: what remains is small, and goes with the network
             it was trained on. Buffers of the base are kept: training moves BatchNorm's, also where it is frozen.
@@ -43,6 +44,7 @@ def save(hair: HairModel, path: str | os.PathLike[str], *, added_only: bool = Fa
         CheckpointError: `hair` is no HairModel, its state holds something other than tensors, there is no such folder,
             or the disk is full.
     """
+    hair = without_wrappers(hair) if isinstance(hair, nn.Module) else hair
     if not isinstance(hair, HairModel):
         raise CheckpointError(f"`save` takes a HairModel; got a {type(hair).__name__}.")
     left_out = _of_the_base(hair) if added_only else set()
@@ -75,8 +77,8 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
 
     Args:
         path: the file.
-        base: the original, unconverted network; it is left as it is. Its own weights are replaced in the result
-            by those of the file, unless that was saved with `added_only`.
+        base: the original, unconverted network, compiled or not; it is left as it is. Its own weights are replaced in
+            the result by those of the file, unless that was saved with `added_only`.
         dac: the DAC's module or factory, where the plan records one that is not hairify's own.
 
     Returns:

@@ -78,6 +78,15 @@ def test_fully_sharded(run: Run, work: Callable[..., None], parts: bool) -> None
     run(work, parts)
 
 
+@pytest.mark.parametrize("how", ["ddp", pytest.param("fsdp", marks=on_cpu)])
+def test_processes_that_are_seeded_differently_draw_the_same_rows(run: Run, how: str) -> None:
+    run(processes.seeded_differently, how)
+
+
+def test_what_is_in_distributed_data_parallel_is_converted_and_saved(run: Run, tmp_path: Path) -> None:
+    run(processes.wrapped_in_data_parallel, tmp_path)
+
+
 @on_cpu
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("units", ["base", "split", "both"])

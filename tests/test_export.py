@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,12 +57,85 @@ def images(batch: int, height: int, width: int, dtype: torch.dtype = torch.float
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
 def test_torch_export(name: str, box: str, strict: bool) -> None:
     hair = converted(name, box=box)
-    program = torch.export.export(hair, (images(2, 64, 96),), dynamic_shapes=((ANY,),), strict=strict)
+    program = torch.export.export(hair, (images(2, 64, 96),), dynamic_shapes=(ANY,), strict=strict)
     exported = program.module()
     for size in SIZES:
         x = images(*size)
         with torch.no_grad():
             assert_close(exported(x), hair(x), 1e-12)
+
+
+class Scaled(nn.Module):
+    """Names, a default, and any number of masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = NETWORKS["dncnn"]()
+
+    def forward(self, degraded: Tensor, *masks: Tensor, scale: float = 1.0) -> Tensor:
+        result: Tensor = self.network(degraded) * scale
+        for mask in masks:
+            result = result * mask
+        return result
+
+
+def inputs_of(module: nn.Module, *args: Any, **options: Any) -> list[str]:
+    signature = torch.export.export(module, *args, **options).graph_signature
+    return list(signature.user_inputs)
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "shapes"),
+    [
+        (1, {}, ({},)),
+        (1, {}, {"degraded": {}}),
+        (0, {"degraded": True}, {"degraded": {}}),
+        (2, {}, ({}, ({},))),
+        (3, {"scale": 2.0}, {"degraded": {}, "masks": ({}, {}), "scale": None}),
+    ],
+)
+def test_the_exporter_takes_what_it_takes_for_the_original(args: int, kwargs: dict[str, Any], shapes: Any) -> None:
+    network = Scaled().double().eval()
+    hair, x = perturb(hairify(network, dac=Pooled)), images(2, 64, 96)
+    given = (x, *(x.mean(1, keepdim=True) for _ in range(args - 1)))[:args]
+    kwargs = {name: x if value is True else value for name, value in kwargs.items()}
+    shapes = torch.utils._pytree.tree_map_only(dict, lambda _: ANY, shapes, is_leaf=lambda s: s == {})
+    assert inspect.signature(hair) == inspect.signature(hair.forward) == inspect.signature(network.forward)
+    wanted = inputs_of(network, given, kwargs, dynamic_shapes=shapes)
+    program = torch.export.export(hair, given, kwargs, dynamic_shapes=shapes)
+    assert [*program.graph_signature.user_inputs] == wanted
+    with torch.no_grad():
+        assert_close(program.module()(*given, **kwargs), hair(*given, **kwargs), 1e-12)
+
+
+def test_signatures_follow_copies_and_what_stands_in_place_of_a_forward() -> None:
+    hair = converted("dncnn", dac=Pooled)
+    for other in (copy.deepcopy(hair), pickle.loads(pickle.dumps(hair))):
+        assert str(inspect.signature(other)) == str(inspect.signature(hair.base.forward))
+    hair.base.forward = functools.partial(hair.base.forward)
+    assert str(inspect.signature(hair.forward)) == str(inspect.signature(hair.base.forward))
+    assert [*inspect.signature(HairModel.forward).parameters] == ["self", "args", "kwargs"]
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("gradients", [False, True])
+@pytest.mark.parametrize("box", ["full", "low_rank"])
+def test_dtypes_under_autocast_are_those_of_the_original(box: str, gradients: bool, dynamic: bool) -> None:
+    """The bias, which is of full precision, lifts no output; the last layer shows it."""
+    network = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        *(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(3)),
+        nn.ConvTranspose2d(8, 8, 2, 2),
+        nn.Conv2d(8, 3, 1),
+        nn.Conv2d(3, 3, 3, padding=1),
+    ).eval()
+    torch._dynamo.reset()
+    hair = perturb(hairify(network, dac=Pooled, box=box))
+    compiled = torch.compile(hair, backend="aot_eager", dynamic=dynamic)
+    x = images(2, 32, 48, torch.float32)
+    with torch.set_grad_enabled(gradients), torch.autocast("cpu", torch.bfloat16):
+        seen = {call(x).dtype for call in (network, hair, compiled)}
+    assert seen == {torch.bfloat16}
 
 
 def run(file: Path, *inputs: Tensor) -> Tensor:
@@ -79,7 +155,7 @@ def run(file: Path, *inputs: Tensor) -> Tensor:
 def test_onnx(name: str, box: str, tmp_path: Path) -> None:
     hair, file = converted(name, torch.float32, box=box), tmp_path / "hair.onnx"
     torch.onnx.export(
-        hair, (images(2, 64, 96, torch.float32),), file, dynamo=True, dynamic_shapes=((ANY,),), verbose=False
+        hair, (images(2, 64, 96, torch.float32),), file, dynamo=True, dynamic_shapes=(ANY,), verbose=False
     )
     exact = copy.deepcopy(hair).double()
     for size in SIZES:

@@ -13,6 +13,7 @@ from torch import nn
 
 from hairify._support.precision import without_tf32
 from hairify._support.randomness import seed_device
+from hairify._support.torch_internals import without_compiler
 
 SEED = 0
 """Seed of the random numbers that a copy draws: the same in every run."""
@@ -33,7 +34,9 @@ def pass_on_lack_of_memory(error: Exception) -> None:
 
 @contextlib.contextmanager
 def isolated(model: nn.Module) -> Iterator[None]:
-    """Own random state, no autocast and no inference mode, whatever the caller is in. For running a copy of a model.
+    """Own random state, no autocast, inference mode or compiler, whatever the caller is in.
+
+    It is for running a copy of a model.
 
     CUDA multiplies in full: where it may round to TF32, kernels that compute the same differ by more than rounding.
     """
@@ -42,6 +45,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
     kinds = {d.type for d in devices} or {"cpu"}
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(without_compiler())
         for kind in kinds - {"meta"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if "cuda" in kinds:

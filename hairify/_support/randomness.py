@@ -3,21 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Iterator
 
 import torch
+import torch.distributed
 
 # Forking the random state and patching by torch.fx concern the whole process.
 ONE_AT_A_TIME = threading.RLock()
 
 
 def cpu_generator(generator: torch.Generator | None) -> torch.Generator:
-    """A CPU generator that follows `generator`, or without one the seed last given to `torch.manual_seed`."""
+    """A CPU generator that follows `generator`, or without one the seed last given to `torch.manual_seed`.
+
+    Processes that train together often have seeds of their own, for their data, and must draw the same all the same.
+    So without a generator they draw by a seed that all of them know.
+    """
     if generator is None:
-        return torch.Generator().manual_seed(torch.initial_seed())
+        return torch.Generator().manual_seed(0 if _is_one_of_many() else torch.initial_seed())
     seed = torch.randint(2**62, (), generator=generator, device=generator.device)
     return torch.Generator().manual_seed(int(seed))
+
+
+def _is_one_of_many() -> bool:
+    """Whether this process trains with others, in a process group or started by `torchrun`, which may make it later."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_world_size() > 1
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 @contextlib.contextmanager

@@ -76,4 +76,5 @@ def _with_bias(output: Tensor, bias: Tensor | None) -> Tensor:
     if bias is None:
         return output
     per_image = output.unflatten(0, (bias.shape[0], -1))
-    return (per_image + bias[:, None, :, None, None]).flatten(0, 1)
+    # Under autocast products are of lower precision than the bias, which must not lift them, as it does in no layer.
+    return (per_image + bias.to(output.dtype)[:, None, :, None, None]).flatten(0, 1)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hairify._support.modes import evaluation_mode
 from hairify._support.nested import all_tensors
-from hairify._support.torch_internals import compiled_from
+from hairify._support.wrappers import unwrapped
 from hairify.errors import NetworkError
 from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
@@ -46,15 +46,9 @@ def apply(network: nn.Module, images: Tensor) -> Tensor:
 
 def original_of(network: nn.Module) -> nn.Module:
     """The user's network within HairModel, DDP, `torch.compile` and the like."""
-    while True:
-        if isinstance(network, (HairModel, ConditionalEmbedding)):
-            network = network.base
-        elif isinstance(network, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            network = network.module
-        elif (inner := compiled_from(network)) is not None:
-            network = inner
-        else:
-            return network
+    while isinstance(network := unwrapped(network), (HairModel, ConditionalEmbedding)):
+        network = network.base
+    return network
 
 
 def number_of_inputs(network: nn.Module) -> int:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify._support.torch_internals import amounts_of_padding, inner_method, output_padding_for, own_parameters
+from hairify.errors import NoWeightError
 from hairify.functional._operations import Ints, Prepare, convolution, linear, transposed_convolution
 from hairify.functional._per_image import hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
 from hairify.nn._context import WeightAddress
@@ -19,6 +20,37 @@ for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_l
     torch.fx.wrap(_name)
 
 
+class _NoWeight:
+    """Stands where a hyper layer has no weight; whatever is done to it says why."""
+
+    def __init__(self, layer: HyperLayer) -> None:
+        self.__dict__["message"] = (
+            f"A {type(layer).__name__} of level '{layer.hair_address.level_name}' owns no weight: it is made for each "
+            "image from the rows of the level's Weight Box. Initialise, prune, fuse or parametrise layers before "
+            "`hairify`, or of the network that `hair.bake(x)` makes; leave a layer as it is by `exclude`; "
+            "`hair.boxes` holds the rows."
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        raise NoWeightError(self.__dict__["message"])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise NoWeightError(self.__dict__["message"])
+
+    def __bool__(self) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "None"
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for value in (*args, *(kwargs or {}).values()):
+            if isinstance(value, cls):
+                raise NoWeightError(value.__dict__["message"])
+        return NotImplemented
+
+
 class HyperLayer(nn.Module):
     """What all hyper layers share; mixed in before the layer class that they replace.
 
@@ -26,11 +58,19 @@ class HyperLayer(nn.Module):
         hair_plain: the class of `torch.nn` whose computation it does.
         hair_source: the class of the layer that it replaces: `hair_plain`, or a user's subclass of it.
         hair_address: where its weights come from; the only instance attribute that the replaced layer did not have.
+        weight: none of its own; whatever would use it raises `NoWeightError`.
     """
 
     hair_plain: ClassVar[type[nn.Module]]
     hair_source: ClassVar[type[nn.Module]]
     hair_address: WeightAddress
+    weight: Any
+
+    def register_parameter(self, name: str, param: Any) -> None:
+        """As any module's; `torch.nn.utils.prune` keeps the weight under another name by it."""
+        if isinstance(param, _NoWeight):
+            raise NoWeightError(vars(param)["message"])
+        super().register_parameter(name, param)
 
     def extra_repr(self) -> str:
         """The layer's usual arguments, its level and the size N of its Weight Box."""
@@ -38,6 +78,9 @@ class HyperLayer(nn.Module):
         if self.hair_address.bias:  # the plain class sees that the layer owns no bias, and says so
             usual = usual.replace(", bias=False", ", bias=True" if isinstance(self, nn.Linear) else "")
         return f"{usual}, level='{self.hair_address.level_name}', N={self.hair_address.box_size}"
+
+
+HyperLayer.weight = property(_NoWeight)
 
 
 def generated(layer: HyperLayer) -> tuple[Tensor, Tensor | None]:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from typing_extensions import TypedDict
 
+from hairify._support.wrappers import without_wrappers
 from hairify.errors import AlreadyConvertedError, OptionError
 from hairify.nn._converted import Converted
 from hairify.nn._dac import DACSource
@@ -168,9 +169,13 @@ class Choices:
 
 
 def network_of(model: Any) -> nn.Module:
-    """The network itself, where a loader's description of one is given, such as spandrel's `ModelDescriptor`."""
+    """The network itself, without what compilers and parallel wrappers put around it and its parts.
+
+    Where a loader's description of one is given, such as spandrel's `ModelDescriptor`, it is that network.
+    """
     inner = getattr(model, "model", None)
-    return inner if not isinstance(model, nn.Module) and isinstance(inner, nn.Module) else model
+    network = inner if not isinstance(model, nn.Module) and isinstance(inner, nn.Module) else model
+    return without_wrappers(network) if isinstance(network, nn.Module) else network
 
 
 def _check_model(model: nn.Module) -> None:

@@ -26,7 +26,7 @@ from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_f
 from torch.nn.parallel import DistributedDataParallel
 from util import assert_close, assert_differs, perturb
 
-from hairify import HairModel, hairify, save
+from hairify import HairModel, hairify, load, save
 from hairify.errors import CheckpointError
 
 WORLD = 2
@@ -259,6 +259,38 @@ def fully_sharded_conditioned(rank: int, parts: bool) -> None:
     assert_differs(expected, alone(x), 1e-4)
     with torch.no_grad():
         assert_close(hair(mine), alone(mine), TOLERANCE)
+
+
+def seeded_differently(rank: int, how: str) -> None:
+    """All start from the same rows, though each has a seed of its own."""
+    torch.manual_seed(0)
+    network = NETWORKS["nafnet"]().double().eval()
+    torch.manual_seed(100 + rank)
+    hair = hairify(network, example_inputs=images()[:1])
+    drawn = torch.cat([p.detach().flatten() for p in hair.parameters()])
+    everywhere = [torch.empty_like(drawn) for _ in range(WORLD)]
+    dist.all_gather(everywhere, drawn)
+    assert torch.equal(everywhere[0], everywhere[1])
+    if how == "fsdp":
+        fully_shard(hair, mesh=init_device_mesh("cpu", (WORLD,)))
+        after = torch.cat([whole(p.detach()).flatten() for p in hair.parameters()])
+    else:
+        after = torch.cat([p.detach().flatten() for p in DistributedDataParallel(hair).parameters()])
+    assert torch.equal(after, drawn)
+    own = hairify(network, example_inputs=images()[:1], generator=torch.Generator().manual_seed(rank))
+    assert not torch.equal(torch.cat([p.detach().flatten() for p in own.parameters()]), drawn)
+
+
+def wrapped_in_data_parallel(rank: int, folder: Path) -> None:
+    """What DistributedDataParallel holds is converted, and saved."""
+    torch.manual_seed(0)
+    network = NETWORKS["nafnet"]().double().eval()
+    hair = hairify(DistributedDataParallel(network), example_inputs=images()[:1])
+    assert list(hair.state_dict()) == list(hairify(network, example_inputs=images()[:1]).state_dict())
+    save(DistributedDataParallel(hair), folder / f"{rank}.safetensors")
+    x = images()
+    loaded = load(folder / f"{rank}.safetensors", DistributedDataParallel(network))
+    assert torch.equal(loaded(x), hair(x))
 
 
 def fully_sharded_looked_at(rank: int, units: str, gradients: bool) -> None:

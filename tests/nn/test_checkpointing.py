@@ -301,7 +301,6 @@ class Holds(nn.Module):
             "dict of tuples": {"norms": (self.norm,)},
             "bound method": self.norm.forward,
             "partial": functools.partial(self.scaled, scale=0.5),
-            "functional": self.norm,
         }[way]
 
     def scaled(self, x: Tensor, scale: float) -> Tensor:
@@ -309,9 +308,6 @@ class Holds(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x, way = self.conv(x), self.way
-        if self.name == "functional":
-            way.num_batches_tracked += 1
-            return nn.functional.batch_norm(x, way.running_mean, way.running_var, training=self.training)
         if self.name == "dict of tuples":
             return way["norms"][0](x)
         return way[0](x) if self.name == "list" else way(x)
@@ -331,7 +327,7 @@ NORMS: dict[str, Callable[[], nn.Module]] = {
     ("kind", "way"),
     [
         *((kind, "list") for kind in NORMS),
-        *(("batch", way) for way in ("dict of tuples", "bound method", "partial", "functional")),
+        *(("batch", way) for way in ("dict of tuples", "bound method", "partial")),
     ],
 )
 def test_norms_move_once_however_a_block_holds_them(kind: str, way: str, compiled: bool) -> None:

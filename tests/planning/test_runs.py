@@ -64,7 +64,7 @@ class AsksAll(Chain):
 
     def middle(self, x: Tensor) -> Tensor:
         for layer in self.body:
-            x = layer(x) + (layer.weight is None)
+            x = layer(x) + (layer.bias is None)
         return x
 
 
