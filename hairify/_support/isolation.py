@@ -14,6 +14,7 @@ from torch import nn
 from hairify._support.memory import is_lack_of_memory
 from hairify._support.precision import without_tf32
 from hairify._support.randomness import seed_device
+from hairify._support.torch_internals import without_compiler
 
 SEED = 0
 """Seed of the random numbers that a copy draws: the same in every run."""
@@ -42,8 +43,7 @@ def isolated(model: nn.Module) -> Iterator[None]:
     kinds = {d.type for d in devices} or {"cpu"}
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.inference_mode(False))
-        if "torch._dynamo" in sys.modules:  # not imported here: it takes long, and what is compiled has done so
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        stack.enter_context(without_compiler())
         for kind in kinds - {"meta"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if "cuda" in kinds:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from types import FrameType
 from typing import Any, cast
 
@@ -169,6 +169,12 @@ def compiled_from(module: nn.Module) -> nn.Module | None:
     """The module that `torch.compile` was given to make this one; None where it was not made so."""
     inner = module.__dict__.get("_modules", {}).get("_orig_mod")
     return inner if isinstance(inner, nn.Module) else None
+
+
+def without_compiler() -> AbstractContextManager[Any]:
+    """Within it, what is compiled runs as it was before, and nothing is compiled."""
+    # The compiler is not imported here: it takes long, and what is compiled has done so.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 INNER_METHODS: Mapping[type[nn.Module], str] = {

@@ -183,6 +183,16 @@ def test_a_blank_twin_shares_all_that_a_module_holds() -> None:
     assert "_compiled_call_impl" not in vars(internals.blank_twin(module))
 
 
+def test_without_a_compiler() -> None:
+    graphs = []
+    compiled = torch.compile(torch.exp, backend=lambda module, _: graphs.append(module) or module.forward)
+    with internals.without_compiler():
+        compiled(torch.ones(2))
+    assert not graphs
+    compiled(torch.ones(2))
+    assert graphs
+
+
 def test_what_pytorch_keeps_in_every_module() -> None:
     assert all(internals.is_of_every_module(name) for name in ("_parameters", "_buffers", "_modules", "_forward_hooks"))
     assert not internals.is_of_every_module("weight")
