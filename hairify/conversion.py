@@ -62,7 +62,7 @@ def hairify(
         exclude: globs over module names; layers that match, or lie in a module that does, stay as they are.
         dac: "moments", "published", a module F_g → (B, D), which is copied, or a factory (in_channels, giv_dim) →
             module.
-        giv_dim: D, the length of the GIV; None for 64, or less for small networks.
+        giv_dim: D, the length of the GIV; None for 64, or with "moments" less for small networks.
         init: "preserve" keeps the trained function exactly, "random" draws fresh weights for the converted layers.
         generator: makes the conversion's random draws reproducible. The global random state is left alone;
             without a generator the draws follow the seed last given to `torch.manual_seed`, or, in a process that

@@ -64,7 +64,8 @@ def hsn_widths(
 
     With the default preset they are as large as the network's size allows: all HSNs together have at most 5 % of the
     parameters of a network of a million or more, and on smaller ones no more than the network itself has (but of the
-    smallest widths they are made in any case). The DAC of moments has no parameters; another's are not counted here.
+    smallest widths they are made in any case). The DAC of moments has no parameters; another's are not counted here, and
+    its D is 64.
 
     Args:
         preset: whose.
@@ -79,7 +80,7 @@ def hsn_widths(
         return dim, published_widths(dim)
     most = parameters * (_SHARE_OF_LARGE if parameters >= _LARGE else 1)
     for dim, hidden in _DEFAULT_WIDTHS:
-        dim = giv_dim or (dim if channels is None else min(dim, channels))
+        dim = giv_dim or (_GIV_DIM if channels is None else min(dim, channels))
         nets = sum(m * ((dim + 1) * hidden + (hidden + 1) * n) for m, n in zip(blocks, box_sizes, strict=True))
         if nets <= most:
             break
