@@ -1019,5 +1019,4 @@ TRAPS: dict[str, Trap] = {
     "one channel": trap(lambda: Resized(None, 1), channels=1, split="blocks.1", left_alone={"last": STRAY}),
     "four channels": trap(lambda: Resized(0.5, 4), channels=4, split="blocks.1", left_alone={"last": STRAY}),
     "kinds of convolutions": trap(kinds, targets="layers"),
-    "wrapped": trap(lambda: nn.DataParallel(DnCNN(5, 8)), split="module.body.5"),
 }
