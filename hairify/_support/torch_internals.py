@@ -135,7 +135,7 @@ def own_modules(module: nn.Module) -> MutableMapping[str, nn.Module | None]:
 
 def blank_twin(module: nn.Module) -> nn.Module:
     """A module that shares everything with another, in a `__dict__` of its own; what `compile()` made is left out."""
-    made = module.__new__(type(module))
+    made: nn.Module = object.__new__(type(module))  # classes that FSDP2 makes have a `__new__` that makes another
     made.__dict__ = {k: v for k, v in module.__dict__.items() if k != "_compiled_call_impl"}
     return made
 
