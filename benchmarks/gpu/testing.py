@@ -17,6 +17,11 @@ _PATIENCE = 30  # seconds for pytest to end by itself
 _WORKERS = 6  # of pytest-xdist, where it is installed
 
 
+def _heed_interrupts() -> None:
+    """What shells start in the background is told to ignore them, and its children with it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class RunningTests:
     """Started when made.
 
@@ -38,7 +43,13 @@ class RunningTests:
         environment = os.environ | {"HAIRIFY_TEST_DEVICE": device}
         with log.open("wb") as file:
             self._process = subprocess.Popen(
-                words, cwd=_ROOT, env=environment, stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+                words,
+                cwd=_ROOT,
+                env=environment,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=_heed_interrupts,
             )
 
     def wait(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from laws import MakeInputs, Specimen, images
-from networks import Chain, DnCNN, UNet
+from networks import Chain, UNet
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize
 from torch.utils.checkpoint import checkpoint
