@@ -64,8 +64,8 @@ def hsn_widths(
 
     With the default preset they are as large as the network's size allows: all HSNs together have at most 5 % of the
     parameters of a network of a million or more, and on smaller ones no more than the network itself has (but of the
-    smallest widths they are made in any case). The DAC of moments has no parameters; another's are not counted here, and
-    its D is 64.
+    smallest widths they are made in any case). The DAC of moments has no parameters; another's are not counted here,
+    and its D is 64.
 
     Args:
         preset: whose.
