@@ -318,13 +318,13 @@ def test_widths_are_the_largest_that_fit(
     most = parameters * (0.05 if parameters >= 1_000_000 else 1)
 
     def size(width: int, hidden: int) -> int:
-        taken = giv_dim or (width if channels is None else min(width, channels))
+        taken = giv_dim or (64 if channels is None else min(width, channels))
         return sum(m * (taken * hidden + hidden + hidden * n + n) for m, n in levels)
 
     fitting = [i for i, step in enumerate(steps) if size(*step) <= most]
     chosen = steps[fitting[0] if fitting else -1]
     assert hidden == (chosen[1],)
-    assert dim == giv_dim or dim == (chosen[0] if channels is None else min(chosen[0], channels))
+    assert dim == giv_dim or dim == (64 if channels is None else min(chosen[0], channels))
     larger = hsn_widths("default", giv_dim, channels, blocks, sizes, 20 * parameters + 20_000_000)
     assert larger >= (dim, hidden)
     assert hsn_widths("published", giv_dim, channels, blocks, sizes, parameters)[0] == (giv_dim or 64)
