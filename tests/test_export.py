@@ -181,7 +181,7 @@ def test_onnx_of_networks_that_pad_to_whole_tokens(name: str, tmp_path: Path) ->
     network = ANY_SIZE[name]().eval()
     hair, file = perturb(hairify(network, split_at="blocks.1", dac=Where)), tmp_path / "hair.onnx"
     example = (images(2, 27, 44, torch.float32),)
-    torch.onnx.export(hair, example, file, dynamo=True, dynamic_shapes=((ANY,),), verbose=False)
+    torch.onnx.export(hair, example, file, dynamo=True, dynamic_shapes=(ANY,), verbose=False)
     for size in itertools.product(range(17, 35, 3), range(18, 46, 4)):
         x = images(1, *size, torch.float32)
         with torch.no_grad():

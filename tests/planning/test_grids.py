@@ -218,7 +218,7 @@ def test_exported_for_all_sizes_that_the_network_is(name: str, strict: bool) -> 
     hair = converted(network)
     example, any_size = (images(27, 44, batch=5),), dict.fromkeys((0, 2, 3), torch.export.Dim.AUTO)
     original = torch.export.export(network, example, dynamic_shapes=(any_size,), strict=strict).module()
-    program = torch.export.export(hair, example, dynamic_shapes=((any_size,),), strict=strict).module()
+    program = torch.export.export(hair, example, dynamic_shapes=(any_size,), strict=strict).module()
     taken = 0
     for size in SIZES[::4]:
         with torch.no_grad():
