@@ -988,7 +988,6 @@ TRAPS: dict[str, Trap] = {
         left_alone={
             "attention.out_proj": OUTSIDE,
             **{f"encoder.layers.{i}.self_attn.out_proj": OUTSIDE for i in range(2)},
-            **{f"encoder.layers.{i}.linear{j}": FUSED for i in range(2) for j in (1, 2)},
             "decoder.self_attn.out_proj": OUTSIDE,
             "decoder.multihead_attn.out_proj": OUTSIDE,
         },
