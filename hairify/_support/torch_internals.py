@@ -168,7 +168,7 @@ BATCH_NORM: type[nn.Module] = nn.modules.batchnorm._BatchNorm
 def compiled_from(module: nn.Module) -> nn.Module | None:
     """The module that `torch.compile` was given to make this one; None where it was not made so."""
     modules = module.__dict__.get("_modules", {})
-    inner = modules["_orig_mod"] if "_orig_mod" in modules else None  # TorchScript's are no dict
+    inner = dict(modules.items()).get("_orig_mod")  # those of TorchScript are no dict
     return inner if isinstance(inner, nn.Module) else None
 
 
