@@ -18,25 +18,13 @@ from networks import NETWORKS, Pooled
 from token_networks import ANY_SIZE, Where
 from torch import Tensor, nn
 from torch.export import Dim
-from util import assert_close, perturb
+from util import Conditioned, assert_close, perturb
 
 from hairify import HairModel, hairify
 
 slow = pytest.mark.slow
 ANY = {0: Dim("batch", min=1), 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
 SIZES = [(1, 64, 64), (3, 96, 64), (2, 64, 96), (1, 128, 96)]
-
-
-class Conditioned(nn.Module):
-    """With the GIV as an input: what tiles of one image need."""
-
-    def __init__(self, hair: HairModel) -> None:
-        super().__init__()
-        self.hair = hair
-
-    def forward(self, image: Tensor, giv: Tensor) -> Tensor:
-        with self.hair.conditioned_on(giv):
-            return self.hair(image)
 
 
 def converted(name: str, dtype: torch.dtype = torch.float64, **options: Any) -> HairModel:

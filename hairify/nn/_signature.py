@@ -57,6 +57,6 @@ def _showing(function: Callable[..., Any], other: Callable[..., Any]) -> Callabl
     except (TypeError, ValueError):  # a forward without a Python signature
         return copied
     own = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
-    taken = [p.replace(kind=p.kind) for p in signature.parameters.values() if p.name != "self"]
+    taken = [p for p in signature.parameters.values() if p.name != "self"]
     copied.__signature__ = signature.replace(parameters=[own, *taken])  # type: ignore[attr-defined]
     return copied

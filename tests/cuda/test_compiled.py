@@ -9,8 +9,8 @@ import gpu
 import pytest
 import torch
 from gpu import DEVICE
-from torch import Tensor, nn
-from util import START, assert_close
+from torch import Tensor
+from util import START, Conditioned, assert_close
 
 from hairify import HairModel
 
@@ -38,18 +38,6 @@ def hair() -> HairModel:
 
 def batch(number: int) -> Tensor:
     return gpu.images(number).to(DEVICE)
-
-
-class Conditioned(nn.Module):
-    """With the GIV as an input."""
-
-    def __init__(self, hair: HairModel) -> None:
-        super().__init__()
-        self.hair = hair
-
-    def forward(self, image: Tensor, giv: Tensor) -> Tensor:
-        with self.hair.conditioned_on(giv):
-            return self.hair(image)
 
 
 def test_batches_of_any_size(hair: HairModel) -> None:

@@ -148,3 +148,15 @@ def bytes_kept(model: nn.Module, x: Tensor) -> int:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
         model(x)
     return sum(sizes.values())
+
+
+class Conditioned(nn.Module):
+    """With the GIV as an input: what tiles of one image need."""
+
+    def __init__(self, hair: HairModel) -> None:
+        super().__init__()
+        self.hair = hair
+
+    def forward(self, image: Tensor, giv: Tensor) -> Tensor:
+        with self.hair.conditioned_on(giv):
+            return self.hair(image)
