@@ -24,7 +24,7 @@ from hairify.nn._converted import Converted
 from hairify.nn._given import GivenBlock
 from hairify.nn._graph import graph
 from hairify.nn._hsn import GIVStandardization
-from hairify.nn._signature import ForwardOfBase
+from hairify.nn._signature import forward_of_base
 from hairify.planning._plans import Plan
 
 
@@ -60,7 +60,7 @@ class HairModel(Converted):
         self.plan, self._context = plan, context
         self.training = base.training
 
-    @ForwardOfBase
+    @forward_of_base
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the original network takes and returns, each image restored with its own weights."""
         self._context.check_checkpointing((args, kwargs))

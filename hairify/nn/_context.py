@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -136,6 +136,25 @@ class _Local(threading.local):
         self.forward: _Forward | None = None
 
 
+class _TimeOf(AbstractContextManager[_Forward]):
+    """The time for which a forward is the one that runs in its thread.
+
+    It is a class because the compilers of PyTorch 2.6 follow none that `contextlib` makes of a generator.
+    """
+
+    def __init__(self, local: _Local, forward: _Forward) -> None:
+        self._local, self._forward = local, forward
+        self._before: _Forward | None = None
+
+    def __enter__(self) -> _Forward:
+        self._before = self._local.forward  # a hook in the model may run the model, say for its GIV
+        self._local.forward = self._forward
+        return self._forward
+
+    def __exit__(self, *error: object) -> None:
+        self._local.forward = self._before
+
+
 class ForwardContext:
     """Holds the running forward of one `HairModel`, separately for each thread.
 
@@ -162,10 +181,9 @@ class ForwardContext:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
-    @contextlib.contextmanager
     def forward(
         self, hypernetwork: Hypernetwork, image: Size | None, *, until: Until | None = None
-    ) -> Iterator[_Forward]:
+    ) -> AbstractContextManager[_Forward]:
         """The time of one forward: within it, hyper layers have weights once the split has run.
 
         Args:
@@ -173,12 +191,7 @@ class ForwardContext:
             image: size of the input images.
             until: end at the split, with F_g as the DAC gets it or the GIV in `found`.
         """
-        before = self.running()  # a hook in the model may run the model, say for its GIV
-        self._local.forward = _Forward(hypernetwork, image, until=until)
-        try:
-            yield self._local.forward
-        finally:
-            self._local.forward = before
+        return _TimeOf(self._local, _Forward(hypernetwork, image, until=until))
 
     def at_split(
         self, until: Until, hypernetwork: Hypernetwork, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -207,15 +220,9 @@ class ForwardContext:
         """The forward that runs in this thread."""
         return self._local.forward
 
-    @contextlib.contextmanager
-    def selected(self, hypernetwork: Hypernetwork, selecting: list[Tensor]) -> Iterator[None]:
+    def selected(self, hypernetwork: Hypernetwork, selecting: list[Tensor]) -> AbstractContextManager[_Forward]:
         """The time of a part of a forward behind the split, run with the selecting vectors given."""
-        before = self.running()
-        self._local.forward = _Forward(hypernetwork, selecting=selecting)
-        try:
-            yield
-        finally:
-            self._local.forward = before
+        return _TimeOf(self._local, _Forward(hypernetwork, selecting=selecting))
 
     def check_checkpointing(self, inputs: Any) -> None:
         """Refuse to run under a GIV what will be run again, in a backward pass, where that is not known.
@@ -355,5 +362,6 @@ class ForwardContext:
 
 def _in_precision_of(dac: nn.Module, feature: Tensor) -> Tensor:
     """The feature in the DAC's dtype: networks may compute their halves in different ones."""
-    parameter = next(dac.parameters(), None)
-    return feature if parameter is None or not parameter.is_floating_point() else feature.to(parameter.dtype)
+    for parameter in dac.parameters():  # compilers before PyTorch 2.9 know no `next` with a default
+        return feature.to(parameter.dtype) if parameter.is_floating_point() else feature
+    return feature

@@ -99,9 +99,11 @@ def _with_required_arguments(hair: Converted) -> type[Converted]:
     keywords = [p.name for p in needed if p.kind is p.KEYWORD_ONLY]
     takes = ", ".join(["self", *names, *(["*", *keywords] if keywords else [])])
     gives = ", ".join(["self", *names, *(f"{name}={name}" for name in keywords)])
-    namespace: dict[str, Any] = {"_hair_forward": cls.forward}
-    exec(f"def forward({takes}): return _hair_forward({gives})", namespace)
-    return type(cls.__name__, (cls,), {"forward": namespace["forward"]})
+    namespace: dict[str, Any] = {}
+    exec(f"def forward({takes}): return super(made, self).forward({gives})", namespace)
+    made = type(cls.__name__, (cls,), {"forward": namespace["forward"]})
+    namespace["made"] = made
+    return made
 
 
 def _writes_in_place(node: torch.fx.Node) -> bool:

@@ -162,7 +162,9 @@ def _mean_square_difference(feature: Tensor) -> Tensor:
     height, width = feature.shape[2:]
     sums = [feature.diff(dim=dim).square().sum(dim=(2, 3)) for dim in (2, 3)]
     pairs = (height - 1) * width + height * (width - 1)
-    return (sums[0] + sums[1]) / torch.sym_max(pairs, 1)
+    return (sums[0] + sums[1]) / (
+        pairs + 1e-30
+    )  # the same as `pairs` but for 0; compilers keep `max` for one size only
 
 
 def _orthonormal(rows: int, columns: int, like: Tensor | None = None) -> Tensor:

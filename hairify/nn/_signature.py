@@ -10,10 +10,9 @@ from types import FunctionType, MethodType
 from typing import Any
 
 import torch
-from torch import nn
 
 
-class ForwardOfBase:
+def forward_of_base(function: Callable[..., Any]) -> property:
     """A method `forward(self, *args, **kwargs)` that on instances has the signature of their `base`'s forward.
 
     `torch.export` and ONNX read names and number of inputs from it, and `help` and `inspect` show it.
@@ -21,26 +20,18 @@ class ForwardOfBase:
     Args:
         function: the method.
     """
+    shown: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDictionary()
 
-    def __init__(self, function: Callable[..., Any]) -> None:
-        self._function = function
-        self._shown: weakref.WeakKeyDictionary[Any, Callable[..., Any]] = weakref.WeakKeyDictionary()
-        self.__doc__ = function.__doc__
-
-    def __get__(self, instance: nn.Module | None, owner: type[nn.Module]) -> Any:
-        if instance is None:
-            return self._function
-        if torch.compiler.is_compiling():  # Dynamo makes no methods
-            return functools.partial(self._function, instance)
-        return MethodType(self._of(instance), instance)
-
-    def _of(self, instance: nn.Module) -> Callable[..., Any]:
-        """The function, for one kind of base made once: it is looked up in every forward."""
-        forward = instance.base.forward  # type: ignore[union-attr]
+    def bound(self: Any) -> Callable[..., Any]:
+        if torch.compiler.is_compiling():  # compilers make no methods
+            return functools.partial(function, self)
+        forward = self.base.forward
         key = getattr(forward, "__func__", forward)
-        if key not in self._shown:
-            self._shown[key] = _showing(self._function, forward)
-        return self._shown[key]
+        if key not in shown:  # made once for one kind of base: it is looked up in every forward
+            shown[key] = _showing(function, forward)
+        return MethodType(shown[key], self)
+
+    return property(bound, doc=function.__doc__)
 
 
 def _showing(function: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:

@@ -23,7 +23,6 @@ POINT = Convolution((1, 1), (0, 0), (1, 1), 1, (1, 1))
 DENSE = Convolution((1, 1), (1, 1), (1, 1), 1, (3, 3))
 STRIDED = Convolution((2, 2), (0, 0), (1, 1), 1, (2, 2))
 TRANSPOSED = Convolution((2, 2), (0, 0), (1, 1), 1, (2, 2), transposed=True)
-KERNEL = {Linear(): (), POINT: (1, 1), DENSE: (3, 3), STRIDED: (2, 2), TRANSPOSED: (2, 2)}
 
 
 @functools.cache
@@ -41,7 +40,7 @@ def meta(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def decided(operation: Operation, batch: int, row: tuple[int, ...], size: int, rows: int = 1) -> bool:
     """For N = `size` and as many rows of input for each image."""
-    weight = meta(size, 64, 64, *KERNEL[operation])
+    weight = meta(size, 64, 64, *getattr(operation, "kernel", ()))
     return outputs_are_cheaper(operation, meta(batch * rows, *row), meta(batch, size), weight)
 
 
