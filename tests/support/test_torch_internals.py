@@ -77,6 +77,26 @@ def test_nested_values_are_taken_apart_and_put_together() -> None:
     assert internals.tree_map_only(int, lambda n: n + 1, ["a", 1]) == ["a", 2]
 
 
+def test_operations_that_draw_are_told_and_given_a_generator() -> None:
+    seen: list[tuple[str, dict[str, object]]] = []
+
+    class Watching(internals.DispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if internals.draws(func):
+                taking = internals.with_generator(func)
+                assert "generator" in [a.name for a in taking._schema.arguments]
+                seen.append((str(taking), internals.named_arguments(func, args, kwargs or {})))
+            return func(*args, **kwargs or {})
+
+    with Watching():
+        F.dropout(torch.ones(3) + 1, 0.25)
+        torch.randint(2, 9, (3,))
+    (dropped, given), (integers, between) = seen
+    assert (dropped, given["p"]) == ("aten.bernoulli_.float", 0.75)
+    assert (integers, between["low"], between["high"]) == ("aten.randint.low_generator", 2, 9)
+    assert internals.with_generator(torch.ops.aten.native_dropout.default) is None
+
+
 def test_versions_count_writes() -> None:
     x = torch.zeros(3)
     before = internals.version(x)
