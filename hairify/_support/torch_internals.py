@@ -107,7 +107,7 @@ def without_torch_function() -> AbstractContextManager[None]:
     return torch._C.DisableTorchFunction()
 
 
-DispatchMode: type[Any] = _python_dispatch.TorchDispatchMode
+DispatchMode = _python_dispatch.TorchDispatchMode
 """The class of modes that see every operation of their thread, within composite ones and below autograd."""
 
 
