@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from hairify._support.nested import image_size
 from hairify._support.observing import untouched_buffers
-from hairify._support.torch_internals import backward_pass, checkpointed_call
+from hairify._support.torch_internals import backward_pass, checkpointed_call, is_traced
 from hairify.errors import BakeError, ExportError, GIVError, RecomputationError
 from hairify.nn._baking import bake
 from hairify.nn._boxes import LowRankBox, WeightBox
@@ -67,7 +67,7 @@ class HairModel(Converted):
         Raises:
             ExportError: `torch.jit.trace` runs it, or what goes by it: `torch.onnx.export(..., dynamo=False)`.
         """
-        if torch.jit.is_tracing():
+        if is_traced():
             raise self._torchscript_error()
         self._context.check_checkpointing((args, kwargs))
         # Checkpointing around the model runs it again, which must not move BatchNorm's statistics a second time.

@@ -112,6 +112,7 @@ DRAWS: dict[str, Callable[[], Tensor]] = {
     "permutation": lambda: torch.randperm(9),
     "from low": lambda: torch.randint(3, 90, (5,)),
     "dropout": lambda: F.dropout(torch.ones(50), 0.5),
+    "fused": lambda: torch.native_dropout(torch.ones(50), 0.5, True)[0],
     "of features": lambda: F.feature_alpha_dropout(torch.ones(2, 9, 3), 0.5, training=True),
     "attention": lambda: F.scaled_dot_product_attention(*torch.ones(3, 1, 1, 9, 9), dropout_p=0.5),
     "recurrent": lambda: nn.LSTM(3, 3, 2, dropout=0.5)(torch.ones(2, 1, 3))[0],

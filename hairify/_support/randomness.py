@@ -66,7 +66,7 @@ def own_generators(seed: int, accelerators: Iterable[torch.device] = ()) -> Iter
         if _was_seeded_since(*before):
             torch.default_generator.set_state(before[0])
             for device, state in elsewhere:
-                torch.get_device_module(device).set_rng_state(state, device)
+                _set_global_state(device, state)
 
 
 def _was_seeded_since(state: Tensor, seed: int) -> bool:
@@ -77,15 +77,27 @@ def _was_seeded_since(state: Tensor, seed: int) -> bool:
 
 
 def _global_state(device: torch.device) -> Tensor:
-    state: Tensor = torch.get_device_module(device).get_rng_state(device)
+    module, of = _holder(device)
+    state: Tensor = module.get_rng_state(*of)
     return state
+
+
+def _set_global_state(device: torch.device, state: Tensor) -> None:
+    module, of = _holder(device)
+    module.set_rng_state(state, *of)
+
+
+def _holder(device: torch.device) -> tuple[Any, tuple[torch.device, ...]]:
+    """What has the state of a device's global generator, and what it wants to be told; of MPS there is one device."""
+    module: Any = torch.random if device.type == "cpu" else torch.get_device_module(device)
+    return module, () if device.type in ("cpu", "mps") else (device,)
 
 
 class _OwnGenerators(DispatchMode):
     """Gives each operation that draws random numbers a generator, where it got none."""
 
     def __init__(self, seed: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._of = functools.cache(lambda device: torch.Generator(device).manual_seed(seed))
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -101,19 +113,19 @@ class _OwnGenerators(DispatchMode):
         if not any(given.get(name) for name in ("dropout_p", "dropout", "p")):  # attention that drops nothing
             return func(*args, **kwargs)
         # The fused dropout of CUDA takes no generator: for this call alone the global one has our state.
-        own, module, before = self._of(device), torch.get_device_module(device), _global_state(device)
-        module.set_rng_state(own.get_state(), device)
+        own, before = self._of(device), _global_state(device)
+        _set_global_state(device, own.get_state())
         try:
             return func(*args, **kwargs)
         finally:
             own.set_state(_global_state(device))
-            module.set_rng_state(before, device)
+            _set_global_state(device, before)
 
 
 def _device_of(given: Mapping[str, Any]) -> torch.device:
     """The device on which an operation with these arguments draws."""
     first = next((value for value in given.values() if isinstance(value, Tensor)), None)
     device = torch.device(given.get("device") or ("cpu" if first is None else first.device))
-    if device.type in ("cpu", "meta") or device.index is not None:
+    if device.type in ("cpu", "meta", "mps") or device.index is not None:
         return device
     return torch.device(device.type, torch.get_device_module(device).current_device())

@@ -92,6 +92,11 @@ def checkpointed_call() -> int | None:
     return None if frame is None else id(frame)
 
 
+def is_traced() -> bool:
+    """Whether `torch.jit.trace`, or an exporter that goes by it, records what runs."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def in_function_transform() -> bool:
     """Whether `torch.func` transforms (vmap, grad, jvp, functionalize) what runs."""
     return torch._C._are_functorch_transforms_active()

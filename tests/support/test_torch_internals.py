@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,30 @@ def test_operations_that_draw_are_told_and_given_a_generator() -> None:
     assert (dropped, given["p"]) == ("aten.bernoulli_.float", 0.75)
     assert (integers, between["low"], between["high"]) == ("aten.randint.low_generator", 2, 9)
     assert internals.with_generator(torch.ops.aten.native_dropout.default) is None
+
+
+def test_what_is_traced_knows_it() -> None:
+    known: list[bool] = []
+
+    def run(x: Tensor) -> Tensor:
+        known.append(internals.is_traced())
+        return x + 1
+
+    x = torch.ones(3)
+    run(x)
+    torch.jit.trace(run, x, check_trace=False)
+    torch.export.export(Applied(run), (x,), strict=False)
+    assert known == [False, True, False]
+    torch.compile(run, backend="eager", fullgraph=True)(x)
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 def test_versions_count_writes() -> None:
