@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from hairify._support.nested import image_size
 from hairify._support.observing import untouched_buffers
-from hairify._support.torch_internals import backward_pass, checkpointed_call
-from hairify.errors import BakeError, GIVError, RecomputationError
+from hairify._support.torch_internals import backward_pass, checkpointed_call, is_traced
+from hairify.errors import BakeError, ExportError, GIVError, RecomputationError
 from hairify.nn._baking import bake
 from hairify.nn._boxes import LowRankBox, WeightBox
 from hairify.nn._calibration import calibrate, check_untrained
@@ -62,7 +62,13 @@ class HairModel(Converted):
 
     @forward_of_base
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the original network takes and returns, each image restored with its own weights."""
+        """What the original network takes and returns, each image restored with its own weights.
+
+        Raises:
+            ExportError: `torch.jit.trace` runs it, or what goes by it: `torch.onnx.export(..., dynamo=False)`.
+        """
+        if is_traced():
+            raise self._torchscript_error()
         self._context.check_checkpointing((args, kwargs))
         # Checkpointing around the model runs it again, which must not move BatchNorm's statistics a second time.
         again = backward_pass() != -1 and checkpointed_call() is not None
@@ -293,6 +299,16 @@ class HairModel(Converted):
                 "`hair.checkpoint_blocks(False)`."
             )
         return super()._replicate_for_data_parallel()  # type: ignore[no-untyped-call]
+
+    def __prepare_scriptable__(self) -> None:  # `torch.jit.script` calls it
+        raise self._torchscript_error()
+
+    def _torchscript_error(self) -> ExportError:
+        return ExportError(
+            f"A HairModel (of {type(self.base).__name__}) cannot become TorchScript, which has no place for weights of "
+            "each image. Use `torch.export`, ONNX with `dynamo=True`, or `torch.compile`; the network for one image, "
+            "`hair.bake(x)`, is an ordinary one."
+        )
 
     def _checked(self, giv: Tensor) -> Tensor:
         if not isinstance(giv, Tensor) or giv.ndim != 2 or giv.shape[1] != self.plan.giv_dim or not giv.shape[0]:

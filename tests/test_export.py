@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import io
 import itertools
 import pickle
 from collections.abc import Callable
@@ -14,13 +15,14 @@ from typing import Any
 import onnxruntime
 import pytest
 import torch
-from networks import NETWORKS, Pooled
+from networks import NETWORKS, Pooled, UNet
 from token_networks import ANY_SIZE, Where
 from torch import Tensor, nn
 from torch.export import Dim
 from util import Conditioned, assert_close, perturb
 
 from hairify import HairModel, hairify
+from hairify.errors import ExportError
 
 slow = pytest.mark.slow
 ANY = {0: Dim("batch", min=1), 2: Dim.DYNAMIC, 3: Dim.DYNAMIC}
@@ -268,3 +270,22 @@ def test_compiled(name: str, box: str, dynamic: bool) -> None:
 @pytest.mark.slow
 def test_the_built_in_dac_compiles() -> None:
     check_compiles(converted("dncnn"), "inductor", dynamic=True)
+
+
+TORCHSCRIPT: dict[str, Callable[[nn.Module, Tensor], Any]] = {
+    "traced": lambda model, x: torch.jit.trace(model, x),
+    "traced by its forward": lambda model, x: torch.jit.trace(model.forward, x),
+    "scripted": lambda model, x: torch.jit.script(model),
+    "onnx of old": lambda model, x: torch.onnx.export(model, (x,), io.BytesIO(), dynamo=False),
+}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("held", [False, True])
+@pytest.mark.parametrize("way", TORCHSCRIPT)
+def test_torchscript_is_refused_by_name(way: str, held: bool) -> None:
+    hair, x = hairify(UNet().eval()), torch.rand(1, 3, 32, 48)
+    with pytest.raises(ExportError, match=r"HairModel \(of UNet\) cannot become TorchScript"):
+        TORCHSCRIPT[way](nn.Sequential(hair) if held else hair, x)
+    baked = hair.bake(x)
+    assert torch.allclose(torch.jit.trace(baked, x)(x), baked(x), atol=1e-6)

@@ -6,6 +6,7 @@ import copy
 import pickle
 import random
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from util import assert_close, assert_differs, perturb
 
 from hairify import HairModel, functional, hairify, plan
+from hairify._support.randomness import own_generators
 from hairify.errors import ExampleInputError, GraphError, ShapeError
 from hairify.nn import HyperLayer
 
@@ -58,6 +60,85 @@ def test_other_threads_run_their_models_while_one_plans() -> None:
         done.set()
         worker.join()
     assert not failures
+
+
+class OwnSeed(nn.Module):
+    """A network that seeds, and draws by operations of several kinds."""
+
+    def __init__(self, *, seeds: bool) -> None:
+        super().__init__()
+        self.inner, self.seeds = UNet(), seeds
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.seeds:
+            torch.manual_seed(3)
+        x = x + 0.01 * torch.randn_like(x) * torch.rand(()) + 0.01 * torch.randint(3, ())
+        return self.inner(F.dropout(x, 0.1))
+
+
+@pytest.mark.parametrize("preset", ["default", "published"])
+def test_no_draw_of_another_thread_is_drawn_again(preset: Any) -> None:
+    drawn, done = [], threading.Event()
+
+    def draw() -> None:
+        while not done.is_set():
+            drawn.append(tuple(torch.rand(4).tolist()))
+
+    worker = threading.Thread(target=draw)
+    worker.start()
+    try:
+        hairify(OwnSeed(seeds=False), preset=preset)
+    finally:
+        done.set()
+        worker.join()
+    assert len(drawn) > 100
+    assert len(set(drawn)) == len(drawn)
+
+
+@pytest.mark.parametrize("drawn", [0, 5])
+@pytest.mark.parametrize("seeds", [False, True])
+def test_a_network_that_seeds_leaves_the_random_state(seeds: bool, drawn: int) -> None:
+    network = OwnSeed(seeds=seeds)
+    torch.manual_seed(3)
+    torch.rand(drawn)
+    state = torch.get_rng_state()
+    hairify(network)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+DRAWS: dict[str, Callable[[], Tensor]] = {
+    "rand": lambda: torch.rand(5),
+    "like": lambda: torch.randn_like(torch.ones(5)),
+    "permutation": lambda: torch.randperm(9),
+    "from low": lambda: torch.randint(3, 90, (5,)),
+    "dropout": lambda: F.dropout(torch.ones(50), 0.5),
+    "fused": lambda: torch.native_dropout(torch.ones(50), 0.5, True)[0],
+    "of features": lambda: F.feature_alpha_dropout(torch.ones(2, 9, 3), 0.5, training=True),
+    "attention": lambda: F.scaled_dot_product_attention(*torch.ones(3, 1, 1, 9, 9), dropout_p=0.5),
+    "recurrent": lambda: nn.LSTM(3, 3, 2, dropout=0.5)(torch.ones(2, 1, 3))[0],
+    "distribution": lambda: torch.distributions.Dirichlet(torch.ones(5)).sample(),
+    "in place": lambda: torch.empty(5).random_(),
+    "of a layer": lambda: nn.Linear(3, 3).weight,
+}
+
+
+@pytest.mark.parametrize("name", DRAWS)
+def test_draws_are_repeatable_and_leave_the_global_generator(name: str) -> None:
+    state = torch.get_rng_state()
+    with own_generators(1):
+        first = DRAWS[name]()
+    with own_generators(1):
+        second, third = DRAWS[name](), DRAWS[name]()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(first, second)
+    assert not torch.equal(second, third)
+
+
+def test_generators_that_are_given_are_drawn_from() -> None:
+    with own_generators(1):
+        got = torch.rand(5, generator=torch.Generator().manual_seed(2)), torch.rand(5)
+    assert torch.equal(got[0], torch.rand(5, generator=torch.Generator().manual_seed(2)))
+    assert torch.equal(got[1], torch.rand(5, generator=torch.Generator().manual_seed(1)))
 
 
 def test_threads_plan_at_once() -> None:
@@ -316,6 +397,15 @@ def test_no_other_device_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seeded == [1]
     hairify(OtherDice(conv()), split_at="split").graph()
     assert seeded == [1]
+
+
+def test_parameters_over_the_same_memory_are_left_alone() -> None:
+    """A deep copy keeps them apart, and planning works on one."""
+    net = Chain(conv(), conv(), conv())
+    net.body[0].weight.data = net.body[1].weight.data
+    hair = hairify(net, split_at="split", targets="layers")
+    assert hair.plan.skipped["body.0"] == "its weight is tied to that of 'body.1'"
+    assert hair.plan.skipped["body.1"] == "its weight is tied to that of 'body.0'"
 
 
 def test_a_module_answers_to_all_its_names() -> None:

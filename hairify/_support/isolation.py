@@ -13,7 +13,7 @@ from torch import nn
 
 from hairify._support.memory import is_lack_of_memory
 from hairify._support.precision import without_tf32
-from hairify._support.randomness import seed_device
+from hairify._support.randomness import own_generators
 from hairify._support.torch_internals import without_compiler
 
 SEED = 0
@@ -48,18 +48,14 @@ def isolated(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if "cuda" in kinds:
             stack.enter_context(without_tf32())
-        stack.enter_context(torch.random.fork_rng(devices=[]))
-        torch.default_generator.manual_seed(SEED)  # `torch.manual_seed` would seed those of all devices
-        for device in accelerators:
-            stack.enter_context(torch.random.fork_rng([device.index or 0], device_type=device.type))
-            seed_device(device, SEED)
+        stack.enter_context(own_generators(SEED, accelerators))
         stack.enter_context(_python_randomness())
         yield
 
 
 @contextlib.contextmanager
 def _python_randomness() -> Iterator[None]:
-    """Own random state also for `random`, and for numpy if it is in use."""
+    """Own random state also for `random`, and for numpy if it is in use; these have one for all threads."""
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy else None
     random.seed(SEED)

@@ -7,6 +7,7 @@ each, and knows the two methods that hairify overrides, which PyTorch calls.
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager, nullcontext
@@ -17,8 +18,8 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+from torch.utils import _python_dispatch, checkpoint
 from torch.utils import _pytree as pytree
-from torch.utils import checkpoint
 
 from hairify.errors import TorchVersionError
 
@@ -29,6 +30,9 @@ _NEEDED: tuple[tuple[Any, str], ...] = (
     (forward_ad, "_current_level"),
     (Tensor, "_version"),
     (torch.fx.Graph(), "_tracer_cls"),
+    (_python_dispatch, "TorchDispatchMode"),
+    (torch.ops.aten.bernoulli_.float, "_schema"),
+    (torch.ops.aten.bernoulli_.float, "overloadpacket"),
     *((nn.Module(), name) for name in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")),
     *((pytree, name) for name in ("tree_flatten", "tree_unflatten", "tree_leaves", "tree_map", "tree_map_only")),
     (nn.modules.conv, "_ConvNd"),
@@ -88,6 +92,11 @@ def checkpointed_call() -> int | None:
     return None if frame is None else id(frame)
 
 
+def is_traced() -> bool:
+    """Whether `torch.jit.trace`, or an exporter that goes by it, records what runs."""
+    return bool(torch.jit.is_tracing())  # type: ignore[attr-defined, no-untyped-call]
+
+
 def in_function_transform() -> bool:
     """Whether `torch.func` transforms (vmap, grad, jvp, functionalize) what runs."""
     return torch._C._are_functorch_transforms_active()
@@ -101,6 +110,41 @@ def in_forward_mode() -> bool:
 def without_torch_function() -> AbstractContextManager[None]:
     """Within it, no `TorchFunctionMode` and no tensor subclass sees what is computed."""
     return torch._C.DisableTorchFunction()
+
+
+DispatchMode = _python_dispatch.TorchDispatchMode
+"""The class of modes that see every operation of their thread, within composite ones and below autograd."""
+
+
+@functools.cache
+def draws(operation: Any) -> bool:
+    """Whether an operation draws random numbers, or may do so."""
+    return torch.Tag.nondeterministic_seeded in operation.tags
+
+
+def named_arguments(operation: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a call of an operation, by name."""
+    return {**dict(zip((a.name for a in operation._schema.arguments), args, strict=False)), **kwargs}
+
+
+@functools.cache
+def with_generator(operation: Any) -> Any:
+    """The overload of an operation that takes the same and a `generator`; None where there is none."""
+
+    def takes(overload: Any) -> list[tuple[str, str]]:
+        return [(a.name, str(a.type)) for a in overload._schema.arguments]
+
+    packet, own = operation.overloadpacket, takes(operation)
+    overloads = [operation, *(getattr(packet, name) for name in packet.overloads())]
+    wanted = [each for each in own if each[0] != "generator"]
+    return next(
+        (
+            o
+            for o in overloads
+            if len(takes(o)) > len(wanted) and [e for e in takes(o) if e[0] != "generator"] == wanted
+        ),
+        None,
+    )
 
 
 _TELLS_SIZES_APART = torch.__version__ >= "2.8"  # a TorchVersion, which compares as numbers do

@@ -9,7 +9,13 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hairify._support.torch_internals import amounts_of_padding, inner_method, output_padding_for, own_parameters
+from hairify._support.torch_internals import (
+    amounts_of_padding,
+    inner_method,
+    output_padding_for,
+    own_parameters,
+    tree_leaves,
+)
 from hairify.errors import NoWeightError
 from hairify.functional._operations import Ints, Prepare, convolution, linear, transposed_convolution
 from hairify.functional._per_image import hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
@@ -21,21 +27,16 @@ for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_l
 
 
 class _NoWeight:
-    """Stands where a hyper layer has no weight; whatever is done to it says why."""
+    """Stands where a hyper layer has no weight; whatever is done to it says why, but to look whether it is there."""
 
     def __init__(self, layer: HyperLayer) -> None:
-        self.__dict__["message"] = (
-            f"A {type(layer).__name__} of level '{layer.hair_address.level_name}' owns no weight: it is made for each "
-            "image from the rows of the level's Weight Box. Initialise, prune, fuse or parametrise layers before "
-            "`hairify`, or of the network that `hair.bake(x)` makes; leave a layer as it is by `exclude`; "
-            "`hair.boxes` holds the rows."
-        )
+        self.__dict__["error"] = _no_weight(layer, "weight")
 
     def __getattr__(self, name: str) -> Any:
-        raise NoWeightError(self.__dict__["message"])
+        raise self.__dict__["error"]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        raise NoWeightError(self.__dict__["message"])
+        raise self.__dict__["error"]
 
     def __bool__(self) -> bool:
         return False
@@ -45,10 +46,28 @@ class _NoWeight:
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        for value in (*args, *(kwargs or {}).values()):
-            if isinstance(value, cls):
-                raise NoWeightError(value.__dict__["message"])
-        return NotImplemented
+        raise next(v for v in tree_leaves((args, kwargs)) if isinstance(v, cls)).__dict__["error"]
+
+
+def _refuse(stand_in: _NoWeight, *args: Any) -> Any:
+    raise stand_in.__dict__["error"]
+
+
+# Python looks for these on the class alone: arithmetic, sizes, parts, and copies.
+for _name in (
+    *(f"__{side}{name}__" for name in ("add", "sub", "mul", "truediv", "matmul", "pow") for side in ("", "r", "i")),
+    *(f"__{name}__" for name in ("neg", "abs", "len", "iter", "getitem", "setitem", "float", "array", "reduce_ex")),
+):
+    setattr(_NoWeight, _name, _refuse)
+
+
+def _no_weight(layer: HyperLayer, name: str) -> NoWeightError:
+    return NoWeightError(
+        f"A {type(layer).__name__} of level '{layer.hair_address.level_name}' owns no {name}: it is made for each "
+        "image from the rows of the level's Weight Box. Initialise, prune, fuse or parametrise layers before "
+        "`hairify`, or of the network that `hair.bake(x)` makes; leave a layer as it is by `exclude`; "
+        "`hair.boxes` holds the rows."
+    )
 
 
 class HyperLayer(nn.Module):
@@ -67,9 +86,13 @@ class HyperLayer(nn.Module):
     weight: Any
 
     def register_parameter(self, name: str, param: Any) -> None:
-        """As any module's; `torch.nn.utils.prune` keeps the weight under another name by it."""
-        if isinstance(param, _NoWeight):
-            raise NoWeightError(vars(param)["message"])
+        """As any module's, but of a weight or bias: the layer would not compute with it.
+
+        Raises:
+            NoWeightError: it is one, or stands for one, as where `torch.nn.utils.prune` gives it another name.
+        """
+        if param is not None and (name in ("weight", "bias") or isinstance(param, _NoWeight)):
+            raise _no_weight(self, name)
         super().register_parameter(name, param)
 
     def extra_repr(self) -> str:

@@ -31,7 +31,7 @@ class Dependence(NamedTuple):
 
     Attributes:
         dependents: the layers whose input depends on the split's first output.
-        idle: the layers on which the model's output does not depend, as far as that can be seen.
+        idle: the layers that no gradient of the model's output reaches, as far as that can be seen.
         tracer: which tracer vouches for the dependents.
     """
 
@@ -151,7 +151,7 @@ class GradientGraph:
         return {layer for layer, nodes in self._received.items() if not reached.isdisjoint(nodes)}
 
     def idle(self) -> set[str]:
-        """The layers from which no way leads to the model's output."""
+        """The layers that no gradient of the model's output reaches."""
         reached = _reachable(self._output, _sources)
         return {layer for layer in self._received if reached.isdisjoint(self._returned[layer])}
 

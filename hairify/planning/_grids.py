@@ -18,6 +18,10 @@ from hairify.planning._recording import Recording
 
 # Windows and patches of a larger side are unknown.
 _MOST_ROUNDED = 64
+_UNKNOWN = (
+    "the grid of tokens: no map that the network makes on the way to the split has their number, nor have the image's "
+    "sides rounded to a multiple; they are folded by the image's aspect ratio"
+)
 
 
 @dataclass(frozen=True)
@@ -78,12 +82,10 @@ def with_grid(probe: Probe, split: str, feature: Feature) -> tuple[Feature, list
         except Exception as error:  # sizes that the network does not take
             pass_on_lack_of_memory(error)
             failures.append(f"the grid of tokens at {size[0]}×{size[1]}: {type(error).__name__}: {error}")
-        else:
-            break
     grid = next((grid for grid in _grids(seen[0], feature.shape[1:], len(seen) > 1) if _fit(seen, grid)), None)
     unchecked = failures if len(seen) == 1 else []
     if grid is None:
-        return feature, unchecked
+        return feature, [*unchecked, _UNKNOWN]
     found = seen[0].size(grid)
     assert found is not None
     return replace(feature, shape=(feature.channels, *found), grid=grid), unchecked
@@ -110,12 +112,17 @@ def _grids(seen: _Seen, size: Size, rounded: bool) -> Iterator[Grid]:
             for up in (True, False):
                 units = replace(grid, multiple=multiple, up=up)
                 h, w = seen.size(units) or (0, 0)
-                if h and w and (per := math.isqrt(seen.length // (h * w))):
+                per = math.isqrt(seen.length // (h * w)) if h and w else 0
+                # Windows and patches hold a whole number of positions a side, or these of them.
+                if per and (multiple % per == 0 or per % multiple == 0):
                     yield replace(units, per=per)
 
 
 def _other_sizes(image: Size) -> Iterator[Size]:
-    """Sizes to try: half and one more, which each multiple rounds to another number; what keeps more; and squares."""
+    """Sizes to try: half and one more, which each multiple rounds to another number; what keeps more; and squares.
+
+    One alone does not tell all multiples apart: half of 56 and one more is 32 by windows of 4 and of 8.
+    """
     height, width = image
     half = height // 2 + 1, width // 2 + 1
     yield half

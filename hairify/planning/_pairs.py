@@ -79,10 +79,10 @@ class Pairs:
 
     def __init__(self, probe: Probe) -> None:
         a, b = probe.inputs, second_image(probe.inputs)
-        self.inputs, self._twice = both_images(a, b), both_images(a, a)
+        self.inputs, *others = (both_images(*pair) for pair in ((a, b), (b, a), (a, a), (b, b)))
         self._probe, self._alone = probe, probe.recording
         try:
-            self._runs = _Runs(*map(self._watch, (self.inputs, both_images(b, a), self._twice, both_images(b, b))))
+            self._runs = _Runs(*map(self._watch, (self.inputs, *others)))
         except Exception as error:
             pass_on_lack_of_memory(error)
             raise ExampleInputError(
@@ -92,8 +92,11 @@ class Pairs:
         self.ab = self._runs.ab
         self.unchecked: list[str] = []
         self.training = self._train(self.inputs)
-        self.trains_alike = self.training is None or _same_received(self.training, self.ab)
-        self._training_twice = None if self.trains_alike else self._train(self._twice)
+        # In both orders: what sorts the images of a batch in training mode alone finds one of them sorted.
+        swapped = None if self.training is None else self._train(others[0])
+        both = ((self.training, self._runs.ab), (swapped, self._runs.ba))
+        self.trains_alike = all(run is None or _same_received(run, usual) for run, usual in both)
+        self._training_others = [] if self.trains_alike else [swapped, *map(self._train, others[1:])]
 
     def why_not_apart(self, layer: str) -> str | None:
         """Why a layer cannot have weights for each image, by what it receives in all of its calls; None where it can.
@@ -115,10 +118,11 @@ class Pairs:
 
     def _is_apart_in_training(self, layer: str) -> bool:
         """Whether the first image's rows come from it alone in training mode, too, as far as that can be seen."""
-        if self.training is None or self._training_twice is None:
+        runs = [run for run in (self.training, *self._training_others) if run is not None]
+        if len(runs) < 4:
             return True
-        ab, aa = (run.received.get(layer, []) for run in (self.training, self._training_twice))
-        if _all(_first_alike, ab, aa):
+        ab, *others = (run.received.get(layer, []) for run in runs)
+        if _all(_first_apart, ab, *others):
             return True
         again = [] if self._training_again is None else self._training_again.received.get(layer, [])
         if ab == again:
@@ -207,8 +211,9 @@ def _comes_from_no_image(alone: Received, ab: Received, ba: Received, aa: Receiv
     return ab == ba == aa == bb and ab.shape == alone.shape
 
 
-def _first_alike(x: Received, y: Received) -> bool:
-    return _half_alike(x, y, 0)
+def _first_apart(ab: Received, ba: Received, aa: Received, bb: Received) -> bool:
+    """Whether the rows of the image that comes first come from it alone, in both orders."""
+    return _half_alike(ab, aa, 0) and _half_alike(ba, bb, 0)
 
 
 def _half_alike(x: Received, y: Received, half: int) -> bool:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from hairify._support.copying import copy_model
 from hairify._support.isolation import SEED, isolated, pass_on_lack_of_memory
+from hairify._support.module_names import tied_layers
 from hairify._support.torch_internals import BATCH_NORM
 from hairify.errors import ExampleInputError
 from hairify.planning._inputs import Inputs, default_inputs
@@ -33,6 +34,7 @@ class Probe:
 
     Attributes:
         model: the copy.
+        tied: the model's layers that share parameters, or the memory of one, with another module, as `tied_layers`.
         inputs: one image, on which it runs.
         recording: the run on it.
         failure_with_gradients: how that run fails where gradients are recorded, or None.
@@ -60,6 +62,7 @@ class Probe:
                 "of a network with values: `hairify(model, plan=...)`."
             )
         self.failure_with_gradients: str | None = None
+        self.tied = tied_layers(model)  # a copy has memory of its own for each parameter
         self.model = _without_zeros(copy_model(model).requires_grad_(False).eval())
         candidates = [Inputs.of(example_inputs)] if example_inputs is not None else default_inputs(self.model)
         failures: dict[str, list[str]] = {}

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from hairify._support.module_names import all_names, tied_layers
+from hairify._support.module_names import all_names
 from hairify._support.torch_internals import CONVOLUTION
 from hairify.nn._converted import within_converted
 from hairify.nn._layers import is_layer, why_not
@@ -50,20 +50,20 @@ def judge_layers(probe: Probe, pairs: Pairs, graphs: Graphs, split: str, choices
     model, called = probe.model, probe.recording.first_calls()
     layers = {name: module for name, module in model.named_modules() if is_layer(module)}
     dependents, idle, tracer = graphs.dependence(split)
-    names, tied = all_names(model), tied_layers(model)
+    names = all_names(model)
     chosen = {n for n in layers if _matches(names[n], choices.include) and not _matches(names[n], choices.exclude)}
     known = ChainMap(  # reasons against layers; where there are several, the first
         {name: reason for name, layer in layers.items() if (reason := why_not(layer)) is not None},
         dict.fromkeys(within_converted(model), "belongs to a HairModel within the model"),
         dict.fromkeys(layers.keys() - chosen, "ruled out by `include` or `exclude`"),
-        {name: f"its weight is tied to that of {other}" for name, other in tied.items()},
+        {name: f"its weight is tied to that of {other}" for name, other in probe.tied.items()},
         dict.fromkeys(pairs.read_outside, "its weight is read from outside its own call"),
         dict.fromkeys(layers.keys() - called, "never called on the example inputs"),
         dict.fromkeys(_before(probe.recording, split), "runs before the split"),
         dict.fromkeys(layers if _misses(pairs.training, split) else (), "the split does not run in training mode"),
         dict.fromkeys(_before(pairs.training, split), "runs before the split in training mode"),
         dict.fromkeys(layers.keys() - dependents, "does not depend on the split's output"),
-        dict.fromkeys(idle, "the model's output does not depend on it"),
+        dict.fromkeys(idle, "no gradient of the model's output reaches it"),
     )
     against: dict[str, str | None] = {}
     for name, module in sorted(

@@ -458,11 +458,13 @@ class Experts(Chain):
 class Sorts(Chain):
     """The images of a batch in the order of their mean values, as routing to experts has them."""
 
-    def __init__(self, descending: bool) -> None:
+    def __init__(self, descending: bool, in_evaluation: bool = True) -> None:
         super().__init__(conv(), conv())
-        self.descending = descending
+        self.descending, self.in_evaluation = descending, in_evaluation
 
     def middle(self, x: Tensor) -> Tensor:
+        if not (self.training or self.in_evaluation):
+            return self.body[1](x + self.body[0](x))
         order = x.mean((1, 2, 3)).argsort(descending=self.descending)
         return self.body[1](x + self.body[0](x[order])[order.argsort()])
 
@@ -971,6 +973,13 @@ TRAPS: dict[str, Trap] = {
     },
     **{
         f"images sorted, descending {way}": trap(lambda way=way: Sorts(way), left_alone={"body.0": ORDER})
+        for way in (False, True)
+    },
+    **{
+        f"images sorted in training mode, descending {way}": trap(
+            lambda way=way: Sorts(way, in_evaluation=False),
+            left_alone={"body.0": "what it receives in training mode is not ordered by image"},
+        )
         for way in (False, True)
     },
     "a position map first": trap(

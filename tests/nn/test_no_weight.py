@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,15 @@ USES: dict[str, Callable[[Any], Any]] = {
     "layout": lambda layer: nn.utils.convert_conv2d_weight_memory_format(layer, torch.channels_last),
     "function": lambda layer: F.conv2d(torch.rand(1, layer.in_channels, 8, 8), layer.weight),
     "written": lambda layer: setattr(layer.weight, "requires_grad", False),
+    "stacked": lambda layer: torch.stack([layer.weight]),
+    "doubled": lambda layer: 2 * layer.weight,
+    "sum of squares": lambda layer: (layer.weight**2).sum(),
+    "first row": lambda layer: layer.weight[0],
+    "rows": lambda layer: list(layer.weight),
+    "count": lambda layer: len(layer.weight),
+    "copied": lambda layer: copy.deepcopy(layer.weight),
+    "set": lambda layer: setattr(layer, "weight", nn.Parameter(torch.zeros(8, 8, 3, 3))),
+    "registered": lambda layer: layer.register_parameter("weight", nn.Parameter(torch.zeros(8, 8, 3, 3))),
 }
 
 
@@ -55,6 +65,15 @@ def test_uses_of_a_weight_are_told(use: str, hair: HairModel) -> None:
     before = snapshot(hair)
     with pytest.raises(NoWeightError, match=r"HyperConv2d of level '.*' owns no weight.*before `hairify`"):
         USES[use](layer)
+    assert_unchanged(hair, before, random=False)
+
+
+def test_a_bias_that_would_not_count_is_told(hair: HairModel) -> None:
+    layer = next(m for m in hair.modules() if isinstance(m, HyperLayer) and m.hair_address.bias)
+    before = snapshot(hair)
+    with pytest.raises(NoWeightError, match="owns no bias"):
+        layer.bias = nn.Parameter(torch.zeros(8))
+    layer.bias = None
     assert_unchanged(hair, before, random=False)
 
 

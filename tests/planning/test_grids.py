@@ -10,7 +10,19 @@ from typing import Any
 import pytest
 import torch
 from networks import WindowNet
-from token_networks import ANY_SIZE, C, Downsampled, OfOneSize, OfTokens, Where, Windows, WithSize
+from token_networks import (
+    ANY_SIZE,
+    C,
+    Downsampled,
+    OfOneSize,
+    OfTokens,
+    PaddedLater,
+    Where,
+    Windows,
+    WithSize,
+    padded,
+    to_tokens,
+)
 from torch import Tensor, nn
 from util import assert_close, assert_differs, perturb
 
@@ -98,8 +110,21 @@ def test_a_network_that_is_told_the_size() -> None:
 
 
 def test_tokens_that_are_never_a_map_of_the_image() -> None:
-    feature = plan(Downsampled(), split_at="blocks.1").feature
-    assert feature == Feature(0, "tokens", (C, 8, 12))
+    made = plan(Downsampled(), split_at="blocks.1")
+    assert made.feature == Feature(0, "tokens", (C, 8, 12))
+    assert [what for what in made.unchecked if what.startswith("the grid of tokens: no map")]
+
+
+@pytest.mark.parametrize("example", [(16, 24), (20, 20), (17, 40), (48, 80), (56, 56), (64, 64)])
+@pytest.mark.parametrize("window", [4, 8])
+def test_windows_are_told_apart_by_the_grid_alone(window: int, example: tuple[int, int]) -> None:
+    class PaddedTo(PaddedLater):
+        def forward(self, x: Tensor) -> Tensor:
+            f = padded(self.first(x), window)
+            return x + self.body(to_tokens(f), (f.shape[2], f.shape[3]))[..., : x.shape[2], : x.shape[3]]
+
+    grid = plan(PaddedTo(), split_at="blocks.1", dac=Where, example_inputs=torch.rand(1, 3, *example)).feature.grid
+    assert grid == Grid(None, multiple=window, per=window)
 
 
 def test_a_network_of_one_size_has_the_grid_unchecked() -> None:

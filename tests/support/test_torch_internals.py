@@ -7,6 +7,7 @@ import inspect
 import pickle
 import re
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,50 @@ def test_nested_values_are_taken_apart_and_put_together() -> None:
     assert internals.tree_unflatten(leaves, structure) == value
     assert internals.tree_map(str, [1, (2,)]) == ["1", ("2",)]
     assert internals.tree_map_only(int, lambda n: n + 1, ["a", 1]) == ["a", 2]
+
+
+def test_operations_that_draw_are_told_and_given_a_generator() -> None:
+    seen: list[tuple[str, dict[str, object]]] = []
+
+    class Watching(internals.DispatchMode):  # type: ignore[misc]
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if internals.draws(func):
+                taking = internals.with_generator(func)
+                assert "generator" in [a.name for a in taking._schema.arguments]
+                seen.append((str(taking), internals.named_arguments(func, args, kwargs or {})))
+            return func(*args, **kwargs or {})
+
+    with Watching():
+        F.dropout(torch.ones(3) + 1, 0.25)
+        torch.randint(2, 9, (3,))
+    (dropped, given), (integers, between) = seen
+    assert (dropped, given["p"]) == ("aten.bernoulli_.float", 0.75)
+    assert (integers, between["low"], between["high"]) == ("aten.randint.low_generator", 2, 9)
+    assert internals.with_generator(torch.ops.aten.native_dropout.default) is None
+
+
+def test_what_is_traced_knows_it() -> None:
+    known: list[bool] = []
+
+    def run(x: Tensor) -> Tensor:
+        known.append(internals.is_traced())
+        return x + 1
+
+    x = torch.ones(3)
+    run(x)
+    torch.jit.trace(run, x, check_trace=False)
+    torch.export.export(Applied(run), (x,), strict=False)
+    assert known == [False, True, False]
+    torch.compile(run, backend="eager", fullgraph=True)(x)
+
+
+class Applied(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
 
 
 def test_versions_count_writes() -> None:
