@@ -9,14 +9,21 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from hairify._support.randomness import seed_device
 
-def seed_all(seed: int) -> None:
-    """Seed PyTorch on all devices, numpy and Python.
+
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed PyTorch on the CPU and a run's device, numpy and Python.
+
+    Other devices have other work, whose random numbers are none of the run's: `torch.manual_seed` would seed them, too.
 
     Args:
         seed: from 0 to below 2⁶⁴.
+        device: that of the run.
     """
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        seed_device(device, seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 

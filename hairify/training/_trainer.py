@@ -233,7 +233,7 @@ class _Run:
     def _seed(self, step: int) -> None:
         """Random numbers of a step depend on it and on the process, and on nothing before."""
         text = f"{self.settings.seed}/{step}/{self.accelerator.process_index}"
-        seed_all(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        seed_all(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"), self.accelerator.device)
 
     def _seconds(self) -> float:
         return time.monotonic() - self.began
