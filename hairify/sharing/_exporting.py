@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -112,7 +113,8 @@ def _named_failures(model: nn.Module, size: tuple[int, int] | None) -> Iterator[
 
 
 def _first_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:500].removesuffix('.')}"
+    plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # exporters write for terminals, in colours
+    return f"{type(error).__name__}: {' '.join(plain.split())[:500].removesuffix('.')}"
 
 
 def _named(size: tuple[int, int] | None) -> str:
@@ -156,12 +158,12 @@ def _example(model: nn.Module, multiple: int, size: tuple[int, int] | None) -> T
 def _other_sizes(example: Tensor, multiple: int) -> list[Tensor]:
     """Images of sizes on either side of the example's, on which a branch of the network on sizes would show.
 
-    Tall and wide, square, even and odd multiples, and long sides at little cost: a window of a training size, as in
+    Tall and wide, square, even and odd multiples, down to the second, and long sides at little cost: a window of a training size, as in
     test-time local converters, is seldom larger.
     """
     height, width = example.shape[2:]
     sizes = [(height - multiple, width - multiple)]
-    for side, other in ((height, width), (64, 64), (32, 48), (128, 160), (256, 288), (40, 1024)):
+    for side, other in ((height, width), (64, 64), (0, 0), (0, 96), (16, 24), (32, 48), (128, 160), (256, 288), (40, 1024)):
         sizes += [(side, other), (other, side)]
     rounded = dict.fromkeys(tuple(max(side // multiple, 2) * multiple for side in one) for one in sizes)
     rounded.pop((height, width), None)

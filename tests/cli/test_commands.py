@@ -323,6 +323,18 @@ def test_unreadable_images_are_counted_in_validation(home: Path, capsys: pytest.
     assert "1 image(s) could not be read or restored, and were left out." in printed
 
 
+def test_unreadable_images_to_learn_from_are_named_and_set_the_exit_status(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = home / "photographs" / "bad.png"
+    bad.write_bytes(b"no image")
+    layouts.photographs(home / "held_out", count=1, height=72, width=80)
+    words = [*TRAIN, "--steps", "4", "--patch-size", "64", "--degradations", "noise25", "--test-data", "held_out"]
+    assert main([*words, "--validate-every", "0"]) == 1
+    assert (home / "run" / "model" / "config.json").is_file()
+    assert capsys.readouterr().out.count(f"left out {bad}") == 1
+
+
 def test_a_module_in_the_current_folder_hides_nothing(home: Path) -> None:
     (home / "typer.py").write_text("raise SystemExit(3)")
     code = "import sys; from hairify.cli import main; sys.exit(main(['plan', '--network', 'restormr']))"
@@ -411,7 +423,7 @@ def test_names_and_consoles_that_are_no_utf8(home: Path, restorer: str) -> None:
     training[training.index("--data") : training.index("--data") + 2] = []
     program = (
         "import sys\nfrom hairify.cli import main\n"
-        f"assert main({[*training, '--validate-every', '1']!r}) == 0\n"
+        f"assert main({[*training, '--validate-every', '1']!r}) == 1\n"
         f"assert main({['restore', folder.name, '--model', restorer, '--output', 'restored']!r}) == 1\n"
         "assert main(['evaluate', 'run']) == 0\n"
         "assert main(['train', '--output', 'run', '--resume', '--steps', '3', '--cpu']) == 0\n"
