@@ -461,6 +461,20 @@ def test_what_the_library_warns_of_is_said_as_a_note_once(
     assert "LQ beside GT" in capsys.readouterr().err
 
 
+def test_a_restored_image_that_cannot_be_saved_ends_nothing(
+    home: Path, restorer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = home / "photographs" / f"{'n' * 250}.png"  # with its number, too long a name
+    (home / "photographs" / "000.png").rename(long)
+    words = ["evaluate", restorer, "--test-data", "photographs", "--degradations", "noise25", "--output", "results"]
+    assert main([*words, "--save-images", "restored"]) == 1
+    assert "not saved 1 restored image(s), such as restored/photographs noise25/" in capsys.readouterr().out
+    results = json.loads((home / "results" / "results.json").read_text())
+    assert results["tasks"]["photographs noise25"]["images"] == 3
+    assert results["unreadable"] == {}
+    assert len(list((home / "restored").rglob("*.png"))) == 2
+
+
 def test_restored_images_are_kept_each_under_its_own_name(home: Path, restorer: str) -> None:
     for folder, number in (("a", "000"), ("b", "001")):
         (home / "tested" / folder).mkdir(parents=True)

@@ -554,6 +554,11 @@ def test_image_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     ):
         (task,) = training_tasks(DataSettings(data=(tmp_path / "mine",), degradations=("rain",)))
     assert {path.suffix for path in task.clean} == {".png"}
+    (tmp_path / "mine" / "a.exr").touch()
+    with pytest.warns(HairWarning) as warned:
+        training_tasks(DataSettings(data=(tmp_path / "mine",), degradations=("rain",)))
+    said = [str(one.message) for one in warned]
+    assert [("(a.exr) left out: files ending in .exr" in one, "NEF" in one) for one in said] == [(True, False), (False, True)]
 
 
 def test_folders_whose_names_are_no_utf8(tmp_path: Path) -> None:
