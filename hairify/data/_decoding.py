@@ -193,7 +193,9 @@ def _tiff_levels(page: tifffile.TiffPage) -> Levels:
     if page.axes not in ("YX", "YXS", "SYX"):
         raise ImageError(f"it is a volume, of {page.imagedepth} planes. Make files of its planes")
     if page.photometric < 2 and page.samplesperpixel > 1 + len(page.extrasamples[:1]):
-        raise ImageError(f"it has {page.samplesperpixel} channels, which are called grey. Make it RGB, or files of them")
+        raise ImageError(
+            f"it has {page.samplesperpixel} channels, which are called grey. Make it RGB, or files of them"
+        )
     stored = page.asarray()
     if kind.kind == "f":
         if wrong := int(np.count_nonzero(~np.isfinite(stored))):

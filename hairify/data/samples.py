@@ -115,8 +115,9 @@ class TrainingSamples(Dataset[Sample]):
                 unreadable.append((file, str(error)))
             else:
                 return Sample(degraded=degraded, clean=clean, task=number, image=file, unreadable=unreadable)
+        first = ": ".join(unreadable[0])
         raise DataError(
-            f"None of the {len(task.clean)} images of {task.name!r} can be used. The first of them: {': '.join(unreadable[0])}"
+            f"None of the {len(task.clean)} images of {task.name!r} can be used. The first of them: {first}"
         )
 
     def _patches(self, task: Task, image: int, generator: Generator) -> tuple[Tensor, Tensor]:

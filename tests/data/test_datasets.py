@@ -558,7 +558,10 @@ def test_image_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     with pytest.warns(HairWarning) as warned:
         training_tasks(DataSettings(data=(tmp_path / "mine",), degradations=("rain",)))
     said = [str(one.message) for one in warned]
-    assert [("(a.exr) left out: files ending in .exr" in one, "NEF" in one) for one in said] == [(True, False), (False, True)]
+    assert [("(a.exr) left out: files ending in .exr" in one, "NEF" in one) for one in said] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_folders_whose_names_are_no_utf8(tmp_path: Path) -> None:

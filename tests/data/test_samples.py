@@ -111,7 +111,11 @@ def test_collate_keeps_what_each_sample_says() -> None:
     patches = torch.rand(4, 3, P, P)
     made = [
         Sample(
-            degraded=patches[i], clean=patches[i + 2], task=2 - i, image=f"{i}.png", unreadable=[(f"{i}", "a"), ("x", "b")][: i + 1]
+            degraded=patches[i],
+            clean=patches[i + 2],
+            task=2 - i,
+            image=f"{i}.png",
+            unreadable=[(f"{i}", "a"), ("x", "b")][: i + 1],
         )
         for i in (0, 1)
     ]
