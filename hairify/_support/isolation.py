@@ -31,10 +31,10 @@ def pass_on_lack_of_memory(error: Exception) -> None:
 
 
 @contextlib.contextmanager
-def isolated(model: nn.Module) -> Iterator[None]:
+def isolated(model: nn.Module, seed: int = SEED) -> Iterator[None]:
     """Own random state, no autocast, inference mode or compiler, whatever the caller is in.
 
-    It is for running a copy of a model.
+    It is for running a copy of a model. `seed` is that of all random numbers, also of numpy's and Python's.
 
     CUDA multiplies in full: where it may round to TF32, kernels that compute the same differ by more than rounding.
     """
@@ -48,19 +48,19 @@ def isolated(model: nn.Module) -> Iterator[None]:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if "cuda" in kinds:
             stack.enter_context(without_tf32())
-        stack.enter_context(own_generators(SEED, accelerators))
-        stack.enter_context(_python_randomness())
+        stack.enter_context(own_generators(seed, accelerators))
+        stack.enter_context(_python_randomness(seed))
         yield
 
 
 @contextlib.contextmanager
-def _python_randomness() -> Iterator[None]:
+def _python_randomness(seed: int) -> Iterator[None]:
     """Own random state also for `random`, and for numpy if it is in use; these have one for all threads."""
     numpy = sys.modules.get("numpy")
     states = random.getstate(), numpy.random.get_state() if numpy else None
-    random.seed(SEED)
+    random.seed(seed)
     if numpy:
-        numpy.random.seed(SEED)
+        numpy.random.seed(seed)
     try:
         yield
     finally:

@@ -58,7 +58,7 @@ def own_generators(seed: int, accelerators: Iterable[torch.device] = ()) -> Iter
         accelerators: those whose generators are put back then, beside that of the CPU.
     """
     before = torch.default_generator.get_state(), torch.default_generator.initial_seed()
-    elsewhere = [(device, _global_state(device)) for device in accelerators]
+    elsewhere = [(device, random_state(device)) for device in accelerators]
     try:
         with _OwnGenerators(seed):
             yield
@@ -66,7 +66,7 @@ def own_generators(seed: int, accelerators: Iterable[torch.device] = ()) -> Iter
         if _was_seeded_since(*before):
             torch.default_generator.set_state(before[0])
             for device, state in elsewhere:
-                _set_global_state(device, state)
+                set_random_state(device, state)
 
 
 def _was_seeded_since(state: Tensor, seed: int) -> bool:
@@ -76,13 +76,20 @@ def _was_seeded_since(state: Tensor, seed: int) -> bool:
     return not torch.equal(now, state) and (of_now != seed or torch.equal(now, fresh))
 
 
-def _global_state(device: torch.device) -> Tensor:
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seed the global generator of one device, and of no other; `torch.manual_seed` seeds all."""
+    set_random_state(device, torch.Generator(device).manual_seed(seed).get_state())
+
+
+def random_state(device: torch.device) -> Tensor:
+    """The state of a device's global generator."""
     module, of = _holder(device)
     state: Tensor = module.get_rng_state(*of)
     return state
 
 
-def _set_global_state(device: torch.device, state: Tensor) -> None:
+def set_random_state(device: torch.device, state: Tensor) -> None:
+    """Give the global generator of a device a state that it had."""
     module, of = _holder(device)
     module.set_rng_state(state, *of)
 
@@ -113,13 +120,13 @@ class _OwnGenerators(DispatchMode):
         if not any(given.get(name) for name in ("dropout_p", "dropout", "p")):  # attention that drops nothing
             return func(*args, **kwargs)
         # The fused dropout of CUDA takes no generator: for this call alone the global one has our state.
-        own, before = self._of(device), _global_state(device)
-        _set_global_state(device, own.get_state())
+        own, before = self._of(device), random_state(device)
+        set_random_state(device, own.get_state())
         try:
             return func(*args, **kwargs)
         finally:
-            own.set_state(_global_state(device))
-            _set_global_state(device, before)
+            own.set_state(random_state(device))
+            set_random_state(device, before)
 
 
 def _device_of(given: Mapping[str, Any]) -> torch.device:

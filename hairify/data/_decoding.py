@@ -190,10 +190,18 @@ def _tiff_levels(page: tifffile.TiffPage) -> Levels:
             f"its values are {kind} of {page.bitspersample} bits; read are unsigned ones of 8 or 16 bits, and "
             "floating-point ones in [0, 1]. Convert it"
         )
+    if page.axes not in ("YX", "YXS", "SYX"):
+        raise ImageError(f"it is a volume, of {page.imagedepth} planes. Make files of its planes")
+    if page.photometric < 2 and page.samplesperpixel > 1 + len(page.extrasamples[:1]):
+        raise ImageError(
+            f"it has {page.samplesperpixel} channels, which are called grey. Make it RGB, or files of them"
+        )
     stored = page.asarray()
     if kind.kind == "f":
+        if wrong := int(np.count_nonzero(~np.isfinite(stored))):
+            raise ImageError(f"{wrong} of its values are not finite. Put colours in their places")
         least, most = float(stored.min(initial=0)), float(stored.max(initial=0))
-        if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):  # also where one is no number
+        if not (least >= -_ROUNDING and most <= 1 + _ROUNDING):
             raise ImageError(
                 f"its values are from {least:g} to {most:g}; of floating-point ones, [0, 1] are read. Scale it"
             )

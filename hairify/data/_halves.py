@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,21 +31,24 @@ _MAPS = frozenset(("mask", "masks", "depth", "depthmap", "trans", "transmission"
 _PERHAPS_DEGRADED = frozenset(
     (
         *("in", "source", "src", "data", "raw", "real", "before", "bad", "comp", "r", "dark", "under", "underwater"),
-        *("snow", "fog", "smoke", "dust", "mist", "shadow", "drop", "drops", "streak", "streaks"),
+        *("snow", "fog", "smoke", "dust", "mist", "shadow", "drop", "drops", "streak", "streaks", "cloud", "cloudy"),
+        *("clouds", "inp"),
     )
 )
 _PERHAPS_CLEAN = frozenset(
     (
         *("high", "normal", "original", "originals", "orig", "label", "labels", "ref", "out", "output", "after"),
-        *("good", "expert", "mean", "c"),
+        *("good", "expert", "mean", "c", "tar"),
     )
 )
 _SAYING_NOTHING = frozenset(
     (
         *("image", "images", "img", "imgs", "picture", "pictures", "photo", "photos", "train", "training", "test"),
         *("testing", "val", "valid", "validation", "eval", "set", "patch", "patches", "crop", "crops", "part", "x"),
+        *("with", "heavy", "medium", "light"),
     )
 )
+_NOT = frozenset(("no", "non", "not", "without", "wo", "free"))
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
 
@@ -54,11 +57,16 @@ def _words(name: str) -> list[str]:
     return [word.lower() for word in _WORD.findall(name)]
 
 
+def _negated(words: Collection[str]) -> bool:
+    """Whether words say that there is no degradation: `without_rain`."""
+    return not _NOT.isdisjoint(words) and not (_DEGRADED | _PERHAPS_DEGRADED).isdisjoint(words)
+
+
 def kind_of(name: str) -> Kind | None:
     """What a name says by itself, if all its words say so: `rainy_image` and `LQ` do, `low_tide` does not."""
     words = [word for word in _words(name) if not word.isdigit() and word not in _SAYING_NOTHING]
     whole = "".join(words)
-    if whole in _CLEAN or "free" in words or (words and all(word in _CLEAN for word in words)):
+    if whole in _CLEAN or _negated(words) or (words and all(word in _CLEAN for word in words)):
         return "clean"
     if whole in _DEGRADED or (words and all(word in _DEGRADED for word in words)):
         return "degraded"
@@ -74,7 +82,7 @@ def _kind_beside(name: str) -> Kind | None:
     """What a name may say where others stand beside it: one word is enough."""
     words = _words(name)
     said = {*words, "".join(words)}
-    if said & (_CLEAN | _PERHAPS_CLEAN):
+    if said & (_CLEAN | _PERHAPS_CLEAN) or _negated(words):
         return "clean"
     if said & (_DEGRADED | _PERHAPS_DEGRADED):
         return "degraded"
@@ -83,7 +91,7 @@ def _kind_beside(name: str) -> Kind | None:
 
 def _rest(stem: str) -> tuple[str, ...]:
     """What of a file's name does not say a kind: that of the scene."""
-    return tuple(word for word in _words(stem) if _kind_beside(word) is None)
+    return tuple(word for word in _words(stem) if _kind_beside(word) is None and word not in {"with", *_NOT})
 
 
 def degraded_part(folder: Path, root: Path) -> Path | None:
@@ -158,12 +166,21 @@ def pair_within(images: Sequence[Path]) -> tuple[Path, Path] | None:
 def alike(folders: Mapping[Path, Sequence[Path]]) -> Iterator[list[Path]]:
     """Groups of folders, beside or within one another, with the same names of images; their own say nothing of pairs.
 
-    Folders whose names differ in numbers alone are scenes of films.
+    One may have more images than others. Folders whose names differ in numbers alone are scenes of films.
     """
-    groups: dict[tuple[Path, frozenset[str]], dict[str, Path]] = defaultdict(dict)
+    beside: dict[Path, dict[str, Path]] = defaultdict(dict)
+    # A single name, such as `cover`, says nothing.
     names = {folder: frozenset(path.stem.lower() for path in images) for folder, images in folders.items()}
+    names = {folder: own for folder, own in names.items() if len(own) > 1}
     for folder, own in names.items():
-        groups[folder.parent, own].setdefault(re.sub(r"\d", "", folder.name.lower()), folder)
-        if names.get(folder.parent) == own:
+        beside[folder.parent].setdefault(re.sub(r"\d", "", folder.name.lower()), folder)
+        if own <= names.get(folder.parent, frozenset()):
             yield [folder.parent, folder]
-    yield from ([*group.values()] for group in groups.values() if len(group) > 1)
+    for group in beside.values():
+        waiting = sorted(group.values(), key=lambda folder: len(names[folder]))
+        while waiting:
+            least = waiting.pop(0)
+            others = [folder for folder in waiting if names[least] <= names[folder]]
+            waiting = [folder for folder in waiting if folder not in others]
+            if others:
+                yield sorted([least, *others])

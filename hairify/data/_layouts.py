@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
 import re
 import warnings
@@ -73,9 +74,8 @@ def _sources(root: Path, name: str, notes: list[str]) -> list[Source]:
         raise DataError(f"{what}; give a folder of clean photographs, or of the data sets {_known()}.")
     found = list(_scan(root, root, set(), notes))
     _check_photographs({one.folder: one.clean for one in found if one.kind == "photographs"}, root, notes)
-    if unread := find_unread(root):
-        suffix = unread[0].suffix.lower()
-        notes.append(f"{root}: {_first(unread)} left out: files {needed_for(suffix)}.")
+    for ending, unread in itertools.groupby(sorted(find_unread(root), key=_ending), key=_ending):
+        notes.append(f"{root}: {_first([*unread])} left out: files {needed_for(ending)}.")
     photographs = tuple(path for source in found if source.kind == "photographs" for path in source.clean)
     others = [source for source in found if source.kind != "photographs"]
     if photographs:
@@ -362,6 +362,10 @@ _WAYS_OUT = (
     "and `high`, or `input` and `target`, below a folder named after its data set. So rename them; or give the folder "
     "of the clean ones alone; or, if all are clean, rename what says otherwise."
 )
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower()
 
 
 def _known() -> str:

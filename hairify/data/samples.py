@@ -28,8 +28,8 @@ class Sample(TypedDict):
     """Index of the task among `TrainingSamples.tasks`."""
     image: str
     """The file that it shows, the degraded one where there is one."""
-    unreadable: list[str]
-    """"path: reason" of each image that was drawn before and could not be used."""
+    unreadable: list[tuple[str, str]]
+    """Path, and the reason, of each image that was drawn before and could not be used."""
 
 
 class Batch(TypedDict):
@@ -39,7 +39,7 @@ class Batch(TypedDict):
     clean: Tensor
     task: Tensor
     image: list[str]
-    unreadable: list[str]
+    unreadable: list[tuple[str, str]]
 
 
 class TrainingSamples(Dataset[Sample]):
@@ -112,11 +112,12 @@ class TrainingSamples(Dataset[Sample]):
             try:
                 degraded, clean = self._patches(task, image, generator)
             except (ImageError, OSError) as error:
-                unreadable.append(f"{file}: {error}")
+                unreadable.append((file, str(error)))
             else:
                 return Sample(degraded=degraded, clean=clean, task=number, image=file, unreadable=unreadable)
+        first = ": ".join(unreadable[0])
         raise DataError(
-            f"None of the {len(task.clean)} images of {task.name!r} can be used. The first of them: {unreadable[0]}"
+            f"None of the {len(task.clean)} images of {task.name!r} can be used. The first of them: {first}"
         )
 
     def _patches(self, task: Task, image: int, generator: Generator) -> tuple[Tensor, Tensor]:
@@ -145,7 +146,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
         clean=torch.stack([sample["clean"] for sample in samples]),
         task=torch.tensor([sample["task"] for sample in samples]),
         image=[sample["image"] for sample in samples],
-        unreadable=[line for sample in samples for line in sample["unreadable"]],
+        unreadable=[one for sample in samples for one in sample["unreadable"]],
     )
 
 

@@ -192,10 +192,10 @@ def evaluate(
                         raise ImageError("It, or its clean image, has values that are not finite.")
                     before = score(degraded, clean)
                     restored = restore_whole(network, degraded[None], multiple)[0]
+                    own.append((before, score(restored, clean)))
                 except Exception as error:
                     unreadable[str(task.files(index)[0] or path)] = failure_in_words(error, OF_WHOLE_IMAGE)
                     continue
-                own.append((before, score(restored, clean)))
                 if on_image is not None:
                     on_image(task, own[-1][1])
                 if keep is not None:

@@ -96,7 +96,11 @@ def _reason(path: Path, error: Exception) -> str:
             f" without running code: it holds {what}. If you trust whoever made it, make a file of the weights alone, "
             f"torch.save(weights, 'weights.pth'): they are torch.load({os.fspath(path)!r}, weights_only=False){lie}."
         )
-    return f": {said[:300]}"
+    if isinstance(error, OSError) or path.suffix.lower() == ".safetensors":
+        return f": {said[:300]}"
+    exactly = said.rpartition("WeightsUnpickler error: ")[2]
+    exactly = f"{type(error).__name__}: {exactly[:100]}" if exactly else type(error).__name__
+    return f": it is empty, cut off, or nothing that torch.save made ({exactly})."
 
 
 def state_in(checkpoint: Any, own: Collection[str]) -> State:
@@ -109,9 +113,9 @@ def state_in(checkpoint: Any, own: Collection[str]) -> State:
     Raises:
         CheckpointError: there is none, or it is not clear which is meant.
     """
-    found = dict(_states(checkpoint))
-    fitting = {path: state for path, state in found.items() if _prefixes(state, own)}
-    found = fitting or found
+    dicts = [*_states(checkpoint)]
+    fitting = {path: state for path, state, _ in dicts if _prefixes(state, own)}
+    found = fitting or {path: state for path, state, is_whole in dicts if is_whole}
     if not found:
         raise CheckpointError(_nothing(checkpoint))
     ranks = {path: _rank(path) for path in found}
@@ -122,13 +126,15 @@ def state_in(checkpoint: Any, own: Collection[str]) -> State:
     return found[first[0]]
 
 
-def _states(checkpoint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], State]]:
-    """All dicts of tensors, and where they lie."""
+def _states(checkpoint: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], State, bool]]:
+    """The tensors of all dicts, where these lie, and whether there is nothing else in them."""
     if not isinstance(checkpoint, Mapping) or not all(isinstance(key, str) for key in checkpoint):
         return
-    if checkpoint and all(isinstance(value, Tensor) for value in checkpoint.values()):
-        yield path, checkpoint
-    elif len(path) < _DEEPEST:
+    tensors = {key: value for key, value in checkpoint.items() if isinstance(value, Tensor)}
+    is_whole = len(tensors) == len(checkpoint)
+    if tensors:
+        yield path, tensors, is_whole
+    if not is_whole and len(path) < _DEEPEST:
         for key, value in checkpoint.items():
             yield from _states(value, (*path, key))
 
@@ -140,7 +146,7 @@ def _rank(path: tuple[str, ...]) -> int:
 
 
 def _is_averaged(name: str) -> bool:
-    return "ema" in re.split(r"[^a-z]", name.lower())
+    return not {"ema", "swa", "averaged"}.isdisjoint(re.split(r"[^a-z]", name.lower()))
 
 
 def _nothing(checkpoint: Any) -> str:

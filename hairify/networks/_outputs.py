@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.autograd.graph import Node, get_gradient_edge
 
 from hairify._support.copying import copy_model
-from hairify._support.isolation import isolated, pass_on_lack_of_memory
+from hairify._support.isolation import SEED, isolated, pass_on_lack_of_memory
 from hairify._support.nested import all_tensors
 from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
 from hairify.networks._trial import USUAL, trial_image, trial_size
+
+_PASSES = 8  # in training, where blocks may be skipped at random
 
 _CHOSEN: WeakKeyDictionary[nn.Module, dict[tuple[bool, int], int]] = WeakKeyDictionary()
 """By network, its mode, and the number of images that it returns: which of them is the restored one."""
@@ -52,26 +54,33 @@ def _choose(network: nn.Module, inputs: int, images: Tensor, count: int) -> int:
         if parameter.is_floating_point() or parameter.is_complex():
             parameter.requires_grad_(True)
     small = (trial_image(trial_size(multiple), count=2).to(images) for multiple in USUAL)
-    with isolated(copy), torch.enable_grad():
-        for tried in (*small, images):
-            try:
-                found = images_among(copy(*[tried] * inputs), tried.shape)
-            except Exception as error:  # networks refuse sizes in every possible way
-                pass_on_lack_of_memory(error)
-                continue
-            if len(found) == count:
-                ranks = [_rank(copy, image) for image in found]
-                return ranks.index(max(ranks))
+    for tried in (*small, images):
+        behind = [_behind(copy, inputs, tried, SEED + attempt) for attempt in range(_PASSES if copy.training else 1)]
+        counted = [sets for sets in behind if len(sets) == count]
+        if counted:
+            ranks = [_rank(copy, set().union(*sets)) for sets in zip(*counted, strict=True)]
+            return ranks.index(max(ranks))
     return 0
 
 
-def _rank(network: nn.Module, image: Tensor) -> tuple[bool, int]:
+def _behind(network: nn.Module, inputs: int, tried: Tensor, seed: int) -> list[set[str]]:
+    """Of each image that a network returns, the parameters on which it depends; of none where the network fails."""
+    with isolated(network, seed), torch.enable_grad():
+        try:
+            found = images_among(network(*[tried] * inputs), tried.shape)
+        except Exception as error:  # networks refuse sizes in every possible way
+            pass_on_lack_of_memory(error)
+            return []
+    trained = {name: parameter for name, parameter in network.named_parameters() if parameter.requires_grad}
+    used = [depends_on(image, [*trained.values()]) for image in found]
+    return [{name for name, is_used in zip(trained, of_one, strict=True) if is_used} for of_one in used]
+
+
+def _rank(network: nn.Module, behind: set[str]) -> tuple[bool, int]:
     """Whether an image depends on what makes the GIV and uses it, and on how many weights it depends."""
-    parameters = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-    behind = dict(zip(parameters, depends_on(image, [p for _, p in parameters]), strict=True))
     has_giv = isinstance(network, (HairModel, ConditionalEmbedding))
-    of_giv = has_giv and any(used and not name.startswith("base.") for (name, _), used in behind.items())
-    return of_giv, sum(p.numel() for (_, p), used in behind.items() if used)
+    of_giv = has_giv and any(not name.startswith("base.") for name in behind)
+    return of_giv, sum(network.get_parameter(name).numel() for name in behind)
 
 
 def depends_on(output: Tensor, parameters: Sequence[Tensor]) -> list[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -65,8 +66,8 @@ def export(
         model: images (B, 3, H, W) → images; a HairModel or a static network, such as a baked one.
         path: ".onnx", or ".pt2" for a program of `torch.export`.
         multiple: H and W are multiples of it.
-        size: (H, W), fixed; None for any number of images and any multiples from the second on. (Maps of one pixel,
-            which images of one multiple may have, are special to exporters.)
+        size: (H, W), fixed; None for any number of images and any multiples from the fourth on, from 16 pixels. (Maps
+            of one pixel and the like, which smaller images may have, are special to exporters.)
         giv_input: of a HairModel, let the GIV (B, D) be a second input in place of the DAC.
 
     Returns:
@@ -112,7 +113,8 @@ def _named_failures(model: nn.Module, size: tuple[int, int] | None) -> Iterator[
 
 
 def _first_words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:500].removesuffix('.')}"
+    plain = re.sub(r"\x1b\[[\d;]*m", "", str(error))  # exporters write for terminals, in colours
+    return f"{type(error).__name__}: {' '.join(plain.split())[:500].removesuffix('.')}"
 
 
 def _named(size: tuple[int, int] | None) -> str:
@@ -156,12 +158,13 @@ def _example(model: nn.Module, multiple: int, size: tuple[int, int] | None) -> T
 def _other_sizes(example: Tensor, multiple: int) -> list[Tensor]:
     """Images of sizes on either side of the example's, on which a branch of the network on sizes would show.
 
-    Tall and wide, square, even and odd multiples, and long sides at little cost: a window of a training size, as in
-    test-time local converters, is seldom larger.
+    Tall and wide, square, even and odd multiples, small ones, and long sides at little cost: a window of a training
+    size, as in test-time local converters, is seldom larger.
     """
     height, width = example.shape[2:]
     sizes = [(height - multiple, width - multiple)]
-    for side, other in ((height, width), (64, 64), (32, 48), (128, 160), (256, 288), (40, 1024)):
+    smallest = max(16, 4 * multiple), max(24, 6 * multiple)
+    for side, other in ((height, width), smallest, (64, 64), (32, 48), (128, 160), (256, 288), (40, 1024)):
         sizes += [(side, other), (other, side)]
     rounded = dict.fromkeys(tuple(max(side // multiple, 2) * multiple for side in one) for one in sizes)
     rounded.pop((height, width), None)

@@ -9,14 +9,20 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from hairify._support.randomness import random_state, seed_device, set_random_state
 
-def seed_all(seed: int) -> None:
-    """Seed PyTorch on all devices, numpy and Python.
+
+def seed_all(seed: int, device: torch.device) -> None:
+    """Seed PyTorch on the CPU and a run's device, numpy and Python.
+
+    Other devices have other work, whose random numbers are none of the run's.
 
     Args:
         seed: from 0 to below 2⁶⁴.
+        device: that of the run.
     """
-    torch.manual_seed(seed)
+    for one in {torch.device("cpu"), device}:
+        seed_device(one, seed)
     np.random.seed(seed % 2**32)
     random.seed(seed)
 
@@ -24,11 +30,12 @@ def seed_all(seed: int) -> None:
 @contextlib.contextmanager
 def forked_random_state(device: torch.device) -> Iterator[None]:
     """Within it, random numbers may be drawn, and seeds set; after it, the random state is as before."""
-    of_device = [] if device.type == "cpu" else [device]
-    states = np.random.get_state(), random.getstate()
-    with torch.random.fork_rng(devices=of_device, device_type=device.type if of_device else "cuda"):
-        try:
-            yield
-        finally:
-            np.random.set_state(states[0])
-            random.setstate(states[1])
+    states = {one: random_state(one) for one in {torch.device("cpu"), device}}
+    others = np.random.get_state(), random.getstate()
+    try:
+        yield
+    finally:
+        for one, state in states.items():
+            set_random_state(one, state)
+        np.random.set_state(others[0])
+        random.setstate(others[1])

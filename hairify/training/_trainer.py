@@ -233,7 +233,7 @@ class _Run:
     def _seed(self, step: int) -> None:
         """Random numbers of a step depend on it and on the process, and on nothing before."""
         text = f"{self.settings.seed}/{step}/{self.accelerator.process_index}"
-        seed_all(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"))
+        seed_all(int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big"), self.accelerator.device)
 
     def _seconds(self) -> float:
         return time.monotonic() - self.began
@@ -244,11 +244,10 @@ class _Run:
         """A batch, after the files that could not be read have been noted."""
         if isinstance(batch, DataError):
             raise batch
-        for text in batch["unreadable"]:
-            path, _, reason = text.partition(": ")
+        for path, reason in batch["unreadable"]:
             if path not in self.unreadable:
                 self.unreadable[path] = reason
-                self.bar.note(f"{path} cannot be read, and is skipped: {reason}")
+                self.bar.note(f"Left out: {reason if path in reason else f'{path}: {reason}'}")
         return batch
 
     def _checked(self, gradients: Gradients, images: list[str]) -> dict[str, float]:

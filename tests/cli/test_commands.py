@@ -323,6 +323,18 @@ def test_unreadable_images_are_counted_in_validation(home: Path, capsys: pytest.
     assert "1 image(s) could not be read or restored, and were left out." in printed
 
 
+def test_unreadable_images_to_learn_from_are_named_and_set_the_exit_status(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = home / "photographs" / "bad.png"
+    bad.write_bytes(b"no image")
+    layouts.photographs(home / "held_out", count=1, height=72, width=80)
+    words = [*TRAIN, "--steps", "4", "--patch-size", "64", "--degradations", "noise25", "--test-data", "held_out"]
+    assert main([*words, "--validate-every", "0"]) == 1
+    assert (home / "run" / "model" / "config.json").is_file()
+    assert capsys.readouterr().out.count(f"left out {bad}") == 1
+
+
 def test_a_module_in_the_current_folder_hides_nothing(home: Path) -> None:
     (home / "typer.py").write_text("raise SystemExit(3)")
     code = "import sys; from hairify.cli import main; sys.exit(main(['plan', '--network', 'restormr']))"
@@ -411,7 +423,7 @@ def test_names_and_consoles_that_are_no_utf8(home: Path, restorer: str) -> None:
     training[training.index("--data") : training.index("--data") + 2] = []
     program = (
         "import sys\nfrom hairify.cli import main\n"
-        f"assert main({[*training, '--validate-every', '1']!r}) == 0\n"
+        f"assert main({[*training, '--validate-every', '1']!r}) == 1\n"
         f"assert main({['restore', folder.name, '--model', restorer, '--output', 'restored']!r}) == 1\n"
         "assert main(['evaluate', 'run']) == 0\n"
         "assert main(['train', '--output', 'run', '--resume', '--steps', '3', '--cpu']) == 0\n"
@@ -447,6 +459,20 @@ def test_what_the_library_warns_of_is_said_as_a_note_once(
     layouts.photographs(home / "pairs" / "LQ", 2)
     assert main(["evaluate", restorer, "--test-data", "pairs", "--degradations", "noise25"]) == 1
     assert "LQ beside GT" in capsys.readouterr().err
+
+
+def test_a_restored_image_that_cannot_be_saved_ends_nothing(
+    home: Path, restorer: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    long = home / "photographs" / f"{'n' * 250}.png"  # with its number, too long a name
+    (home / "photographs" / "000.png").rename(long)
+    words = ["evaluate", restorer, "--test-data", "photographs", "--degradations", "noise25", "--output", "results"]
+    assert main([*words, "--save-images", "restored"]) == 1
+    assert "not saved 1 restored image(s), such as restored/photographs noise25/" in capsys.readouterr().out
+    results = json.loads((home / "results" / "results.json").read_text())
+    assert results["tasks"]["photographs noise25"]["images"] == 3
+    assert results["unreadable"] == {}
+    assert len(list((home / "restored").rglob("*.png"))) == 2
 
 
 def test_restored_images_are_kept_each_under_its_own_name(home: Path, restorer: str) -> None:

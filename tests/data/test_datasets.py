@@ -443,6 +443,12 @@ UNKNOWN_PAIRS: dict[str, tuple[list[str], list[str]]] = {
     "in one folder, of PolyU": (["P/Canon_{}_Real.JPG"], ["P/Canon_{}_mean.JPG"]),
     "in one folder, one of them without a word": (["x/{}_lq.png"], ["x/{}.png"]),
     "a folder for each scene": (["s{}/input.png"], ["s{}/gt.png"]),
+    "with and without": (["with_rain/{}.png"], ["without_rain/{}.png"]),
+    "not so": (["haze/a{}.png"], ["no haze/{}.png"]),
+    "with and without in the names": (["R/0{}_with_snow.png"], ["R/0{}_wo_snow.png"]),
+    "more or less of it": (["DID/rain_heavy/{}.png"], ["DID/norain/{}.jpg"]),
+    "one of them alone": (["DID/Rain_Light/{}.png"], ["paris/{}.jpg"]),
+    "RICE": (["RICE1/cloudy_image/{}.png"], ["RICE1/label/{}.png"]),
 }
 
 
@@ -518,6 +524,8 @@ def test_equal_names_pair_whatever_is_in_them(tmp_path: Path) -> None:
     [
         (["EUVP/trainA/{}.jpg", "EUVP/trainB/{}.jpg"], "trainA, trainB in .* have the same names of images"),
         (["some/{}.png", "some/jpeg10/{}.jpg"], "some, jpeg10 in .* have the same names of images"),
+        (["S/a/{}.png", "S/b/{}.jpg", "S/a/3{}.png"], "folders a, b in .* have the same names of images"),
+        (["some/{}.png", "some/3{}.png", "some/q/{}.jpg"], "some, q in .* have the same names of images"),
         (["H/rain/{}.png", "H/norain/{}.png", "H/{}.png"], "H has pairs, and 1.png, 2.png beside them, .*left out"),
         (["H/rain/{}.png", "H/norain/{}.png", "H/paris/a{}.png"], "H has pairs, and paris/ beside them, .*left out"),
         (
@@ -546,6 +554,14 @@ def test_image_files_that_are_not_read_are_named(tmp_path: Path) -> None:
     ):
         (task,) = training_tasks(DataSettings(data=(tmp_path / "mine",), degradations=("rain",)))
     assert {path.suffix for path in task.clean} == {".png"}
+    (tmp_path / "mine" / "a.exr").touch()
+    with pytest.warns(HairWarning) as warned:
+        training_tasks(DataSettings(data=(tmp_path / "mine",), degradations=("rain",)))
+    said = [str(one.message) for one in warned]
+    assert [("(a.exr) left out: files ending in .exr" in one, "NEF" in one) for one in said] == [
+        (True, False),
+        (False, True),
+    ]
 
 
 def test_folders_whose_names_are_no_utf8(tmp_path: Path) -> None:

@@ -879,12 +879,38 @@ def test_kinds_that_are_not_photographs_are_told(tmp_path: Path) -> None:
         tifffile.imwrite(path, np.ones((8, 8), dtype))
         with pytest.raises(ImageError, match=rf"a\.tif.*its values are {np.dtype(dtype)}.*Convert it"):
             read(path)
-    for value, said in ((255, "from 0 to 255"), (-0.5, "from -0.5 to 0"), (np.nan, "from nan to nan")):
+    for value, said in ((255, "from 0 to 255"), (-0.5, "from -0.5 to 0")):
         levels = np.zeros((8, 8), np.float32)
         levels[2, 3] = value
         tifffile.imwrite(path, levels)
         with pytest.raises(ImageError, match=rf"a\.tif.*its values are {said}.*\[0, 1\].*Scale it"):
             read(path)
+    for value in (np.nan, np.inf, -np.inf):
+        levels[2, 3:5] = value
+        tifffile.imwrite(path, levels)
+        with pytest.raises(ImageError, match=r"a\.tif.*2 of its values are not finite"):
+            read_rgb(path)
+    grey = {"photometric": "minisblack", "planarconfig": "contig"}
+    for shape, options, said in (
+        ((8, 9, 4), grey, "4 channels, which are called grey"),
+        ((5, 8, 9), grey | {"planarconfig": "separate"}, "5 channels, which are called grey"),
+        ((4, 16, 16), {"photometric": "minisblack", "volumetric": True, "tile": (4, 16, 16)}, "a volume, of 4 planes"),
+    ):
+        tifffile.imwrite(path, np.zeros(shape, np.uint8), **options)
+        with pytest.raises(ImageError, match=said):
+            read(path)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (1, 9, 3), (9, 1, 3), (1, 1, 3)])
+@pytest.mark.parametrize("planes", ["contig", "separate"])
+def test_tiff_of_one_row_or_column(shape: tuple[int, ...], planes: str, tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    if len(shape) == 2:
+        tifffile.imwrite(tmp_path / "a.tif", levels, photometric="minisblack")
+    else:
+        stored = levels if planes == "contig" else levels.transpose(2, 0, 1)
+        tifffile.imwrite(tmp_path / "a.tif", stored, photometric="rgb", planarconfig=planes)
+    assert_holds(read(tmp_path / "a.tif"), levels)
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a", "a.png.txt"])

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from layouts import Pixels, photographs, pixels, write
 from torch import Tensor
@@ -110,7 +111,11 @@ def test_collate_keeps_what_each_sample_says() -> None:
     patches = torch.rand(4, 3, P, P)
     made = [
         Sample(
-            degraded=patches[i], clean=patches[i + 2], task=2 - i, image=f"{i}.png", unreadable=[f"{i}", "x"][: i + 1]
+            degraded=patches[i],
+            clean=patches[i + 2],
+            task=2 - i,
+            image=f"{i}.png",
+            unreadable=[(f"{i}", "a"), ("x", "b")][: i + 1],
         )
         for i in (0, 1)
     ]
@@ -118,7 +123,7 @@ def test_collate_keeps_what_each_sample_says() -> None:
     assert torch.equal(batch["degraded"], patches[:2])
     assert torch.equal(batch["clean"], patches[2:])
     assert batch["task"].tolist() == [2, 1]
-    assert batch["unreadable"] == ["0", "1", "x"]
+    assert batch["unreadable"] == [("0", "a"), ("1", "a"), ("x", "b")]
     assert batch["image"] == ["0.png", "1.png"]
 
 
@@ -225,7 +230,7 @@ def test_what_cannot_be_read_is_replaced_and_reported_each_time(tasks: list[Task
     assert all(len(report) <= 1 for report in reports)
     met = sum(map(len, reports))
     assert met == pytest.approx(200 / 5, abs=5 * (200 * 0.2 * 0.8) ** 0.5)
-    assert all(line.startswith(f"{broken}: ") and len(line) > len(broken) + 10 for report in reports for line in report)
+    assert all(path == broken and len(reason) > 10 for report in reports for path, reason in report)
 
 
 def test_two_that_cannot_be_read_are_reported_once_each(tmp_path: Path) -> None:
@@ -236,7 +241,7 @@ def test_two_that_cannot_be_read_are_reported_once_each(tmp_path: Path) -> None:
     samples = TrainingSamples([Task("rain", "rain", (good, missing, broken), None)], P, 0, PLENTY)
     seen = set()
     for i in range(60):
-        named = tuple(line.partition(": ")[0] for line in samples[i]["unreadable"])
+        named = tuple(path for path, _ in samples[i]["unreadable"])
         assert len(named) == len(set(named))
         seen.add(named)
     one, two = str(missing), str(broken)
@@ -247,12 +252,28 @@ def test_a_pair_of_unequal_sizes_is_reported(tmp_path: Path) -> None:
     clean = photographs(tmp_path / "clean", 2)
     degraded = [write(tmp_path / "a.png", pixels("a")), write(tmp_path / "b.png", pixels("b", 40, 44))]
     samples = TrainingSamples([Task("blur", "blur", tuple(clean), tuple(degraded))], P, 0, PLENTY)
-    lines = {line for i in range(20) for line in samples[i]["unreadable"]}
-    assert len(lines) == 1
-    line = lines.pop()
-    assert line.startswith(f"{degraded[1]}: ")
-    assert "44×40" in line
-    assert "48×40" in line
+    ((path, reason),) = {one for i in range(20) for one in samples[i]["unreadable"]}
+    assert path == str(degraded[1])
+    assert "44×40" in reason
+    assert "48×40" in reason
+
+
+def test_values_that_are_no_numbers_are_never_learnt(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).random((40, 48, 3), np.float32)
+    good, bad = tmp_path / "good.tif", tmp_path / "bad: it is.tif"
+    tifffile.imwrite(good, levels, photometric="rgb")
+    levels[3, 5] = np.nan
+    tifffile.imwrite(bad, levels, photometric="rgb")
+    for task in (
+        Task("noise25", "noise25", (good, bad), None),
+        Task("blur", "blur", (good, good), (good, bad)),
+        Task("blur", "blur", (good, bad), (good, bad)),
+    ):
+        samples = TrainingSamples([task], P, 0, PLENTY)
+        drawn = [samples[i] for i in range(20)]
+        assert {path for sample in drawn for path, _ in sample["unreadable"]} == {str(bad)}
+        assert all("3 of its values are not finite" in why for sample in drawn for _, why in sample["unreadable"])
+        assert all(sample["degraded"].isfinite().all() and sample["clean"].isfinite().all() for sample in drawn)
 
 
 def test_a_known_border_is_cut_off_the_clean_image(tmp_path: Path) -> None:

@@ -176,6 +176,22 @@ def test_an_image_that_the_network_fails_on_is_left_out_and_named(photographs: l
     assert list(results.scores) == [task.name for task in photographs]
 
 
+def test_lack_of_memory_while_scoring_ends_nothing(photographs: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def scored(image: Tensor, clean: Tensor) -> Score:
+        calls.append(image)
+        if len(calls) == 2:  # of the first image, as it is restored
+            raise MemoryError
+        return score(image, clean)
+
+    monkeypatch.setattr("hairify.evaluation._scores.score", scored)
+    task = photographs[0]
+    results = evaluate(nn.Identity(), [task], multiple=1)
+    assert list(results.unreadable) == [str(task.clean[0])]
+    assert results.counts == {task.name: len(task.clean) - 1}
+
+
 def test_images_that_hold_no_numbers_are_left_out(photographs: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
     def load(task: Task, index: int, seed: int) -> tuple[Tensor, Tensor]:
         degraded, clean = load_pair(task, index, seed)

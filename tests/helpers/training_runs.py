@@ -51,7 +51,7 @@ class Samples(Dataset[Any]):
 
     epoch = 12
 
-    def __init__(self, size: int = SIZE, unreadable: Mapping[int, Sequence[str]] | None = None) -> None:
+    def __init__(self, size: int = SIZE, unreadable: Mapping[int, Sequence[tuple[str, str]]] | None = None) -> None:
         self.tasks = (Task("photographs noise25", "noise25"), Task("photographs haze", "haze"))
         self.size = size
         self.unreadable = unreadable or {}
@@ -262,7 +262,7 @@ class Signalling(Samples):
     """The second process gets a signal while it reads for the third step. Each finds a file that it cannot read."""
 
     def __init__(self) -> None:
-        super().__init__(unreadable={0: ["0.png: damaged"], 3: ["3.png: damaged"]})
+        super().__init__(unreadable={0: [("0.png", "damaged")], 3: [("3.png", "damaged")]})
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         if index == 10 and os.environ["RANK"] == "1":

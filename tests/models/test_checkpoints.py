@@ -114,7 +114,11 @@ def trained_with(state: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str
         "averages behind a prefix": behind("model.", other) | behind("ema_model.", state),
         "averages in a dict": {"model": other, "ema": {"module": state, "decay": 0.999}},
         "a dict within a dict": {"checkpoint": {"model": {"state_dict": state}}},
+        "averages by another name": {"swa_model": AveragedModel(network).state_dict(), "model": other},
+        "averages with a counter": {"averaged_weights": state, "weights": other},
         "what lies beside": {"state_dict": state} | beside,
+        "what lies among the names": state | {"epoch": 3, "score": np.float32(31.2), "options": argparse.Namespace()},
+        "a tensor beside": {"model": {"net": state, "step": torch.tensor(3)}, "best": torch.tensor(31.2)},
     }
 
 
@@ -217,7 +221,7 @@ def without(state: dict[str, Tensor], *keys: str) -> dict[str, Tensor]:
         (lambda s: {f"other.{key}": value for key, value in s.items()}, ["missing", "unexpected", ", ..."]),
         (lambda s: s | {"net.output.weight": s["output.weight"]}, ["twice"]),
         (lambda s: s | {"output.weight": s["output.weight"].to("meta")}, ["cannot be copied"]),
-        (lambda s: s | {"epoch": 3}, ["no state_dict"]),
+        (lambda s: without(s, "output.weight") | {"epoch": 3}, ["no state_dict"]),
         (lambda s: {"state_dict": {}}, ["no state_dict"]),
         (lambda s: {"optimizer": {}, "epoch": 3}, ["no state_dict", "'params_ema'"]),
     ],
@@ -250,7 +254,12 @@ def test_the_queue_of_airnet_tells_its_batch_size(batch_size: float, text: str) 
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "noise.ckpt").write_bytes(b"not a checkpoint")
     torch.save([torch.zeros(1)], tmp_path / "list.ckpt")
-    for name, text in [("noise", "cannot be read"), ("absent", "cannot be read"), ("list", "no state_dict")]:
+    (tmp_path / "empty.ckpt").touch()
+    torch.save(torch.zeros(100), tmp_path / "whole.ckpt")
+    (tmp_path / "cut.ckpt").write_bytes((tmp_path / "whole.ckpt").read_bytes()[:500])
+    damaged = "cannot be read as a checkpoint: it is empty, cut off, or nothing that torch.save made"
+    refused = {"noise": damaged, "empty": damaged, "cut": damaged, "absent": "No such file", "list": "no state_dict"}
+    for name, text in refused.items():
         with pytest.raises(CheckpointError, match=text):
             load_weights(SMALL["restormer"](), tmp_path / f"{name}.ckpt")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from training_runs import Samples, run, seeded
 from hairify import HairModel, hairify
 from hairify.errors import TrainingError
 from hairify.networks import apply
+from hairify.networks._running import settle_output
 from hairify.sharing import export
 
 
@@ -119,6 +121,28 @@ def test_it_may_be_another_in_training() -> None:
     images = torch.rand(1, 3, 24, 32)
     assert torch.equal(apply(network.train(), images), network(images)[2])
     assert torch.equal(apply(network.eval(), images), network(images)[0])
+
+
+class Rarely(Stage):
+    """A stage that most passes skip, by random numbers of PyTorch or of Python."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        super().__init__()
+        self.draw = draw
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.training and self.draw() < 0.0 else super().forward(x)
+
+
+@pytest.mark.parametrize("draw", [lambda: float(torch.rand(())) - 0.78, lambda: random.random() - 0.85])
+def test_chance_does_not_decide_which_it_is(draw: Callable[[], float]) -> None:
+    def returned(net: Returning, x: Tensor) -> tuple[Tensor, Tensor]:
+        first = net.one(x)
+        return first, net.heads[0](net.two(net.three(x)))
+
+    network = seeded(lambda: Returning(returned)).train()
+    network.two, network.three = Rarely(draw), Rarely(draw)
+    assert settle_output(network, torch.rand(2, 3, 24, 32)) == (1, 2)
 
 
 @pytest.mark.parametrize("name", CASES)

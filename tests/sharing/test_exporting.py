@@ -120,8 +120,9 @@ class Doubling(nn.Module):
         (lambda h, w: max(h, w) > 384, lambda h, w: max(h, w) > 384),
         (lambda h, w: h * w > 256 * 256, lambda h, w: h * w > 256 * 256),
         (lambda h, w: min(h, w) < 48, lambda h, w: min(h, w) < 48),
+        (lambda h, w: w < 24, lambda h, w: w < 24),
     ],
-    ids=["landscape", "square", "multiples of 16", "long", "large", "small"],
+    ids=["landscape", "square", "multiples of 16", "long", "large", "small", "narrow"],
 )
 @pytest.mark.parametrize("ending", [".onnx", ".pt2"])
 def test_a_branch_on_sizes_is_refused_with_a_size_that_shows_it(

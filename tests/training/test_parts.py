@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,16 @@ import torch
 from torch import Tensor, nn
 from training_runs import Experts, Plain, Same, Skipping, converted, recipe, seeded
 
+from hairify import hairify
+from hairify._support.isolation import SEED
 from hairify.errors import TrainingError
 from hairify.training import StepReport, l1_loss
 from hairify.training._averaging import WeightAverage
 from hairify.training._checkpoints import About, Checkpoint, Checkpoints
 from hairify.training._logs import RunLog
 from hairify.training._optimizer import adamw, load_state_tensors, state_tensors
-from hairify.training._reachability import added_parameters, reached
+from hairify.training._randomness import seed_all
+from hairify.training._reachability import added_parameters, reached, teaches_giv
 
 
 def test_l1_loss_is_of_each_image() -> None:
@@ -80,6 +84,63 @@ class Seldom(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.first(x)
         return y if self.training and torch.rand(()) > 0.001 else y + self.block(y)
+
+
+class ByPython(nn.Module):
+    """One of two blocks is run, as Python's own random numbers have it; in evaluation the first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(nn.Conv2d(3, 3, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks[int(self.training and random.random() < 0.5)](x)
+
+
+class ByNumpy(ByPython):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.blocks[int(self.training and np.random.rand() < 0.5)](x)
+
+
+@pytest.mark.parametrize("make", [ByPython, ByNumpy])
+def test_each_pass_has_random_numbers_of_its_own_of_every_kind(make: type[nn.Module]) -> None:
+    network, x = seeded(make).train(), torch.rand(2, 3, 8, 8)
+    found = reached(network, l1_loss, x, 1 - x, ["none of them"])
+    assert found == {name for name, _ in network.named_parameters()}
+
+
+def test_a_giv_that_one_pass_of_several_teaches() -> None:
+    """What is trained before the split is skipped in half of the passes."""
+
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.seed = nn.Conv2d(3, 8, 1), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.conv(x)
+            return y.detach() if self.training and torch.initial_seed() != self.seed else y
+
+    network = nn.Sequential(seeded(First), *(nn.Conv2d(8, 8, 1) for _ in range(3)), nn.Conv2d(8, 3, 1))
+    hair, x = hairify(network, split_at="0").train(), torch.rand(2, 3, 16, 16)
+    first = hair.base.get_submodule("0")
+    for seed, teaches in ((SEED, True), (SEED + 1, True), (-1, False)):
+        first.seed = seed
+        assert teaches_giv(hair, l1_loss, x, 1 - x) is teaches
+
+
+def test_no_other_device_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`torch.manual_seed` seeds all of them, and only the run's own is put back after it."""
+    seeded_all: list[int] = []
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded_all.append)
+    seed_all(3, torch.device("cpu"))
+    drawn = torch.rand(2), np.random.rand(), random.random()
+    assert seeded_all == []
+    torch.manual_seed(3)
+    assert seeded_all == [3]
+    assert torch.equal(torch.rand(2), drawn[0])
+    seed_all(3, torch.device("cpu"))
+    assert (np.random.rand(), random.random()) == drawn[1:]
 
 
 @pytest.mark.parametrize(

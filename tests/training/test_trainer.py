@@ -440,13 +440,15 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str)
 
 
 def test_unreadable_images_are_counted_and_named_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    samples = Samples(unreadable={3: ["b.png: truncated: 3 of 9"], 8: ["b.png: truncated: 3 of 9", "c.png: empty"]})
+    bad = ("b: old.png", "truncated: 3 of 9")
+    samples = Samples(unreadable={3: [bad], 8: [bad, ("c.png", "c.png is empty")]})
     reports: list[StepReport] = []
     with caplog.at_level(logging.WARNING):
         result = run(seeded(Same), tmp_path, samples, on_step=reports.append)
-    assert result.unreadable == {"b.png": "truncated: 3 of 9", "c.png": "empty"}
+    assert result.unreadable == {"b: old.png": "truncated: 3 of 9", "c.png": "c.png is empty"}
     assert [report.unreadable for report in reports] == [1, 1, 2, 2, 2, 2]
-    assert sum("b.png" in message for message in caplog.messages) == 1
+    told = [message for message in caplog.messages if message.startswith("Left out")]
+    assert told == ["Left out: b: old.png: truncated: 3 of 9", "Left out: c.png is empty"]
 
 
 def test_photographs(tmp_path: Path) -> None:
@@ -544,13 +546,13 @@ def test_tensorboard(tmp_path: Path) -> None:
 def test_progress_is_shown_where_there_is_a_console(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     console = Console(file=io.StringIO(), width=200, force_terminal=True)
     score = {"SOTS": {"psnr": 25.123, "ssim": 0.75}}
-    samples = Samples(unreadable={0: ["b.png: empty"]})
+    samples = Samples(unreadable={0: [("b.png", "empty")]})
     run(seeded(Same), tmp_path / "shown", samples, console=console, validate=lambda _: score, validate_every=3)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for text in ("6/6", "haze 0.", "noise25 0.", "images/s", "step 3: SOTS psnr 25.12 ssim 0.750", "1 unreadable"):
         assert text in shown
     assert "2 parameters got no gradient in a trial, and learn when a step uses them: never.weight" in shown
-    assert "b.png cannot be read, and is skipped: empty" in shown
+    assert "Left out: b.png: empty" in shown
     run(seeded(Plain), tmp_path / "quiet")
     assert capsys.readouterr() == ("", "")
 

@@ -25,6 +25,7 @@ from hairify.cli._common import (
 from hairify.data._image import Image
 from hairify.data.datasets import DataSettings, Task, test_tasks
 from hairify.data.images import write
+from hairify.errors import ImageError
 from hairify.evaluation._conditioning import NOT_MEASURED
 from hairify.evaluation._scores import Score, conditioning_on, evaluate
 from hairify.sharing._hub import save_results
@@ -46,14 +47,15 @@ def run(
 ) -> int:
     """Measure PSNR and SSIM on held-out images: whole RGB images, one at a time, blind.
 
-    Of a run, the data are those that it held out; --test-data names others. What cannot be read or restored is named
-    and left out, and the exit status is 1.
+    Of a run, the data are those that it held out; --test-data names others. What cannot be read, restored or saved is
+    named and left out, and the exit status is 1.
 
     [dim]hairify evaluate run
     hairify evaluate run --test-data datasets/Rain100L --test-data datasets/SOTS --save-images restored[/dim]
     """
     restorer = open_restorer(model, device, network, dac)
     tasks = test_tasks(data)
+    not_kept: dict[str, str] = {}
     with progress("evaluating", sum(len(task.clean) for task in tasks)) as advance:
 
         def on_image(task: Task, score: Score) -> None:
@@ -61,16 +63,21 @@ def run(
 
         def keep(task: Task, index: int, degraded: Tensor, clean: Tensor, restored: Tensor) -> None:
             if save_images is not None:
-                folder = save_images / task.name.replace("/", "_")
-                folder.mkdir(parents=True, exist_ok=True)
                 source = task.files(index)[0] or task.clean[index]
-                write(Image(restored), folder / f"{index:04}_{source.stem}.png")  # stems may come twice
+                place = save_images / task.name.replace("/", "_") / f"{index:04}_{source.stem}.png"  # stems come twice
+                try:
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    write(Image(restored), place)
+                except (ImageError, OSError) as error:  # as on a full disk: its score is there all the same
+                    not_kept[str(place)] = str(error)
 
         results = evaluate(
             restorer.model, tasks, multiple=restorer.multiple, seed=evaluation_seed, on_image=on_image, keep=keep
         )
     console.print(results.table())
     say_left_out(results.unreadable)
+    for place, reason in [*not_kept.items()][:1]:
+        say(("not saved", "yellow"), f" {len(not_kept)} restored image(s), such as {place}: {reason}")
     for task in tasks:
         if task.name not in results.scores:
             say(("note", "yellow"), f" {task.name} has no scores: none of its images could be restored.")
@@ -95,4 +102,4 @@ def run(
         say(f"The numbers are in {folder / 'results.json'} and {folder / 'results.md'}.")
     if is_run:  # so that the model card has them
         save_results(dataclasses.replace(restorer, results=results), Path(model) / "model")
-    return int(bool(results.unreadable))
+    return int(bool(results.unreadable or not_kept))

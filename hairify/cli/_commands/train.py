@@ -38,7 +38,7 @@ def run(
 ) -> int:
     """Convert a network and train it on photographs, by the paper's recipe where nothing else is said.
 
-    Test images on which it cannot be validated are named and left out, and the exit status is 1 at the end.
+    Images that cannot be learnt from, or be validated on, are named and left out, and the exit status is 1 at the end.
 
     [dim]hairify train --data photographs --output run
     hairify train --data photographs --output run --network my_nets:UNet --weights trained.pth --freeze-base
@@ -87,7 +87,7 @@ def run(
     if state.is_main_process:
         save_pretrained(restorer(done.steps), output / "model")
         say("The restorer is in ", (str(output / "model"), "bold"), f"; next: hairify evaluate {output}")
-    return int(bool(look.left_out))
+    return int(bool(look.left_out or done.unreadable))
 
 
 def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict[str, str]:
