@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hairify._support.memory import is_lack_of_memory
-from hairify._support.precision import without_tf32
+from hairify._support.precision import exact_on_cuda
 from hairify._support.randomness import own_generators
 from hairify._support.torch_internals import without_compiler
 
@@ -36,7 +36,8 @@ def isolated(model: nn.Module, seed: int = SEED) -> Iterator[None]:
 
     It is for running a copy of a model. `seed` is that of all random numbers, also of numpy's and Python's.
 
-    CUDA multiplies in full: where it may round to TF32, kernels that compute the same differ by more than rounding.
+    CUDA computes in full and always alike: where it may round to TF32, kernels that compute the same differ by more
+    than rounding, and where it may sum in any order, a network seems to differ from run to run.
     """
     devices = {t.device for t in itertools.chain(model.parameters(), model.buffers())}
     accelerators = [d for d in devices if d.type not in ("cpu", "meta")]
@@ -47,7 +48,7 @@ def isolated(model: nn.Module, seed: int = SEED) -> Iterator[None]:
         for kind in kinds - {"meta"}:
             stack.enter_context(torch.autocast(kind, enabled=False))
         if "cuda" in kinds:
-            stack.enter_context(without_tf32())
+            stack.enter_context(exact_on_cuda())
         stack.enter_context(own_generators(seed, accelerators))
         stack.enter_context(_python_randomness(seed))
         yield

@@ -1,4 +1,4 @@
-"""Precision of arithmetic: autocast, for operations that must not be under it or stand in for ones that are; TF32."""
+"""Precision of arithmetic: autocast, for operations that must not be under it or stand in for ones that are; CUDA's."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ def lowered(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
 
 
 @contextlib.contextmanager
-def without_tf32() -> Iterator[None]:
-    """Within it, CUDA multiplies numbers of float32 as they are, and does not round them to the 10 bits of TF32."""
-    settings = [*_float32_settings()]
+def exact_on_cuda() -> Iterator[None]:
+    """Within it, CUDA computes the same each time, in full float32: it does not round to the 10 bits of TF32."""
+    settings = [*_cuda_settings()]
     before = [getattr(owner, name) for owner, name, _ in settings]
-    for owner, name, full in settings:
-        setattr(owner, name, full)
+    for owner, name, exact in settings:
+        setattr(owner, name, exact)
     try:
         yield
     finally:
@@ -50,8 +50,8 @@ def without_tf32() -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def _float32_settings() -> Iterator[tuple[Any, str, Any]]:
-    """Owner and name of each setting, and its value for full precision."""
+def _cuda_settings() -> Iterator[tuple[Any, str, Any]]:
+    """Owner and name of each setting, and its value for exact results."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     if hasattr(cudnn, "conv"):  # from PyTorch 2.9 on; the older settings cannot be read where users mix both kinds
         yield matmul, "fp32_precision", "ieee"
@@ -59,3 +59,5 @@ def _float32_settings() -> Iterator[tuple[Any, str, Any]]:
     else:
         yield matmul, "allow_tf32", False
         yield cudnn, "allow_tf32", False
+    yield cudnn, "deterministic", True
+    yield cudnn, "benchmark", False

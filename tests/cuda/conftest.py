@@ -1,4 +1,4 @@
-"""Set-up for the tests on a GPU: full precision, unless a test is of another."""
+"""Set-up for the tests on a GPU: exact results, unless a test is of another."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from hairify._support.precision import without_tf32
+from hairify._support.precision import exact_on_cuda
 
 
 @pytest.fixture(autouse=True)
-def full_precision() -> Iterator[None]:
+def exact() -> Iterator[None]:
     """By default convolutions on CUDA round float32 to TF32, which no tolerance for rounding covers."""
-    with without_tf32():
+    with exact_on_cuda():
         yield
