@@ -85,6 +85,9 @@ def examine(recipe: Recipe) -> HairModel | None:
     perturb(hair)
     with torch.no_grad():
         tells_images_apart(hair, large)
+        if hair.plan.split == model.tokens():
+            for inputs in (small, large):
+                folds_tokens_as_the_network(hair, inputs)
         together = flat(call(hair, large))
         for i in (0, 2):
             findings.compare("batch = singles", call(hair, take(large, i)), [t[i : i + 1] for t in together])
@@ -128,6 +131,15 @@ def starts_at_the_original(findings: Findings, hair: HairModel, model: Network, 
     buffers = dict(converted.base.named_buffers())
     for name, buffer in original.named_buffers():
         assert torch.allclose(buffers[name].double(), buffer.double(), rtol=1e-8), f"buffer {name}"
+
+
+def folds_tokens_as_the_network(hair: HairModel, inputs: object) -> None:
+    """What the DAC gets is the network's own map, padding included, also of another size than the example's."""
+    seen = []
+    handle = hair.dac.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    call(hair, inputs)
+    handle.remove()
+    assert torch.equal(seen[0], hair.base.get_submodule(hair.plan.split.removesuffix(".mix")).padded)
 
 
 def fuzz(examples: int, start: int) -> None:

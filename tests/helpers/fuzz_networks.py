@@ -75,6 +75,8 @@ class Recipe:
 
     def specimen(self) -> Specimen:
         inputs, options = self.inputs(), dict(self.options)
+        if options.get("split_at") == "tokens":
+            options["split_at"] = Network(self).tokens() or "head"
         options["example_inputs"] = inputs(1, SIZES[0])
         if self.pooled:
             options["dac"] = Pooled
@@ -412,6 +414,26 @@ class Sorted(Block):
         return x + self.out(self.act(self.norm(self.routed(x[order])[order.argsort()])))
 
 
+class Windows(Block):
+    """Tokens of a map that is padded to whole windows of 3×3.
+
+    Attributes:
+        padded: the map of the tokens that `mix` returned last, (B, C, H, W).
+    """
+
+    def __init__(self, c: int, part: Part) -> None:
+        super().__init__(c, part)
+        self.mix, self.out = nn.Linear(c, c), conv(c, kernel=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        y = F.pad(self.norm(x), (0, -width % 3, 0, -height % 3), mode="replicate")
+        tokens = self.mix(y.flatten(2).transpose(1, 2))
+        self.padded = tokens.transpose(1, 2).reshape(y.shape)
+        around = F.interpolate(F.avg_pool2d(self.padded, 3), scale_factor=3.0)
+        return x + self.out(self.act(self.padded + around))[..., :height, :width]
+
+
 class Recursive(Block):
     """Calls itself at half the resolution, down to one pixel."""
 
@@ -464,6 +486,7 @@ BLOCKS: dict[str, type[Block]] = {
     "routed": Routed,
     "constant": Constant,
     "sorted": Sorted,
+    "windows": Windows,
     "recursive": Recursive,
     "overwriting": Overwriting,
 }
@@ -561,6 +584,11 @@ class Network(nn.Module):
             x = self.decoders[i](self.merges[i](x))
         return OUTPUTS[self.recipe.output](image + self.tail(x), feature)
 
+    def tokens(self) -> str | None:
+        """Name of a layer that returns tokens of a padded map, where there is one and it runs once in a forward."""
+        names = (f"{name}.mix" for name, block in self.named_modules() if isinstance(block, Windows))
+        return next((name for name in names if not self.recipe.again), None)
+
     def stay(self) -> set[str]:
         """Names of the layers that must never be converted."""
         return {
@@ -588,7 +616,7 @@ PLACES = ("head", "encoders", "downs", "middle", "ups", "decoders", "tail")
 def options() -> st.SearchStrategy[tuple[tuple[str, Any], ...]]:
     names = st.lists(st.sampled_from(PLACES), min_size=1, max_size=3, unique=True).map(tuple)
     each = {
-        "split_at": st.one_of(st.sampled_from((0.1, 0.3, 0.5, 0.7)), st.sampled_from(("head", "middle"))),
+        "split_at": st.one_of(st.sampled_from((0.1, 0.3, 0.5, 0.7)), st.sampled_from(("head", "middle", "tokens"))),
         "targets": st.sampled_from(("families", "layers")),
         "include": st.one_of(names, st.just(("*.0.*",))),
         "exclude": st.one_of(names, st.just(("middle.0.0",))),
