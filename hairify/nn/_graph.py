@@ -98,7 +98,7 @@ def _with_required_arguments(hair: Converted) -> type[Converted]:
     names = [p.name for p in needed if p.kind is not p.KEYWORD_ONLY]
     keywords = [p.name for p in needed if p.kind is p.KEYWORD_ONLY]
     takes = ", ".join(["self", *names, *(["*", *keywords] if keywords else [])])
-    gives = ", ".join(["self", *names, *(f"{name}={name}" for name in keywords)])
+    gives = ", ".join([*names, *(f"{name}={name}" for name in keywords)])
     namespace: dict[str, Any] = {}
     exec(f"def forward({takes}): return super(made, self).forward({gives})", namespace)
     made = type(cls.__name__, (cls,), {"forward": namespace["forward"]})

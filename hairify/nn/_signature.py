@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import weakref
 from collections.abc import Callable
@@ -24,7 +23,7 @@ def forward_of_base(function: Callable[..., Any]) -> property:
 
     def bound(self: Any) -> Callable[..., Any]:
         if torch.compiler.is_compiling():  # compilers make no methods
-            return functools.partial(function, self)
+            return _Bound(function, self)
         forward = self.base.forward
         key = getattr(forward, "__func__", forward)
         if key not in shown:  # made once for one kind of base: it is looked up in every forward
@@ -32,6 +31,16 @@ def forward_of_base(function: Callable[..., Any]) -> property:
         return MethodType(shown[key], self)
 
     return property(bound, doc=function.__doc__)
+
+
+class _Bound:
+    """What `functools.partial` would be; compilers before PyTorch 2.10 cannot make one anew."""
+
+    def __init__(self, function: Callable[..., Any], instance: Any) -> None:
+        self.function, self.instance = function, instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.instance, *args, **kwargs)
 
 
 def _showing(function: Callable[..., Any], other: Callable[..., Any]) -> Callable[..., Any]:
