@@ -1,4 +1,4 @@
-"""The learning rates of all recipes over their steps: python -m benchmarks.schedules docs/images/recipe_schedules.png."""
+"""The learning rates of all recipes: python -m benchmarks.schedules docs/images/recipe_schedules.png."""
 
 from __future__ import annotations
 
