@@ -189,7 +189,7 @@ class _Scan:
         for i, ancestor in enumerate(path):
             for paired_set, halves in candidates:
                 if is_named(ancestor, paired_set.folder) and (halves[1] != HERE or ancestor == folder):
-                    return [self._known(folder, children, paired_set, halves, part_name(paired_set, path[:i]))]
+                    return [self._known(folder, children, paired_set, halves, part_name(paired_set, path[: i + 1]))]
         candidates = [one for one in candidates if one[0] not in TASK_FOLDERS and one[1][1] != HERE]
         return [self._of_another_name(folder, children, candidates)] if candidates else []
 

@@ -112,8 +112,9 @@ def _pairs(text: str, notes: list[str]) -> Source:
     if 2 * len(pairs) < len(degraded.images):
         raise DataError(
             f"`pairs` has {text!r}: the names in {degraded.folder} are not those in {clean.folder}. At best, by "
-            f"{rule}, {len(pairs)} of {len(degraded.images)} degraded images have a clean one; {listed(lacking)} have none; "
-            f"clean are {listed(clean.images)}. Rename them so that they are equal, or differ in what all have."
+            f"{rule}, {len(pairs)} of {len(degraded.images)} degraded images have a clean one; {listed(lacking)} "
+            f"have none; clean are {listed(clean.images)}. Rename them so that names are equal, or differ "
+            "in what all have."
         )
     if str(rule) != _EQUAL:
         first = f"{pairs[0][0].name} ↔ {pairs[0][1].name}"

@@ -72,4 +72,4 @@ def note(text: str) -> None:
     frame, level = sys._getframe(1), 2
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("hairify.data"):
         frame, level = frame.f_back, level + 1
-    warnings.warn(text, HairWarning, stacklevel=level - 1)
+    warnings.warn(text, HairWarning, stacklevel=level)

@@ -401,12 +401,14 @@ def test_a_named_data_set_without_halves(tmp_path: Path) -> None:
         tasks_to_test(DataSettings(test_data=(tmp_path / "Urban100",)))
 
 
-def test_pairs_of_which_nothing_says_what_degrades_them(tmp_path: Path) -> None:
-    for half in ("input", "target"):
+@pytest.mark.parametrize(
+    ("halves", "sets"), [(("input", "target"), "Rain100L.*GoPro"), (("synthetic", "gt"), "Snow100K")]
+)
+def test_pairs_of_which_nothing_says_what_degrades_them(halves: tuple[str, str], sets: str, tmp_path: Path) -> None:
+    for half in halves:
         photographs(tmp_path / "mine" / half, 2)
-    with pytest.raises(
-        DataError, match=r"mine has pairs in `input` and `target`.*Name a folder.*Rain100L.*GoPro.*`pairs`: haze="
-    ):
+    words = rf"mine has pairs in `{halves[0]}` and `{halves[1]}`.*Name a folder.*{sets}.*`pairs`: haze="
+    with pytest.raises(DataError, match=words):
         training_tasks(DataSettings(data=(tmp_path,)))
 
 
@@ -428,7 +430,6 @@ def build(root: Path, *patterns: str) -> set[Path]:
 UNKNOWN_PAIRS: dict[str, tuple[list[str], list[str]]] = {
     "halves named as BasicSR has them": (["DF/LQ/{}.png"], ["DF/GT/{}.png"]),
     "in scenes": (["DF/lq/a/{}.png"], ["DF/hq/a/{}.png"]),
-    "snow": (["mine/synthetic/{}.jpg", "mine/mask/{}.jpg"], ["mine/gt/{}.jpg"]),
     "UIEB": (["UIEB/raw-890/{}.png"], ["UIEB/reference-890/{}.png"]),
     "LOL-v2": (["v2/Low/low0000{}.png"], ["v2/Normal/normal0000{}.png"]),
     "REDS": (["REDS/train_blur/000/{}.png"], ["REDS/train_sharp/000/{}.png"]),

@@ -258,7 +258,7 @@ SCANS = {
     "patients and well ones": (["chest/NORMAL/{}.jpg", "chest/PNEUMONIA/{}.jpg"], []),
     "images and masks": (["brain/images/{}.png"], ["brain/masks/{}.png"]),
     "masks beside images": (["bus/benign ({}).png", "bus/malignant ({}).png"], ["bus/benign ({})_mask.png"]),
-    "slices": (["ct/low_dose/slice{}.png", "ct/high_dose/slice{}.png", "mri/T1/{}.tif"], []),
+    "slices": (["ct/head/slice{}.png", "mri/T1/{}.tif", "mri/reference/x{}.tif"], []),
     "originals and copies": (["contracts/originals/{}.png", "contracts/copies/{}.png"], []),
     "labels": (["forms/labels/page-{}.tif", "forms/letters/page-{}.tif", "forms/receipts/r{}.jpg"], []),
     "a few that were edited": (
