@@ -22,6 +22,7 @@ import tomli_w
 import typer
 from typing_extensions import Doc
 
+from hairify import recipes
 from hairify.data.datasets import REPEATED
 from hairify.errors import OptionError
 
@@ -32,8 +33,11 @@ else:
 
 S = TypeVar("S")
 
-CONFIG = "config"
+CONFIG, RECIPE = "config", "recipe"
 _CONFIG_HELP = "TOML file with a table for each group of options, such as the config.toml that a run writes"
+_RECIPE_HELP = "one of hairify's recipes, which `hairify recipes` lists; --config and flags count before it"
+_RECIPE_TABLE = "training"  # commands whose options have this table take recipes
+_EXAMPLES = {"--option": "dim=24", "--rates": "hsn=3"}
 _NOTHING_SAID: tuple[Any, ...] = (None, [], ())
 
 
@@ -42,7 +46,7 @@ def with_settings(
 ) -> Callable[..., Any]:
     """A command of typer's, whose parameters that are settings classes become one option for each of their fields.
 
-    Where there is such a parameter, the command gets `--config`, too.
+    Where there is such a parameter, the command gets `--config`, too; and `--recipe`, where it trains.
 
     Args:
         function: the command.
@@ -59,20 +63,47 @@ def with_settings(
         default=None,
         annotation=Annotated[Path | None, typer.Option(help=_CONFIG_HELP, metavar="FILE")],
     )
+    recipe = config.replace(
+        name=RECIPE, annotation=Annotated[str | None, typer.Option(help=_RECIPE_HELP, metavar="NAME")]
+    )
+    trains = _RECIPE_TABLE in map(table_name, classes.values())
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
         file = given.pop(CONFIG, None) or (default_config(given) if classes else None)
         tables = read_tables(file) if file is not None else {}
+        if trains and (named := given.pop(RECIPE, None)):
+            tables = _under(tables, read_tables(recipes.path(named)), named, given)
         for name, cls in classes.items():
             said = {field.name: given.pop(field.name) for field in dataclasses.fields(cls)}
             given[name] = make_settings(cls, tables.get(table_name(cls), {}), said, file)
         return function(**given)
 
-    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own] + options + [config] * bool(classes)
+    parameters = (
+        [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+        + options
+        + [config] * bool(classes)
+        + [recipe] * trains
+    )
     command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in parameters}
     return command
+
+
+def _under(
+    tables: Mapping[str, dict[str, Any]], recipe: Mapping[str, dict[str, Any]], name: str, given: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """The tables of a file over those of a recipe.
+
+    Raises:
+        OptionError: the run that goes on has its settings already.
+    """
+    if given.get("resume"):
+        raise OptionError(
+            f"--recipe is {name!r}, but a run that goes on keeps the settings it was begun with. Leave it out, or give "
+            "single settings that may change as flags."
+        )
+    return {key: {**recipe.get(key, {}), **tables.get(key, {})} for key in (*recipe, *tables)}
 
 
 def in_flags(message: str, names: Container[str]) -> str:
@@ -117,7 +148,7 @@ def make_settings(cls: type[S], table: Mapping[str, Any], said: Mapping[str, Any
     values = {key: _converted(value, hints[key], f"{key!r} in {where}") for key, value in table.items()}
     for key, value in said.items():
         if value not in _NOTHING_SAID:
-            values[key] = _converted(_parsed(value, hints[key]), hints[key], _flag(key))
+            values[key] = _converted(_parsed(value, hints[key], _flag(key)), hints[key], _flag(key))
     return cls(**values)
 
 
@@ -215,20 +246,20 @@ def _flag(name: str) -> str:
     return "--option" if name == "options" else f"--{name.replace('_', '-')}"
 
 
-def _parsed(value: Any, kind: Any) -> Any:
+def _parsed(value: Any, kind: Any, flag: str) -> Any:
     """A flag's value as TOML would have it."""
     kind = _without_none(kind)
     if get_origin(kind) is tuple and isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
     if _is_mapping(kind):
-        return dict(_name_and_value(text) for text in value)
+        return dict(_name_and_value(text, flag) for text in value)
     return value
 
 
-def _name_and_value(text: str) -> tuple[str, Any]:
+def _name_and_value(text: str, flag: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
-        raise OptionError(f"--option takes NAME=VALUE, such as dim=24; got {text!r}.")
+        raise OptionError(f"{flag} takes NAME=VALUE, such as {_EXAMPLES.get(flag, 'noise=3')}; got {text!r}.")
     try:
         return name.strip(), tomllib.loads(f"value = {value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -249,7 +280,10 @@ def _converted(value: Any, kind: Any, where: str) -> Any:
     if get_origin(kind) is Literal and value in get_args(kind):
         return value
     if _is_mapping(kind) and isinstance(value, Mapping):
-        return dict(value)
+        _, of_values = get_args(kind)
+        if of_values is Any:
+            return dict(value)
+        return {name: _converted(one, of_values, f"{name!r} of {where}") for name, one in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if kind in (int, float) and isinstance(value, str):

@@ -6,10 +6,10 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from torch import Generator, Tensor
 from typing_extensions import Doc
@@ -23,6 +23,8 @@ from hairify.errors import DataError, ImageError, OptionError
 
 REPEATED = "repeated"
 """In the metadata of a field of settings: its flag is given once for each value, which the text shows."""
+
+Augmentation = Literal["none", "flips", "all"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,19 @@ class DataSettings:
         Doc("this share, of each folder of photographs and of pairs, is kept for tests where there is no test data"),
     ] = 0.1
     patch_size: Annotated[int, Doc("side of a training patch, in pixels")] = 128
+    augmentation: Annotated[
+        Augmentation, Doc("how patches are turned: not at all, flipped, or all flips and quarter turns")
+    ] = "flips"
+    repeats: Annotated[
+        Mapping[str, int],
+        Doc(
+            "an epoch has the images of a degradation so often, and each degradation is shown as often as it has such "
+            "images; rain=120; noise=3 counts for noises of all strengths. Without, each is shown as often as others"
+        ),
+    ] = field(default_factory=dict)
+    shares: Annotated[
+        Mapping[str, float], Doc("how often a degradation is shown, where others have 1; noise=2 for all noises")
+    ] = field(default_factory=dict)
     image_cache: Annotated[float, Doc("GiB of decoded photographs that each process keeps in memory")] = 1.0
 
     def __post_init__(self) -> None:
@@ -64,6 +79,10 @@ class DataSettings:
             raise OptionError(f"`hold_out` is {self.hold_out}; it must be at least 0 and below 1.")
         if self.patch_size < 1:
             raise OptionError(f"`patch_size` is {self.patch_size}; it must be 1 or more.")
+        if self.augmentation not in get_args(Augmentation):
+            raise OptionError(
+                f"`augmentation` is {self.augmentation!r}; accepted are {', '.join(get_args(Augmentation))}."
+            )
         if not 0 <= self.image_cache < math.inf:
             raise OptionError(f"`image_cache` is {self.image_cache}; it must be 0 or more, and finite.")
         check_named_pairs("pairs", self.pairs)

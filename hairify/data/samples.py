@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypedDict
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
-from hairify.data.datasets import Task, fit, seeded_generator
+from hairify.data._order import Order
+from hairify.data.datasets import Augmentation, DataSettings, Task, fit, seeded_generator
 from hairify.data.degradations import degradation
 from hairify.data.images import read_rgb
 from hairify.errors import DataError, ImageError
@@ -46,7 +48,8 @@ class TrainingSamples(Dataset[Sample]):
     """Endless samples, of which number i depends on `seed` and i alone.
 
     So a run can be taken up at any sample, by whatever number of processes and workers. Of any `len(tasks)` samples in
-    a row that start at a multiple of it, each task has one; in which order is drawn anew each time.
+    a row that start at a multiple of it, each task has one; in which order is drawn anew each time. Repeats and shares
+    change that, see `hairify.data.datasets.DataSettings`.
 
     A sample is a random photograph of its task, cut to a random patch, flipped or not in either direction, and
     degraded there if the task has no degraded image of it. Smaller photographs are continued at the right and at the
@@ -57,12 +60,26 @@ class TrainingSamples(Dataset[Sample]):
         patch_size: p, the side of a patch in pixels.
         seed: of all that is drawn.
         cache_bytes: how much memory decoded photographs may take, in each process. It changes no sample.
+        augmentation: how patches are turned: "none", "flips", or "all" flips and quarter turns, eight in number.
+        repeats: how often an epoch has the images of a degradation.
+        shares: how often a degradation is shown, relative to others.
 
     Raises:
-        DataError: there is no task, one has no images, or one's degradation is not known.
+        DataError: there is no task, one has no images, one's degradation is not known, or repeats or shares are not
+            accepted.
     """
 
-    def __init__(self, tasks: Sequence[Task], patch_size: int, seed: int, cache_bytes: int) -> None:
+    def __init__(
+        self,
+        tasks: Sequence[Task],
+        patch_size: int,
+        seed: int,
+        cache_bytes: int,
+        *,
+        augmentation: Augmentation = "flips",
+        repeats: Mapping[str, int] = MappingProxyType({}),
+        shares: Mapping[str, float] = MappingProxyType({}),
+    ) -> None:
         if not tasks:
             raise DataError("There are no tasks to draw samples of; `training_tasks` finds them.")
         for task in tasks:
@@ -73,12 +90,14 @@ class TrainingSamples(Dataset[Sample]):
         self.tasks = tuple(tasks)
         self.patch_size = patch_size
         self.seed = seed
+        self.augmentation, self.repeats, self.shares = augmentation, dict(repeats), dict(shares)
+        self._order = Order(tasks, seed, self.repeats, self.shares)
         self._photographs = _Cache(cache_bytes)
 
     @property
     def epoch(self) -> int:
-        """The number of images of all tasks, each of which may show a photograph in its own way."""
-        return sum(len(task.clean) for task in self.tasks)
+        """The number of images of all tasks, each of which may show a photograph in its own way, and be repeated."""
+        return self._order.epoch
 
     def about(self) -> dict[str, object]:
         """What decides the samples, as JSON has it. Files count by their names, wherever they lie."""
@@ -86,9 +105,12 @@ class TrainingSamples(Dataset[Sample]):
         digest = hashlib.blake2b(os.fsencode("/".join(files)), digest_size=4).hexdigest()
         return {
             "tasks": [task.name for task in self.tasks],
-            "images": f"{self.epoch} (their names: {digest})",
+            "images": f"{sum(len(task.clean) for task in self.tasks)} (their names: {digest})",
             "patch_size": self.patch_size,
             "seed": self.seed,
+            "augmentation": self.augmentation,
+            "repeats": self.repeats,
+            "shares": self.shares,
         }
 
     def __getitem__(self, index: int) -> Sample:
@@ -100,43 +122,53 @@ class TrainingSamples(Dataset[Sample]):
         Raises:
             DataError: no image of the sample's task can be used.
         """
-        turn, place = divmod(index, len(self.tasks))
-        order = torch.randperm(len(self.tasks), generator=seeded_generator(self.seed, "order", turn))
-        number = int(order[place])
+        return self.sized(index, self.patch_size)
+
+    def sized(self, index: int, patch_size: int) -> Sample:
+        """One sample as a patch of another size.
+
+        Args:
+            index: from 0 on, without end.
+            patch_size: side of the patch in pixels.
+
+        Raises:
+            DataError: no image of the sample's task can be used.
+        """
+        number, first = self._order[index]
         task = self.tasks[number]
         generator = seeded_generator(self.seed, "sample", index)
         unreadable = []
-        for image in _draws(len(task.clean), generator):
+        for image in _draws(len(task.clean), generator, first):
             degraded_file, clean_file = task.files(image)
             file = str(degraded_file or clean_file)
             try:
-                degraded, clean = self._patches(task, image, generator)
+                degraded, clean = self._patches(task, image, generator, patch_size)
             except (ImageError, OSError) as error:
                 unreadable.append((file, str(error)))
             else:
                 return Sample(degraded=degraded, clean=clean, task=number, image=file, unreadable=unreadable)
-        first = ": ".join(unreadable[0])
-        raise DataError(
-            f"None of the {len(task.clean)} images of {task.name!r} can be used. The first of them: {first}"
-        )
+        why = ": ".join(unreadable[0])
+        raise DataError(f"None of the {len(task.clean)} images of {task.name!r} can be used. The first of them: {why}")
 
-    def _patches(self, task: Task, image: int, generator: Generator) -> tuple[Tensor, Tensor]:
+    def _patches(self, task: Task, image: int, generator: Generator, size: int) -> tuple[Tensor, Tensor]:
         """A random patch of an image of a task: degraded and clean."""
         degraded_file, clean_file = task.files(image)
         pixels = self._photographs.read(clean_file)
         if degraded_file is None:
-            (clean,) = self._cut([pixels], generator)
+            (clean,) = self._cut([pixels], generator, size)
             return degradation(task.degradation)(clean[None], generator)[0], clean
-        degraded, clean = self._cut(fit(self._photographs.read(degraded_file), pixels, task, image), generator)
+        degraded, clean = self._cut(fit(self._photographs.read(degraded_file), pixels, task, image), generator, size)
         return degraded, clean
 
-    def _cut(self, images: Sequence[Tensor], generator: Generator) -> list[Tensor]:
-        """One patch of images (3, H, W) of one size, at the same place and flipped alike: (3, p, p) float32."""
-        size = self.patch_size
+    def _cut(self, images: Sequence[Tensor], generator: Generator, size: int) -> list[Tensor]:
+        """One patch of images (3, H, W) of one size, at the same place and turned alike: (3, p, p) float32."""
         top, left = (_below(max(side - size, 0) + 1, generator) for side in images[0].shape[1:])
-        flipped = [dimension for dimension in (1, 2) if _below(2, generator)]
         patches = [_as_float(image[:, top : top + size, left : left + size]) for image in images]
-        return [_enlarge(patch, size).flip(flipped) for patch in patches]
+        flipped = [] if self.augmentation == "none" else [axis for axis in (1, 2) if _below(2, generator)]
+        turned = [_enlarge(patch, size).flip(flipped) for patch in patches]
+        if self.augmentation == "all" and _below(2, generator):  # with the flips, that makes quarter turns, too
+            turned = [patch.transpose(1, 2).contiguous() for patch in turned]
+        return turned
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -147,6 +179,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
         task=torch.tensor([sample["task"] for sample in samples]),
         image=[sample["image"] for sample in samples],
         unreadable=[one for sample in samples for one in sample["unreadable"]],
+    )
+
+
+def samples_for(tasks: Sequence[Task], settings: DataSettings, seed: int) -> TrainingSamples:
+    """The samples of tasks as settings have them."""
+    return TrainingSamples(
+        tasks,
+        settings.patch_size,
+        seed,
+        int(settings.image_cache * 2**30),
+        augmentation=settings.augmentation,
+        repeats=settings.repeats,
+        shares=settings.shares,
     )
 
 
@@ -210,9 +255,10 @@ def _enlarge(patch: Tensor, size: int) -> Tensor:
     return patch
 
 
-def _draws(count: int, generator: Generator) -> Iterator[int]:
-    """All of `count` numbers in random order; only the first is drawn unless more are asked for."""
-    first = _below(count, generator)
+def _draws(count: int, generator: Generator, first: int | None) -> Iterator[int]:
+    """All of `count` numbers in random order, or after `first`; only one is drawn unless more are asked for."""
+    if first is None:
+        first = _below(count, generator)
     yield first
     yield from (other for other in torch.randperm(count, generator=generator).tolist() if other != first)
 

@@ -108,7 +108,10 @@ class Conditioning:
         if hair.plan.dac_name == "published":
             tries.append("the DAC of moments (`dac='moments'`)")
         if max(self.spread.values()) < _LEAST_SPREAD:
-            tries += ["a higher `hair_rate`", "an earlier `split_at`, whose feature shows more of the degradation"]
+            tries += [
+                "higher `rates` of dac and hsn",
+                "an earlier `split_at`, whose feature shows more of the degradation",
+            ]
         else:  # selecting vectors differ, but the rows do not in a useful way
             low_rank = all(level.rank is not None for level in hair.plan.levels)
             tries += ["more steps", "a higher `rank`" if low_rank else "rows of each block's own (`box='low_rank'`)"]

@@ -22,9 +22,10 @@ from hairify.networks._embedding import ConditionalEmbedding
 from hairify.networks._running import for_network, number_of_inputs, settle_output
 from hairify.nn._moments_dac import MomentsDAC
 from hairify.training._averaging import WeightAverage
-from hairify.training._losses import Loss, loss_for
-from hairify.training._objective import Objective, why_not_classify
-from hairify.training._optimizer import RELATIVE_RATE, adamw, load_state_tensors, state_tensors
+from hairify.training._compute import channels_together, keep_channels_together
+from hairify.training._losses import Loss, is_own
+from hairify.training._objective import Objective, beside, why_not_classify
+from hairify.training._optimizer import RELATIVE_RATE, adamw, load_state_tensors, parts_without, state_tensors
 from hairify.training._reachability import added_parameters, reached
 from hairify.training._settings import TrainingSettings
 from hairify.training._sharding import like, whole
@@ -58,7 +59,7 @@ class Learner:
         loss: what is brought down.
         settings: the recipe.
         accelerator: processes, device and precision.
-        example: samples by which parameters are found that no loss reaches.
+        examples: samples by which parameters are found that no loss reaches; of each size on which it is trained.
         degradations: the number of each task's degradation.
         weights: state of the network to go on from; None for the model's own.
         calibration: degraded images (B, 3, H, W) on which a network with a GIV is calibrated before it learns.
@@ -79,7 +80,7 @@ class Learner:
         loss: Loss,
         settings: TrainingSettings,
         accelerator: Accelerator,
-        example: Batch,
+        examples: Sequence[Batch],
         degradations: Sequence[int],
         weights: Mapping[str, Tensor] | None,
         calibration: Tensor | None = None,
@@ -89,9 +90,11 @@ class Learner:
         self._like = for_network(self._network, torch.empty(0))
         if weights is not None:
             _load(self._network, weights)
-        tried = self._images(example)
+        tried = self._images(examples[0])
         self._output = _settled_output(self._network, tried[0])  # now: a sharded network cannot be copied
         self._idle = _idle(self._network, loss, *tried)
+        for other in examples[1:]:
+            reached(self._network, loss, *self._images(other), wanted=dict(self._network.named_parameters()))
         if calibration is not None:
             assert isinstance(self._network, (HairModel, ConditionalEmbedding))
             images = for_network(self._network, calibration)
@@ -100,15 +103,24 @@ class Learner:
         if settings.freeze_base and isinstance(self._network, HairModel):
             _keep_statistics(self._network.base)
         classes = max(degradations) + 1
-        self.classify = self._weight_of_classifying(loss, example, classes)
-        self._parts = Objective(self._network, loss, self.classify, classes, sharded=settings.fsdp)
+        if settings.uncertainty and classes < 2:
+            raise OptionError(
+                "`uncertainty` weighs the losses of several degradations, and all training images show the same. "
+                "Leave it off."
+            )
+        self.classify = self._weight_of_classifying(loss, examples[0], classes)
+        self._parts = Objective(
+            self._network, loss, self.classify, classes, uncertainty=settings.uncertainty, sharded=settings.fsdp
+        )
         self._parts.to(accelerator.device)
         if self._parts.classifier is not None:
             self._agree_on(self._parts.classifier)  # each process draws its own
         self._degradations = torch.tensor(degradations)
-        self._objective, self._optimizer = accelerator.prepare(
-            self._parts, adamw(self._network, settings, [p for _, p in self._classifier_named()])
-        )
+        if settings.channels_last:
+            keep_channels_together(self._network)
+        if settings.compile:
+            self._network.compile()
+        self._objective, self._optimizer = accelerator.prepare(self._parts, self._adamw())
         self._average = WeightAverage(self._network, settings.ema_decay) if settings.ema_decay else None
         self.skipped = 0
 
@@ -126,6 +138,8 @@ class Learner:
             notes.append(
                 f"{len(self._idle)} parameters got no gradient in a trial, and learn when a step uses them: {names}"
             )
+        if lacking := parts_without(self._network, self._settings):
+            notes.append(f"`rates` has {', '.join(lacking)}, which this {type(self._network).__name__} does not have.")
         if self.classify:
             notes.append(
                 f"Telling the degradation from the GIV is taught beside, with weight {self.classify}; "
@@ -133,12 +147,29 @@ class Learner:
             )
         return notes
 
+    def learned_weights(self, names: Sequence[str]) -> str | None:
+        """The weights that the losses of degradations have now, in words; None where they are not learned.
+
+        Args:
+            names: of the degradations, by their numbers. All processes call it.
+        """
+        if self._parts.log_scales is None:
+            return None
+        weights = torch.exp(-whole(self._parts.log_scales)).tolist()
+        listed = (f"{name} {weight:.3g}" for name, weight in zip(names, weights, strict=True))
+        return f"Learned weights of the losses: {', '.join(listed)}"
+
+    def _adamw(self) -> torch.optim.Optimizer:
+        named = beside(self._parts)
+        lists = ([*named.get(part, {}).values()] for part in ("classifier", "uncertainty"))
+        return adamw(self._network, self._settings, *lists)
+
     def _weight_of_classifying(self, loss: Loss, example: Batch, classes: int) -> float:
         """The weight in the settings; where it is left open, 0.1 beside hairify's own losses for a DAC of moments."""
         weight = self._settings.classify
         if weight is None:
             by_moments = type(getattr(self._network, "dac", None)) is MomentsDAC
-            weight = _CLASSIFY if by_moments and loss is loss_for(self._network) else 0.0
+            weight = _CLASSIFY if by_moments and is_own(loss, self._network) else 0.0
         if not weight:
             return 0.0
         why_not = why_not_classify(self._network, loss, *self._images(example), classes)
@@ -215,8 +246,8 @@ class Learner:
     def tensors(self) -> dict[str, Tensor]:
         """All that it has learned, on the CPU: `model.*`, `optimizer.*`, `average.*`. All processes call it."""
         parts = {"model": self._state(), "optimizer": state_tensors(self._optimizer, self._parts)}
-        if self._parts.classifier is not None:
-            parts["classifier"] = {name: whole(t) for name, t in self._parts.classifier.state_dict().items()}
+        for part, named in beside(self._parts).items():
+            parts[part] = {name: whole(parameter) for name, parameter in named.items()}
         if self._average is not None:
             parts["average"] = self._average.tensors()
         return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
@@ -230,37 +261,42 @@ class Learner:
         self,
         optimizer: Mapping[str, Tensor],
         average: Mapping[str, Tensor],
-        classifier: Mapping[str, Tensor],
+        trained_beside: Mapping[str, Mapping[str, Tensor]],
         scaler: Mapping[str, Any],
     ) -> None:
-        """Take over the state of optimizer, average, classifier of degradations and gradient scaler.
+        """Take over the state of optimizer, average, what is trained beside the network, and gradient scaler.
+
+        Args:
+            optimizer: its state tensors.
+            average: of the weights.
+            trained_beside: "classifier" of degradations and "uncertainty", of each its tensors, if any.
+            scaler: its state.
 
         Raises:
             TrainingError: there was a classifier and is none now, or the other way round.
         """
-        if bool(classifier) != bool(self.classify):
+        classifier = bool(trained_beside["classifier"])
+        if classifier != bool(self.classify):
             raise TrainingError(
                 f"The run was {'' if classifier else 'not '}taught to tell degradations from the GIV, and would "
                 f"{'not ' if classifier else ''}be now. Resume it with the network, data and loss it was begun with."
             )
         load_state_tensors(self._optimizer, self._parts, optimizer)
         with torch.no_grad():
-            for name, parameter in self._classifier_named():
-                parameter.copy_(like(parameter, classifier[name]))
+            for part, named in beside(self._parts).items():
+                for name, parameter in named.items():
+                    parameter.copy_(like(parameter, trained_beside[part][name]))
         if self._average is not None:
             self._average.load(average)
         if self._accelerator.scaler is not None and scaler:  # there was none before, with another precision
             self._accelerator.scaler.load_state_dict(dict(scaler))
-
-    def _classifier_named(self) -> list[tuple[str, nn.Parameter]]:
-        return [] if self._parts.classifier is None else [*self._parts.classifier.named_parameters()]
 
     def _state(self) -> dict[str, Tensor]:
         return {name: whole(tensor) for name, tensor in self._network.state_dict().items()}
 
     def _images(self, batch: Batch) -> tuple[Tensor, Tensor]:
         degraded, clean = (batch[name].to(self._like, non_blocking=True) for name in ("degraded", "clean"))
-        return degraded, clean
+        return (channels_together(degraded), clean) if self._settings.channels_last else (degraded, clean)
 
 
 def _settled_output(network: nn.Module, degraded: Tensor) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -12,6 +12,10 @@ from hairify.data.samples import Batch, Sample, TrainingSamples, collate
 from hairify.errors import CalibrationError, DataError
 from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
+from hairify.training._progression import Stage
+
+Draw: TypeAlias = "tuple[int, int | None]"
+"""Which sample, and the side of its patch; None for that of the samples."""
 
 
 class Reporting(Dataset[Any]):
@@ -20,11 +24,31 @@ class Reporting(Dataset[Any]):
     def __init__(self, samples: TrainingSamples) -> None:
         self.samples = samples
 
-    def __getitem__(self, index: int) -> Sample | DataError:
+    def __getitem__(self, draw: Draw) -> Sample | DataError:
         try:
-            return self.samples[index]
+            return drawn(self.samples, draw)
         except DataError as error:
             return error
+
+
+def drawn(samples: TrainingSamples, draw: Draw) -> Sample:
+    """One sample.
+
+    Raises:
+        DataError: it cannot be had.
+    """
+    index, patch_size = draw
+    return samples[index] if patch_size is None else samples.sized(index, patch_size)
+
+
+def examples(samples: TrainingSamples, stages: Sequence[Stage]) -> list[Batch]:
+    """The first two samples, in each of the sizes in which a run takes them.
+
+    Raises:
+        DataError: they cannot be had.
+    """
+    sizes = dict.fromkeys(stage.patch_size for stage in stages)
+    return [collate([drawn(samples, (index, size)) for index in range(2)]) for size in sizes]
 
 
 def collate_or_error(samples: Sequence[Sample | DataError]) -> Batch | DataError:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hairify.models import AirNet
 from hairify.networks._running import apply, original_of
+from hairify.training._image_losses import NamedLoss, image_loss, l1
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """A network, degraded and clean images (B, 3, H, W) in [0, 1] → the loss of each image (B,). It may call the network
@@ -31,7 +32,7 @@ def l1_loss(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
     Raises:
         NetworkError: the network does not return images of that shape.
     """
-    return (apply(network, degraded) - clean).abs().mean(dim=(1, 2, 3))
+    return l1(apply(network, degraded), clean)
 
 
 def airnet_loss(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
@@ -61,3 +62,22 @@ def airnet_loss(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
 def loss_for(network: nn.Module) -> Loss:
     """The loss with which a network is trained: AirNet's own, and `l1_loss` for all others."""
     return airnet_loss if isinstance(original_of(network), AirNet) else l1_loss
+
+
+def loss_named(name: str | None, network: nn.Module, *, of_each_image: bool = False) -> Loss:
+    """The loss of that name, see `TrainingSettings.loss`.
+
+    Args:
+        name: None for `loss_for(network)`.
+        network: that is to be trained.
+        of_each_image: refuse a function of the user's that returns one number for all images.
+
+    Raises:
+        OptionError: there is none.
+    """
+    return loss_for(network) if name is None else image_loss(name, of_each_image=of_each_image)
+
+
+def is_own(loss: Loss, network: nn.Module) -> bool:
+    """Whether a loss is one of hairify's by which a network may be trained, which run it once on the images."""
+    return loss is loss_for(network) or (isinstance(loss, NamedLoss) and loss.is_own)

@@ -24,17 +24,24 @@ class Objective(nn.Module):
         classify: weight of a second loss, by which a linear classifier, trained beside a network with a GIV, tells the
             degradation from the GIV of its first run on a step's images; 0: none.
         classes: number of degradations.
+        uncertainty: weigh the losses by uncertainties that are learned. An error whose absolute values have the mean b
+            has, under Laplace's distribution, the negative log-likelihood |error| / b + log b. So the loss of a
+            degradation becomes loss · exp(-s) + s, with its own s = log b; 0 at first. As Kendall et al., "Multi-Task
+            Learning Using Uncertainty to Weigh Losses", CVPR 2018, for several degradations.
         sharded: give every parameter a gradient, zero where a step does not use it: FSDP sums those that processes
             have in their order, which must be the same in all.
     """
 
-    def __init__(self, network: nn.Module, loss: Loss, classify: float, classes: int, *, sharded: bool) -> None:
+    def __init__(
+        self, network: nn.Module, loss: Loss, classify: float, classes: int, *, sharded: bool, uncertainty: bool = False
+    ) -> None:
         super().__init__()
         self.network = network
         self.loss = loss
         self.classify = classify
         self.sharded = sharded
         self.classifier: nn.Linear | None = None
+        self.log_scales = nn.Parameter(torch.zeros(classes)) if uncertainty else None
         self._giv: Tensor | None = None
         if classify:
             assert isinstance(network, (HairModel, ConditionalEmbedding))
@@ -63,16 +70,29 @@ class Objective(nn.Module):
                 f"({len(degraded)},). Take the mean over all dimensions but the first."
             )
         objective = losses
+        if self.log_scales is not None:
+            log_scales = self.log_scales[labels]
+            objective = losses * torch.exp(-log_scales) + log_scales
         if self.classifier is not None:
             giv, self._giv = self._giv, None
             assert giv is not None
             logits = self.classifier(giv.float())
-            objective = losses + self.classify * nn.functional.cross_entropy(logits, labels, reduction="none")
+            objective = objective + self.classify * nn.functional.cross_entropy(logits, labels, reduction="none")
         if not self.sharded:
             return objective, losses, None
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         used = torch.tensor(depends_on(objective, trained), device=objective.device)
         return objective + 0 * sum(p.real.sum() for p in trained), losses, used
+
+
+def beside(objective: Objective) -> dict[str, dict[str, nn.Parameter]]:
+    """What is trained beside the network: parameters by name, by the part of a checkpoint in which they are kept."""
+    parts: dict[str, dict[str, nn.Parameter]] = {}
+    if objective.classifier is not None:
+        parts["classifier"] = dict(objective.classifier.named_parameters())
+    if objective.log_scales is not None:
+        parts["uncertainty"] = {"log_scales": objective.log_scales}
+    return parts
 
 
 def why_not_classify(network: nn.Module, loss: Loss, degraded: Tensor, clean: Tensor, classes: int) -> str | None:

@@ -21,17 +21,19 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
-from hairify.data.samples import Batch, TrainingSamples, collate
-from hairify.errors import DataError, TrainingError
+from hairify.data.samples import Batch, TrainingSamples
+from hairify.errors import DataError, OptionError, TrainingError
 from hairify.evaluation._conditioning import NOT_MEASURED, Conditioning
 from hairify.model import HairModel
+from hairify.training._agreement import ADJUSTABLE, differences, settings_agreed
 from hairify.training._checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
+from hairify.training._compute import tf32
 from hairify.training._finiteness import mean_losses, not_finite
 from hairify.training._interruption import Interruption, outlive_signals
 from hairify.training._learner import Gradients, Learner
-from hairify.training._loading import Reporting, calibration_images, collate_or_error
+from hairify.training._loading import Reporting, calibration_images, collate_or_error, examples
 from hairify.training._logs import RunLog, Scores, StepReport
-from hairify.training._losses import Loss, l1_loss
+from hairify.training._losses import Loss, loss_named
 from hairify.training._progress import ProgressBar
 from hairify.training._randomness import forked_random_state, seed_all
 from hairify.training._settings import TrainingSettings, due
@@ -40,14 +42,6 @@ from hairify.training._sharding import accelerated
 Validate: TypeAlias = Callable[[nn.Module], Scores]
 Measure: TypeAlias = Callable[[HairModel], Conditioning | None]
 
-# With another of these, a resumed run would not be the run that was begun.
-_FIXED = ("batch_size", "seed", "ema_decay", "freeze_base", "calibration", "classify")
-# These may change, as they must where a loss was not finite; the run says so, for it is no longer an unbroken one.
-_ADJUSTABLE = (
-    *("learning_rate", "final_learning_rate", "warm_up", "hair_rate"),
-    *("weight_decay", "clip_norm", "mixed_precision"),
-)
-_NEW = ("calibration", "classify", "warm_up", "hair_rate")  # runs begun by hairify 0.1 say nothing of these
 _MOST_SKIPPED = 30  # updates in a row: fp16's scale, 65536 at first, has been halved as often
 
 
@@ -78,7 +72,7 @@ def train(
     settings: TrainingSettings,
     *,
     output: Path,
-    loss: Loss = l1_loss,
+    loss: Loss | None = None,
     validate: Validate | None = None,
     measure: Measure | None = None,
     resume: bool = False,
@@ -100,7 +94,7 @@ def train(
         samples: what it learns from.
         settings: the recipe.
         output: the run's folder, the same for all processes: checkpoints/, log.jsonl and tensorboard/ are made there.
-        loss: what is brought down.
+        loss: what is brought down; by default `settings.loss`.
         validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; the main process calls it.
         measure: whether a HairModel uses its GIV; the main process calls it after each validation and at the end.
         resume: go on from the newest checkpoint in `output`.
@@ -116,7 +110,11 @@ def train(
         TrainingError: the run cannot start, go on or be resumed. The last checkpoint stays as it is.
         DataError: no image of a task can be read.
     """
-    with accelerated(settings) as accelerator, forked_random_state(accelerator.device):
+    if loss is not None and settings.loss is not None:
+        raise OptionError(f"`loss` is given, and is {settings.loss!r} in `settings`; leave one of them out.")
+    if loss is None:
+        loss = loss_named(settings.loss, model, of_each_image=settings.uncertainty)
+    with accelerated(settings) as accelerator, forked_random_state(accelerator.device), tf32(settings.tf32):
         run = _Run(model, samples, settings, accelerator, Path(output), loss, resume, console)
         if on_start is not None and accelerator.is_main_process:
             on_start()
@@ -138,25 +136,26 @@ class _Run:
         console: Console | None,
     ) -> None:
         self.model, self.samples, self.settings, self.accelerator = model, samples, settings, accelerator
-        self.images_at_once = settings.images_at_once(accelerator.num_processes)
         self.output, self.checkpoints = output, Checkpoints(output / FOLDER, settings.keep_checkpoints)
         self.steps = settings.total_steps(samples.epoch)
+        self.batches = settings.batches(self.steps)
+        for stage in self.batches.stages:
+            settings.images_at_once(accelerator.num_processes, stage.batch_size)
         self.unreadable: dict[str, str] = {}
         start, notes = self._checkpoint_to_resume() if resume else self._no_checkpoint()
         self.step = start.about.step if start else 0
         self.losses: list[float] = start.tensors["losses"].tolist() if start else []
         self._seed(0)
-        example = collate([samples[0], samples[1]])
+        tried = examples(samples, self.batches.stages)
         weights, images = (
             (start.part("model"), None)
             if start
             else (None, calibration_images(model, samples, settings.calibration, notes))
         )
-        self.learner = Learner(model, loss, settings, accelerator, example, self._degradations(), weights, images)
+        self.learner = Learner(model, loss, settings, accelerator, tried, self._degradations(), weights, images)
         if start:
-            self.learner.go_on(
-                start.part("optimizer"), start.part("average"), start.part("classifier"), start.about.scaler
-            )
+            trained_beside = {name: start.part(name) for name in ("classifier", "uncertainty")}
+            self.learner.go_on(start.part("optimizer"), start.part("average"), trained_beside, start.about.scaler)
         self.began = time.monotonic() - (start.about.seconds if start else 0)
         notes += self.learner.notes()
         console = console if accelerator.is_main_process else None
@@ -167,7 +166,11 @@ class _Run:
     def _degradations(self) -> list[int]:
         """The number of each task's degradation; several tasks may show the same."""
         names = [task.degradation for task in self.samples.tasks]
-        return [list(dict.fromkeys(names)).index(name) for name in names]
+        return [self._names().index(name) for name in names]
+
+    def _names(self) -> list[str]:
+        """The degradations by their numbers."""
+        return [*dict.fromkeys(task.degradation for task in self.samples.tasks)]
 
     # The loop
 
@@ -191,6 +194,8 @@ class _Run:
                 if not stop:
                     self._look(validate, measure, log)
         self.learner.give_to(self.model)
+        if weights := self.learner.learned_weights(self._names()):
+            self.bar.note(weights)
         unreadable = dict(gather_object([*self.unreadable.items()]))
         interrupted = self.step < self.steps
         return TrainedRun(self.model, self.step, self.losses, self._seconds(), unreadable, interrupted)
@@ -213,16 +218,15 @@ class _Run:
 
     def _batches(self, taken: int) -> Generator[Batch | DataError, None, None]:
         """This process's micro-batches after so many steps. Closing it ends the processes that load them."""
-        parts, size = self.settings.accumulation, self.images_at_once
-        mine = self.accelerator.process_index * parts * size
-        starts = (
-            step * self.settings.batch_size + mine + part * size
-            for step in range(taken, self.steps)
-            for part in range(parts)
+        processes, mine = self.accelerator.num_processes, self.accelerator.process_index
+        draws = (
+            draw
+            for step in range(taken + 1, self.steps + 1)
+            for draw in self.batches.micro_batches(step, mine, processes, self.settings.accumulation)
         )
         yield from DataLoader(
             Reporting(self.samples),
-            batch_sampler=(list(range(start, start + size)) for start in starts),
+            batch_sampler=draws,
             generator=torch.Generator(),  # else it would draw its workers' seed from the step's random numbers
             num_workers=self.settings.workers,
             collate_fn=collate_or_error,
@@ -282,11 +286,9 @@ class _Run:
     def _checkpoint_to_resume(self) -> tuple[Checkpoint, list[str]]:
         """What to go on from, and what to say of it: why not from a newer one, and which settings are others now."""
         checkpoint, damaged = self.checkpoints.newest()
-        then, now = checkpoint.about.agreed, self._agreed()
-        then = {name: now[name] for name in _NEW} | dict(then)
-        others = {key: f"`{key}` was {then.get(key)}, is {now[key]}" for key in now if then.get(key) != now[key]}
-        adjusted = [text for key, text in others.items() if key in _ADJUSTABLE]
-        wrong = [text for key, text in others.items() if key not in _ADJUSTABLE]
+        others = differences(checkpoint.about.agreed, self._agreed())
+        adjusted = [text for key, text in others.items() if key in ADJUSTABLE]
+        wrong = [text for key, text in others.items() if key not in ADJUSTABLE]
         if self.steps < checkpoint.about.step:
             wrong.append(f"{checkpoint.about.step} steps are taken already, but the run is to have {self.steps}")
         if wrong:
@@ -298,8 +300,8 @@ class _Run:
         return checkpoint, [*notes, *(f"From step {checkpoint.about.step + 1} on: {text}." for text in adjusted)]
 
     def _agreed(self) -> dict[str, Any]:
-        settings = {name: getattr(self.settings, name) for name in (*_FIXED, *_ADJUSTABLE)}
         limit = self.model.plan.hsn_limit if isinstance(self.model, HairModel) else None  # no part of the weights
+        settings = settings_agreed(self.settings, self.steps)
         return {**settings, "hsn_limit": limit, **self.samples.about()}
 
     def _save(self, log: RunLog | None) -> None:

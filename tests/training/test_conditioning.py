@@ -196,7 +196,7 @@ def test_it_reads_the_first_run_on_the_images(tmp_path: Path) -> None:
 
 
 def test_a_run_with_both_is_resumed_exactly(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"classify": 0.1, "hair_rate": 2.0, "warm_up": 3, "calibration": 4}
+    options: dict[str, Any] = {"classify": 0.1, "rates": {"hsn": 2.0}, "warm_up": 3, "calibration": 4}
     unbroken = run(converted("low_rank"), tmp_path / "unbroken", **options)
     broken_off(converted("low_rank"), tmp_path / "parts", **options)
     parts = run(converted("low_rank"), tmp_path / "parts", **options, resume=True)
@@ -230,10 +230,11 @@ def test_rates() -> None:
     assert rates[:5] == pytest.approx([2.5e-4, 5e-4, 7.5e-4, 1e-3, 1e-3])
     assert rates[10:] == [1e-4] * 10
     hair = converted("low_rank")
-    optimizer = adamw(hair, recipe(hair_rate=3.0))
+    optimizer = adamw(hair, recipe(rates={"hsn": 3.0, "boxes": 0.5}))
     relative = {id(p): group[RELATIVE_RATE] for group in optimizer.param_groups for p in group["params"]}
     assert {relative[id(p)] for p in hair.hsn.parameters()} == {3.0}
-    assert {relative[id(p)] for part in (hair.base, hair.boxes) for p in part.parameters()} == {1.0}
+    assert {relative[id(p)] for p in hair.boxes.parameters()} == {0.5}
+    assert {relative[id(p)] for p in hair.base.parameters()} == {1.0}
 
 
 def test_runs_of_version_0_1_are_not_gone_on_with(tmp_path: Path) -> None:

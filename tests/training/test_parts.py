@@ -175,7 +175,7 @@ def test_optimizer() -> None:
     """The factors of low-rank boxes get no weight decay; frozen parameters are left out."""
     hair = converted("low_rank")
     frozen = next(hair.base_parameters()).requires_grad_(False)
-    groups = adamw(hair, recipe(weight_decay=0.5, hair_rate=0.25)).param_groups
+    groups = adamw(hair, recipe(weight_decay=0.5, rates={"hsn": 0.25, "dac": 0.25})).param_groups
     assert [group["weight_decay"] for group in groups] == [0.5, 0.5, 0.0]  # the HSNs have a group of their own
     selecting = {id(p) for group in groups if group["relative_rate"] == 0.25 for p in group["params"]}
     assert selecting == {id(p) for p in hair.hsn.parameters()}

@@ -17,12 +17,12 @@ from hairify.ablation.tables import Run
 from hairify.cli._common import CONFIG, check_output, console, say, say_left_out
 from hairify.cli.options import table_name, to_toml
 from hairify.data.datasets import DataSettings, test_tasks, training_tasks
-from hairify.data.samples import TrainingSamples
+from hairify.data.samples import samples_for
 from hairify.errors import OptionError
 from hairify.evaluation._scores import AVERAGE, Score, evaluate
 from hairify.networks._named import NetworkSettings
 from hairify.networks._sizes import smallest_multiple
-from hairify.training import TrainingSettings, is_begun, loss_for, processes, train
+from hairify.training import TrainingSettings, is_begun, processes, train
 
 
 def run(
@@ -52,12 +52,12 @@ def run(
 
     def train_and_score(model: nn.Module, seed: int, name: str) -> Mapping[str, Score]:
         say((name, "bold"), f", seed {seed}: {count(model):,} parameters")
-        samples = TrainingSamples(tasks, data.patch_size, seed, int(data.image_cache * 2**30))
+        samples = samples_for(tasks, data, seed)
         settings = dataclasses.replace(training, seed=seed)
         folder = output / "runs" / f"{name}-{seed}".replace("/", "_")
         resume = is_begun(folder)
         multiple = smallest_multiple(model.to(processes(settings).device))
-        done = train(model, samples, settings, output=folder, loss=loss_for(model), resume=resume, console=console)
+        done = train(model, samples, settings, output=folder, resume=resume, console=console)
         if done.interrupted:
             raise KeyboardInterrupt
         results = evaluate(done.model, tests, multiple=multiple)

@@ -19,14 +19,14 @@ from hairify.cli import INTERRUPTED
 from hairify.cli._common import CONFIG, check_output, console, say, say_left_out
 from hairify.cli.options import in_flags, to_toml
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
-from hairify.data.samples import TrainingSamples
+from hairify.data.samples import samples_for
 from hairify.errors import DataError, HairError, TrainingError
 from hairify.evaluation._conditioning import Conditioning
 from hairify.evaluation._scores import conditioning_on, evaluate
 from hairify.networks._named import NetworkSettings
 from hairify.networks._sizes import smallest_multiple
 from hairify.sharing._hub import Restorer, from_pretrained, save_pretrained
-from hairify.training import TrainingSettings, loss_for, processes, train
+from hairify.training import TrainingSettings, processes, train
 
 
 def run(
@@ -65,13 +65,12 @@ def run(
         write_text(output / CONFIG, to_toml(network, data, training), errors="surrogateescape")
 
     look = _Looks(tests, multiple)
-    samples = TrainingSamples(tasks, data.patch_size, training.seed, int(data.image_cache * 2**30))
+    samples = samples_for(tasks, data, training.seed)
     done = train(
         model,
         samples,
         training,
         output=output,
-        loss=loss_for(model),
         validate=look.validate if tests else None,
         measure=look.measure if tests else None,
         resume=resume,
@@ -96,7 +95,7 @@ def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict
         "degradations": ", ".join(task.degradation for task in tasks),
         "images": f"{len({path for task in tasks for path in task.clean}):,}",
         "steps": f"{steps:,} of {training.batch_size} patches",
-        "learning rate": f"{training.learning_rate:g}, then {training.final_learning_rate:g}",
+        "learning rate": training.rate_in_words(),
         "seed": str(training.seed),
     }
 
