@@ -5,11 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import partial
 from typing import TypeVar
 
 from hairify.data._layouts import survey
 from hairify.data._named_pairs import find_named_pairs, halves_of_named_pairs
+from hairify.data._shards import Shards, find_shards
 from hairify.data._sources import Findings, Source
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.errors import DataError, HairWarning
@@ -27,6 +28,7 @@ class Look:
         problems: what was not understood.
         training: what is learnt from; nothing where there are problems.
         tests: what is tested on.
+        shards: with the degradation of their pairs, or None.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -34,11 +36,13 @@ class Look:
     problems: list[str] = field(default_factory=list)
     training: list[Task] = field(default_factory=list)
     tests: list[Task] = field(default_factory=list)
+    shards: list[tuple[str | None, Shards]] = field(default_factory=list)
 
     def plain(self) -> dict[str, object]:
         """As JSON has it."""
         return {
             "found": [_plain_source(source) for source in self.sources],
+            "shards": [_plain_shards(name, shards) for name, shards in self.shards],
             "training": [_plain_task(task) for task in self.training],
             "tests": [_plain_task(task) for task in self.tests],
             "notes": self.notes,
@@ -51,14 +55,18 @@ def look(settings: DataSettings) -> Look:
     seen = Look()
     for folders, pairs in (("data", "pairs"), ("test_data", "test_pairs")):
         named = getattr(settings, pairs)
-        known = _or_problem(lambda named=named: halves_of_named_pairs(named), seen) or set()  # type: ignore[misc]
+        known = _or_problem(partial(halves_of_named_pairs, named), seen) or set()
         if getattr(settings, folders):
-            found = _or_problem(_surveying(settings, folders, known), seen) or Findings()
+            found = _or_problem(partial(survey, getattr(settings, folders), folders, known), seen) or Findings()
             seen.sources += found.sources
             seen.notes += found.notes
             seen.problems += [str(problem) for problem in found.problems]
         if known:
-            seen.sources += _or_problem(lambda named=named: find_named_pairs(named, seen.notes), seen) or []  # type: ignore[misc]
+            seen.sources += _or_problem(partial(find_named_pairs, named, seen.notes), seen) or []
+    for text in settings.shards:
+        options = settings.shard_samples, settings.shard_window, settings.shard_cache
+        if shards := _or_problem(partial(find_shards, text, *options), seen):
+            seen.shards.append(shards)
     if not seen.problems:
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
@@ -67,10 +75,6 @@ def look(settings: DataSettings) -> Look:
         seen.notes += [str(one.message) for one in said if issubclass(one.category, HairWarning)]
     seen.notes = [*dict.fromkeys(seen.notes)]
     return seen
-
-
-def _surveying(settings: DataSettings, folders: str, known: set[Path]) -> Callable[[], Findings]:
-    return lambda: survey(getattr(settings, folders), folders, known)
 
 
 def _or_problem(find: Callable[[], _T], seen: Look) -> _T | None:
@@ -103,6 +107,15 @@ def _plain_source(source: Source) -> dict[str, object]:
     }
 
 
+def _plain_shards(name: str | None, shards: Shards) -> dict[str, object]:
+    return {
+        "pattern": shards.pattern,
+        "degradation": name,
+        "shards": len(shards.urls),
+        "samples": shards.count,
+    }
+
+
 def _plain_task(task: Task) -> dict[str, object]:
     real = 0 if task.degraded is None else sum(path is not None for path in task.degraded)
-    return {"name": task.name, "degradation": task.degradation, "images": len(task.clean), "pairs": real}
+    return {"name": task.name, "degradation": task.degradation, "images": task.count, "pairs": real}

@@ -34,7 +34,7 @@ def contact_sheet(tasks: Sequence[Task], patch_size: int, *, columns: int = 4, s
     for row, task in enumerate(tasks):
         samples = TrainingSamples([task], patch_size, seed, cache_bytes=0)
         top = _GAP + row * height
-        draw.text((_GAP, top), f"{task.name} ({len(task.clean)})", "black", font)
+        draw.text((_GAP, top), f"{task.name} ({task.count})", "black", font)
         for column in range(columns):
             left = _GAP + column * (width + _GAP)
             try:

@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -16,6 +16,7 @@ from typing_extensions import Doc
 
 from hairify.data._layouts import find
 from hairify.data._named_pairs import check_named_pairs, find_named_pairs, halves_of_named_pairs
+from hairify.data._shards import Shards, check_shards, find_shards
 from hairify.data._sources import Source, note
 from hairify.data.degradations import degradation
 from hairify.data.images import read_rgb
@@ -48,6 +49,15 @@ class DataSettings:
         tuple[str, ...],
         Doc("degradation and folders of both halves of pairs to learn from, whatever they are called"),
     ] = field(default=(), metadata={REPEATED: "NAME=DEGRADED,CLEAN"})
+    shards: Annotated[
+        tuple[str, ...],
+        Doc("WebDataset shards to learn from: a pattern for clean photographs, or with the degradation of their pairs"),
+    ] = field(default=(), metadata={REPEATED: "[NAME=]PATTERN"})
+    shard_samples: Annotated[
+        int | None, Doc("samples taken of a shard each time it is its turn; by default as many as the first one has")
+    ] = None
+    shard_window: Annotated[int, Doc("shards whose samples are mixed, in place of a shuffle buffer")] = 4
+    shard_cache: Annotated[float, Doc("GiB of remote shards kept on disk, where temporary files are")] = 20.0
     test_pairs: Annotated[tuple[str, ...], Doc("the same to test on")] = field(
         default=(), metadata={REPEATED: "NAME=DEGRADED,CLEAN"}
     )
@@ -85,6 +95,7 @@ class DataSettings:
             )
         if not 0 <= self.image_cache < math.inf:
             raise OptionError(f"`image_cache` is {self.image_cache}; it must be 0 or more, and finite.")
+        check_shards(self.shards, self.shard_samples, self.shard_window, self.shard_cache)
         check_named_pairs("pairs", self.pairs)
         check_named_pairs("test_pairs", self.test_pairs)
         for name in self.degradations:
@@ -110,6 +121,19 @@ class Task:
     """The degraded image of each clean one. None, for one or all: synthesised by `degradation(task.degradation)`."""
     border: int = 0
     """Clean images may be larger than the degraded ones by this many pixels at each side, which are cut off."""
+
+    shards: Shards | None = None
+    """Where the images lie in place of files, if they are not files by themselves."""
+
+    @property
+    def count(self) -> int:
+        """The number of its images; of those in shards, about so many."""
+        return len(self.clean) if self.shards is None else self.shards.count
+
+    @property
+    def is_real(self) -> bool:
+        """Whether its degraded images are given, in part or all, and not synthesised."""
+        return self.shards.is_pairs if self.shards is not None else self.degraded is not None
 
     def files(self, index: int) -> tuple[Path | None, Path]:
         """The degraded image, None if it is synthesised, and the clean one."""
@@ -140,9 +164,13 @@ def training_tasks(settings: DataSettings) -> list[Task]:
                 "on. Add images, or give others as `test_data`."
             )
     tasks: dict[str, list[Task]] = {name: [] for name in settings.degradations}
-    for task in _all_tasks(learnt, settings):
-        tasks.setdefault(task.degradation, []).append(task)
-    merged = [_merge(name, parts) for name, parts in tasks.items() if parts]
+    in_shards = []
+    for task in _all_tasks(learnt, settings, _shard_tasks(settings)):
+        if task.shards is None:
+            tasks.setdefault(task.degradation, []).append(task)
+        else:
+            in_shards.append(task)
+    merged = [_merge(name, parts) for name, parts in tasks.items() if parts] + in_shards
     if not merged:
         raise DataError(f"No images to learn from: {_listed(found)}. Give training images as `data`.")
     return merged
@@ -218,7 +246,7 @@ def _found(settings: DataSettings, data: str, pairs: str) -> list[Source]:
     """Everything in two fields of settings: folders, and named pairs."""
     folders, named = getattr(settings, data), getattr(settings, pairs)
     notes: list[str] = []
-    found = find(folders, data, halves_of_named_pairs(named)) if folders or not named else []
+    found = find(folders, data, halves_of_named_pairs(named)) if folders or not (named or settings.shards) else []
     found += find_named_pairs(named, notes)
     for text in notes:
         note(text)
@@ -253,11 +281,19 @@ def _evenly_spaced(count: int, share: float) -> list[int]:
     return [(2 * i + 1) * count // (2 * kept) for i in range(kept)]
 
 
-def _all_tasks(sources: Sequence[Source], settings: DataSettings) -> list[Task]:
+def _shard_tasks(settings: DataSettings) -> Iterator[Task]:
+    """The tasks that shards serve."""
+    for text in settings.shards:
+        name, shards = find_shards(text, settings.shard_samples, settings.shard_window, settings.shard_cache)
+        for degraded in settings.degradations if name is None else (name,):
+            yield Task(f"{degraded} in shards", degraded, (), None, shards=shards)
+
+
+def _all_tasks(sources: Sequence[Source], settings: DataSettings, more: Iterable[Task] = ()) -> list[Task]:
     """The tasks that sources serve; those of degradations with real pairs only by these, unless asked otherwise."""
-    tasks = [task for source in sources for task in _tasks(source, settings)]
-    real = {task.degradation for task in tasks if task.degraded is not None}
-    synthetic = [task for task in tasks if task.degraded is None and task.degradation in real]
+    tasks = [*(task for source in sources for task in _tasks(source, settings)), *more]
+    real = {task.degradation for task in tasks if task.is_real}
+    synthetic = [task for task in tasks if not task.is_real and task.degradation in real]
     if not synthetic or settings.mix_synthetic:
         return tasks
     names = ", ".join(dict.fromkeys(task.degradation for task in synthetic))
@@ -297,5 +333,8 @@ def _merge(name: str, tasks: Sequence[Task]) -> Task:
 
 def _listed(found: Iterable[Source]) -> str:
     """What was found, for a message that it does not serve."""
+    found = [*found]
+    if not found:
+        return "found none"
     halves = {"train": "training half", "test": "test half", None: "no test half"}
     return "found " + ", ".join(f"{one.name} ({halves[one.split]}) in {one.folder}" for one in found)

@@ -84,7 +84,7 @@ def test_named_pairs_and_test_data(tmp_path: Path, capsys: pytest.CaptureFixture
 
 def test_nothing_given(capsys: pytest.CaptureFixture[str]) -> None:
     status, out = said(capsys)
-    assert (status, out) == (0, "Nothing to look at; give folders, or --pairs.")
+    assert (status, out) == (0, "Nothing to look at; give folders, --pairs or --shards.")
 
 
 def test_a_sheet_shows_patches_degraded_beside_clean(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

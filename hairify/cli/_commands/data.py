@@ -61,12 +61,15 @@ def _list(seen: Look) -> None:
             (source.name, "bold"),
             f"{_HALVES[source.split]} in {source.folder}: {len(source.clean)} {source.read_as()}, such as {first}",
         )
+    for name, shards in seen.shards:
+        what = "clean photographs" if name is None else f"pairs of {name}"
+        say((shards.pattern, "bold"), f": {len(shards.urls)} shards of {shards.samples} {what} each")
     for title, tasks in (("training", seen.training), ("tests", seen.tests)):
         if tasks:
-            say((f"{title:8}", "bold"), " " + ", ".join(f"{task.name} ({len(task.clean)})" for task in tasks))
+            say((f"{title:8}", "bold"), " " + ", ".join(f"{task.name} ({task.count})" for task in tasks))
     for note in seen.notes:
         say(("note", "yellow"), f" {in_flags(note, _ARGUMENTS)}")
     for problem in seen.problems:
         say(("not understood", "bold red"), f" {in_flags(problem, _ARGUMENTS)}")
-    if not (seen.sources or seen.problems):
-        say("Nothing to look at; give folders, or --pairs.")
+    if not (seen.sources or seen.shards or seen.problems):
+        say("Nothing to look at; give folders, --pairs or --shards.")
