@@ -67,7 +67,7 @@ def look(settings: DataSettings) -> Look:
         options = settings.shard_samples, settings.shard_window, settings.shard_cache
         if shards := _or_problem(partial(find_shards, text, *options), seen):
             seen.shards.append(shards)
-    if not seen.problems:
+    if not seen.problems and (seen.sources or seen.shards):
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("always")
             seen.training = _or_note(lambda: training_tasks(settings), seen)
