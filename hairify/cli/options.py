@@ -23,6 +23,7 @@ import typer
 from typing_extensions import Doc
 
 from hairify import recipes
+from hairify.data.datasets import REPEATED
 from hairify.errors import OptionError
 
 if sys.version_info >= (3, 11):
@@ -219,6 +220,9 @@ def _option(cls: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
     flags = [flag]
     if get_origin(kind) is tuple and get_args(kind)[0] is Path:
         given, how["metavar"] = list[Path], "PATH"
+        help_text = f"{help_text} (may be given several times)"
+    elif repeated := field.metadata.get(REPEATED):
+        given, how["metavar"] = list[str], repeated
         help_text = f"{help_text} (may be given several times)"
     elif get_origin(kind) is tuple:
         given, help_text = str | None, f"{help_text} (separated by commas)"

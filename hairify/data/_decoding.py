@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 import imagecodecs
 import numpy as np
@@ -61,19 +63,35 @@ def decode(path: Path) -> Decoded:
     """Decode a file by what it holds, whatever it is called."""
     if not path.is_file():
         raise ImageError(f"There is no file {path}.")
+    with _naming(path), path.open("rb") as file:
+        return _decode(file, path)
+
+
+def decode_content(content: bytes, name: str) -> Decoded:
+    """Decode the content of a file that lies within another; the name is for errors."""
+    with _naming(Path(name)):
+        return _decode(io.BytesIO(content), Path(name))
+
+
+def _decode(file: BinaryIO, path: Path) -> Decoded:
+    start = file.read(26)
+    file.seek(0)
+    if start.startswith(PNG_SIGNATURE):
+        decoded = _decode_png(file.read())
+    elif start.startswith(_TIFF_SIGNATURES):
+        decoded = _decode_tiff(file)
+    else:
+        decoded = _decode_by_pillow(_opened(file, start, path))
+    if decoded.levels.ndim != 3 or not decoded.levels.size:
+        raise ImageError("it has no pixels")
+    return decoded
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever decoders raise is an error that names the file."""
     try:
-        with path.open("rb") as file:
-            start = file.read(26)
-            file.seek(0)
-            if start.startswith(PNG_SIGNATURE):
-                decoded = _decode_png(file.read())
-            elif start.startswith(_TIFF_SIGNATURES):
-                decoded = _decode_tiff(file)
-            else:
-                decoded = _decode_by_pillow(_opened(file, start, path))
-        if decoded.levels.ndim != 3 or not decoded.levels.size:
-            raise ImageError("it has no pixels")
-        return decoded
+        yield
     except MemoryError:
         raise
     except Exception as error:  # on damaged files, decoders raise whatever they stumble over

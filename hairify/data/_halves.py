@@ -111,12 +111,15 @@ def halves_beside(folders: Sequence[Path]) -> tuple[list[Path], list[Path]]:
     if not clean:
         return [], []
     scenes = _scenes(clean)
-    # `high` may be of the tide: there, the files' names have to agree.
+    # `high` may be of the tide, and `normal` of a patient: there, both the other folder and its files have to agree.
     told = any(_says_clean(one.name) for one in clean)
     others = []
     for one in folders:
-        images = [] if one in clean else find_images(one)
-        if images and ((told and _kind_beside(one.name) is not None) or _show(images, scenes)):
+        says = _kind_beside(one.name)
+        images = [] if says in ("clean", "map") else find_images(one)
+        if images and (
+            (told and (says is not None or _show(images, scenes))) or (says is not None and _show(images, scenes))
+        ):
             others.append(one)
     return clean, others
 
@@ -143,24 +146,37 @@ def _show(images: Sequence[Path], scenes: set[tuple[str, ...]]) -> bool:
     return 2 * sum(any(name[:end] in scenes for end in range(1, len(name) + 1)) for name in names) >= len(names)
 
 
-def pair_within(images: Sequence[Path]) -> tuple[Path, Path] | None:
-    """Two images in one folder that are a pair by their names, such as `01_hazy` and `01_GT`."""
+def pairs_within(images: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """Degraded and clean images in one folder that are pairs by their names, such as `01_hazy` and `01_GT`."""
     scenes: dict[tuple[str, ...], dict[str, Path]] = defaultdict(dict)
     for path in images:
-        words = _words(path.stem)
         kind = _kind_beside(path.stem)
-        sure = any(word in _CLEAN | _DEGRADED for word in words)
+        sure = any(word in _CLEAN | _DEGRADED for word in _words(path.stem))
         scenes[_rest(path.stem)].setdefault(f"{kind}{'!' if sure else ''}", path)
+    pairs = []
     for rest, found in scenes.items():
         if not rest:  # the names have nothing but what they say: `gt` and `noisy` do, `high` and `snow` need not
             found = {said: path for said, path in found.items() if said.endswith("!")}
         by = {said.rstrip("!"): path for said, path in found.items()}
         if "clean" in by and "degraded" in by:
-            return by["degraded"], by["clean"]
-        told = next((found[said] for said in ("degraded!", "clean!") if said in found), None)
-        if "None" in by and told is not None:
-            return by["None"], told
-    return None
+            pairs.append((by["degraded"], by["clean"]))
+        elif "None" in by and "degraded!" in found:
+            pairs.append((found["degraded!"], by["None"]))
+        elif "None" in by and "clean!" in found:
+            pairs.append((by["None"], found["clean!"]))
+    return pairs
+
+
+def of_one_scene(pairs: Sequence[tuple[Path, Path]], images: Sequence[Path]) -> list[Path]:
+    """The images of the scenes of which there are pairs."""
+    scenes = {_rest(clean.stem) for _, clean in pairs}
+    return [path for path in images if _rest(path.stem) in scenes]
+
+
+def maps_of(images: Sequence[Path]) -> list[Path]:
+    """Images that are maps of others in their folder, such as `scan_1_mask` of `scan_1`."""
+    scenes = {_rest(path.stem) for path in images if _kind_beside(path.stem) != "map"}
+    return [path for path in images if _kind_beside(path.stem) == "map" and _rest(path.stem) in scenes]
 
 
 def alike(folders: Mapping[Path, Sequence[Path]]) -> Iterator[list[Path]]:

@@ -2,48 +2,43 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
-import re
-import warnings
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
 
-from hairify.data._halves import alike, clean_half_of, degraded_part, halves_beside, kind_of, pair_within
-from hairify.data._sets import CLEAN_SETS, PAIRED_SETS, SPLITS, UNTELLING, CleanSet, PairedSet, Split, same_name
+from hairify.data._doubts import WAYS_OUT, check_children, only_photographs
+from hairify.data._halves import halves_beside
+from hairify.data._pairing import (
+    by_name,
+    composites,
+    flat_pair,
+    folders_in,
+    halves_of,
+    is_named,
+    pair,
+    part_name,
+    split_of,
+)
+from hairify.data._sets import (
+    CLEAN_SETS,
+    COMPOSITE_SETS,
+    HERE,
+    PAIRED_SETS,
+    SMALL_COPIES,
+    SPLITS,
+    TASK_FOLDERS,
+    UNTELLING,
+    CleanSet,
+    PairedSet,
+)
+from hairify.data._sources import Findings, Source, listed, note
 from hairify.data.images import SUFFIXES, find_images, find_unread, needed_for
-from hairify.errors import DataError, HairWarning
+from hairify.errors import DataError
 
 
-@dataclass(frozen=True)
-class Source:
-    """Images found in one place: pairs, clean photographs for noise only, or photographs for any degradation."""
-
-    name: str
-    folder: Path
-    kind: Literal["pairs", "clean set", "photographs"]
-    split: Split | None
-    clean: tuple[Path, ...]
-    degradation: str = ""  # of pairs
-    degraded: tuple[Path, ...] | None = None
-    border: int = 0
-
-    def without(self, held_out: set[Path]) -> Source:
-        """All but the pairs, or photographs, whose clean image is held out."""
-        return self.select([i for i, path in enumerate(self.clean) if path not in held_out])
-
-    def select(self, indices: Sequence[int]) -> Source:
-        """Some of its images."""
-        degraded = None if self.degraded is None else tuple(self.degraded[i] for i in indices)
-        return dataclasses.replace(self, clean=tuple(self.clean[i] for i in indices), degraded=degraded)
-
-
-def find(roots: Sequence[Path], option: str) -> list[Source]:
-    """Everything in the given folders.
+def find(roots: Sequence[Path], option: str, named: Collection[Path] = ()) -> list[Source]:
+    """Everything in the given folders, but for those that are halves of pairs named by hand.
 
     Warns:
         HairWarning: images are left out, or may be halves of pairs by the names of their files.
@@ -52,6 +47,20 @@ def find(roots: Sequence[Path], option: str) -> list[Source]:
         DataError: there is no such folder, nothing is in it, a data set lacks a part, images are halves of pairs that
             are not known, or folders lie in one another.
     """
+    found = survey(roots, option, named)
+    if found.problems:
+        raise found.problems[0]
+    for text in dict.fromkeys(found.notes):
+        note(text)
+    return found.sources
+
+
+def survey(roots: Sequence[Path], option: str, named: Collection[Path] = ()) -> Findings:
+    """As `find`, but a problem with one data set does not keep from the others.
+
+    Raises:
+        DataError: no folder is given, or folders lie in one another.
+    """
     if not roots:
         raise DataError(f"`{option}` is empty: give folders of clean photographs, or of the data sets {_known()}.")
     folders = [Path(os.path.abspath(root.expanduser())) for root in roots]
@@ -59,28 +68,32 @@ def find(roots: Sequence[Path], option: str) -> list[Source]:
         for other in folders[:i]:
             if folder.is_relative_to(other) or other.is_relative_to(folder):
                 raise DataError(f"`{option}` has both {other} and {folder}: one lies in the other; give either.")
-    named = zip(folders, _telling_names(folders), strict=True)
-    notes: list[str] = []
-    found = [source for folder, name in named for source in _sources(folder, name, notes)]
-    for note in dict.fromkeys(notes):
-        warnings.warn(note, HairWarning, stacklevel=3)
+    found = Findings()
+    for folder, name in zip(folders, _telling_names(folders), strict=True):
+        try:
+            found.sources.extend(_sources(folder, name, named, found))
+        except DataError as error:
+            found.problems.append(error)
     return found
 
 
-def _sources(root: Path, name: str, notes: list[str]) -> list[Source]:
+def _sources(root: Path, name: str, named: Collection[Path], all_found: Findings) -> list[Source]:
     """Everything in one folder; photographs that belong to no data set are one source with the given name."""
     if not root.is_dir():
         what = f"{root} is a file" if root.exists() else f"There is no folder {root}"
         raise DataError(f"{what}; give a folder of clean photographs, or of the data sets {_known()}.")
-    found = list(_scan(root, root, set(), notes))
-    _check_photographs({one.folder: one.clean for one in found if one.kind == "photographs"}, root, notes)
+    scan = _Scan(root, named, all_found)
+    found = scan.of(root)
+    photographs = only_photographs(
+        {one.folder: one.clean for one in found if one.kind == "photographs"}, root, all_found.notes
+    )
     for ending, unread in itertools.groupby(sorted(find_unread(root), key=_ending), key=_ending):
-        notes.append(f"{root}: {_first([*unread])} left out: files {needed_for(ending)}.")
-    photographs = tuple(path for source in found if source.kind == "photographs" for path in source.clean)
+        all_found.notes.append(f"{root}: {listed([*unread])} left out: files {needed_for(ending)}.")
     others = [source for source in found if source.kind != "photographs"]
     if photographs:
-        others.append(Source(name, root, "photographs", None, tuple(sorted(photographs))))
-    if not others:
+        clean = tuple(sorted(path for images in photographs.values() for path in images))
+        others.append(Source(name, root, "photographs", None, clean))
+    if not others and not all_found.problems:
         raise DataError(
             f"{root} is empty: looked, there and in the folders in it, for images ({', '.join(sorted(SUFFIXES))}) "
             f"and for the data sets {_known()}."
@@ -88,73 +101,169 @@ def _sources(root: Path, name: str, notes: list[str]) -> list[Source]:
     return others
 
 
-def _check_photographs(folders: Mapping[Path, Sequence[Path]], root: Path, notes: list[str]) -> None:
-    """Refuse what is no clean photograph by its name, or that of a folder or file beside it.
+class _Scan:
+    """The search of one folder, whose remarks and problems it adds to those of all."""
 
-    Raises:
-        DataError: there is such a one.
-    """
-    for given in (root, *list(root.parents)[:2]) if folders else ():
-        beside = _folders(given.parent) if os.access(given.parent, os.R_OK) else []
-        if clean := clean_half_of(given, beside):
-            raise DataError(f"{given} has images of which {clean} has clean ones by their names. {_WAYS_OUT}")
-    for folder, images in folders.items():
-        if part := degraded_part(folder, root):
-            what = "maps or masks" if kind_of(part.name) == "map" else "degraded images"
-            halves = [clean for one in PAIRED_SETS for degraded, clean in one.halves if degraded == part.name.lower()]
-            where = f" with the clean ones beside it in {', '.join(dict.fromkeys(halves))}" if halves else ""
+    def __init__(self, root: Path, named: Collection[Path], found: Findings) -> None:
+        self.root, self.named, self.notes, self.problems = root, named, found.notes, found.problems
+        self.seen: set[str] = set()
+
+    def of(self, folder: Path) -> list[Source]:
+        """What is in a folder, and in those in it."""
+        real = os.path.realpath(folder)
+        if real in self.seen:
+            return []
+        self.seen.add(real)
+        folders = [one for one in folders_in(folder) if one not in self.named]
+        children = {child.name.lower(): child for child in folders}
+        clean_set = by_name(CLEAN_SETS, folder)
+        if clean_set is not None and not (clean_set.holds_others and _holds_others(folder, children, clean_set)):
+            return [self._clean_source(folder, children, clean_set)]
+        if is_named(folder, SMALL_COPIES):
+            self.notes.append(_left_out(folder.name, "a clean set, small copies by its name,"))
+            return []
+        if pairs := self._paired_sources(folder, children):
+            return pairs
+        around = [part for part in (folder, *folder.parents) if part.is_relative_to(self.root)]
+        if not any(by_name(PAIRED_SETS, part) for part in around):  # a known data set sees to its halves below
+            check_children(folder, folders)
+        problems = len(self.problems)
+        below = [source for child in folders for source in self._below(child)]
+        paired_set = by_name(PAIRED_SETS, folder)
+        if paired_set is None:
+            return [*below, *_photographs(folder)]
+        # What else a data set has, such as maps of its haze, is no photograph.
+        loose = [source.folder for source in below if source.kind == "photographs"]
+        self.notes.extend(_left_out(one.name, paired_set.name) for one in loose)
+        pairs = [source for source in below if source.kind != "photographs"]
+        if len(self.problems) == problems:
+            _check_complete(folder, paired_set, loose, any(source.kind == "pairs" for source in pairs))
+        return pairs
+
+    def _below(self, child: Path) -> list[Source]:
+        try:
+            return self.of(child)
+        except DataError as error:
+            self.problems.append(error)
+            return []
+
+    def _clean_source(self, folder: Path, children: Mapping[str, Path], clean_set: CleanSet) -> Source:
+        """The photographs of a data set that has nothing else."""
+        place = next((children[name] for name in clean_set.within if name in children), folder)
+        images = tuple(find_images(place, recursive=False))
+        if not images:
+            places = "".join(f", or in its folder {name}" for name in clean_set.within)
             raise DataError(
-                f"{part} has {what} by its name, and is no half of pairs that are known{where}. {_WAYS_OUT}"
+                f"{folder} is {clean_set.name} by its name, and {place} has no images. They are looked for right in "
+                f"it{places}. Complete it, or rename it if it is something else."
             )
-        if pair := pair_within(images):
+        rest = [one for one in children.values() if one != place and find_images(one)]
+        self.notes.extend(_left_out(one.name, clean_set.name) for one in rest)
+        split = clean_set.split or split_of(folder, self.root) or "train"
+        return Source(clean_set.name, folder, "clean set", split, images, only_noise=clean_set.only_noise)
+
+    def _paired_sources(self, folder: Path, children: Mapping[str, Path]) -> list[Source]:
+        """The pairs whose halves lie right in a folder.
+
+        Raises:
+            DataError: it cannot be told of which data set they are, images have no counterpart, or there are more
+                halves.
+        """
+        path = (folder, *folder.parents)
+        for composite in COMPOSITE_SETS:
+            if composite.clean in children and any(is_named(one, composite.folder) for one in path):
+                rest = [one for name, one in children.items() if name not in (composite.clean, *composite.degraded)]
+                self.notes.extend(_left_out(one.name, composite.name) for one in rest if find_images(one))
+                return composites(folder, children, composite, split_of(folder, self.root))
+        named = by_name(PAIRED_SETS, folder)
+        if named and (flat := flat_pair(folder, named, named.name, split_of(folder, self.root) or named.split)):
+            source, rest = flat
+            beside = [f"{one.name}/" for one in children.values() if find_images(one)] + [one.name for one in rest]
+            self._note_beside(folder, beside)
+            return [source]
+        candidates = [
+            (paired_set, halves)
+            for paired_set in (*PAIRED_SETS, *TASK_FOLDERS)
+            for halves in halves_of(paired_set, folder, children)
+        ]
+        for i, ancestor in enumerate(path):
+            for paired_set, halves in candidates:
+                if is_named(ancestor, paired_set.folder) and (halves[1] != HERE or ancestor == folder):
+                    return [self._known(folder, children, paired_set, halves, part_name(paired_set, path[: i + 1]))]
+        candidates = [one for one in candidates if one[0] not in TASK_FOLDERS and one[1][1] != HERE]
+        return [self._of_another_name(folder, children, candidates)] if candidates else []
+
+    def _known(
+        self, folder: Path, children: Mapping[str, Path], paired_set: PairedSet, halves: tuple[str, str], name: str
+    ) -> Source:
+        """The pairs of a data set that is known by its name, or by that of its task."""
+        split = split_of(folder, self.root) or paired_set.split
+        rest = [child for name, child in children.items() if name not in halves and find_images(child)]
+        self.notes.extend(_left_out(one.name, paired_set.name) for one in rest)
+        degraded, clean = (folder if half == HERE else children[half] for half in halves)
+        return pair(folder, paired_set, name, split, degraded, clean)
+
+    def _of_another_name(
+        self, folder: Path, children: Mapping[str, Path], candidates: Sequence[tuple[PairedSet, tuple[str, str]]]
+    ) -> Source:
+        """The pairs of a data set in a known layout; which half it is, its folders may say."""
+        told = [candidate for candidate in candidates if candidate[1] not in UNTELLING]
+        if not told:
+            degraded, clean = candidates[0][1]
+            known = ", ".join(dict.fromkeys(paired_set.name for paired_set, _ in candidates))
             raise DataError(
-                f"{folder} has pairs within it: {pair[0].name} and {pair[1].name} are of one scene by their names. "
-                f"Put the halves into folders of their own. {_WAYS_OUT}"
+                f"{folder} has pairs in `{degraded}` and `{clean}`, and nothing says what degrades them. Name a folder "
+                f"above them after their data set: {known}; or name them by `pairs`: "
+                f"haze={folder / degraded},{folder / clean}."
             )
-    for group in alike(folders):
-        names = ", ".join(one.name for one in group)
-        notes.append(
-            f"The folders {names} in {group[0].parent} have the same names of images. All are taken for clean "
-            f"photographs; if they are halves of pairs: {_WAYS_OUT}"
+        paired_set, halves = told[0]
+        self._check_rest(folder, [children[half] for half in halves], [*children.values()])
+        path = (folder, *folder.parents)
+        names = (part.name for part in path if not any(is_named(part, pattern) for pattern in SPLITS.values()))
+        name = f"{next(names)} {paired_set.degradation}"
+        return pair(folder, paired_set, name, split_of(folder, self.root), *(children[half] for half in halves))
+
+    def _check_rest(self, folder: Path, halves: Sequence[Path], children: Sequence[Path]) -> None:
+        """See to it that nothing beside pairs of an unknown data set is left out without a word.
+
+        Raises:
+            DataError: there are more halves of pairs.
+        """
+        rest = [child for child in children if child not in halves and find_images(child)]
+        clean, others = halves_beside([halves[1], *rest])
+        more = [one for one in (*clean, *others) if one != halves[1]]
+        if more:
+            raise DataError(
+                f"{folder} has pairs in {halves[0].name} and {halves[1].name}, and more halves beside them: "
+                f"{', '.join(one.name for one in more)}. Which belong together is not known. {WAYS_OUT}"
+            )
+        self._note_beside(
+            folder, [*(f"{one.name}/" for one in rest), *(one.name for one in find_images(folder, recursive=False))]
         )
 
+    def _note_beside(self, folder: Path, left: Sequence[str]) -> None:
+        if left:
+            named = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
+            self.notes.append(f"{folder} has pairs, and {named} beside them, which are left out.")
 
-def _scan(folder: Path, root: Path, seen: set[str], notes: list[str]) -> Iterator[Source]:
-    real = os.path.realpath(folder)
-    if real in seen:
-        return
-    seen.add(real)
-    folders = _folders(folder)
-    children = {child.name.lower(): child for child in folders}
-    clean_set = _by_name(CLEAN_SETS, folder)
-    if clean_set is not None:
-        source = _clean_source(folder, children, clean_set)
-        used = source.clean[0].parent
-        notes.extend(_left_out(one.name, source.name) for one in folders if one != used and find_images(one))
-        yield source
-        return
-    pairs = _paired_source(folder, children, root, notes)
-    if pairs is not None:
-        yield pairs
-        return
-    paired_set = _by_name(PAIRED_SETS, folder)
-    around = [part for part in (folder, *folder.parents) if part.is_relative_to(root)]
-    if not any(_by_name(PAIRED_SETS, part) for part in around):  # a known data set sees to its halves below
-        _check_children(folder, folders)
-    below = [source for child in folders for source in _scan(child, root, seen, notes)]
-    if paired_set is None:
-        yield from below
-        yield from _photographs(folder)
-        return
-    # What else a data set has, such as maps of its haze, is no photograph.
-    yield from (source for source in below if source.kind != "photographs")
+
+def _check_complete(folder: Path, paired_set: PairedSet, loose: Sequence[Path], has_pairs: bool) -> None:
+    """See to it that a data set has its halves.
+
+    Args:
+        folder: that of the data set, by its name.
+        paired_set: the data set.
+        loose: the folders in it that have images and are no halves.
+        has_pairs: whether pairs were found in it.
+
+    Raises:
+        DataError: a half is missing.
+    """
     names = {name for halves in paired_set.halves for name in halves}
-    loose = [source.folder for source in below if source.kind == "photographs"]
-    notes.extend(_left_out(one.name, paired_set.name) for one in loose)
     paths = [path for inner in loose for path in (inner, *inner.parents) if path.is_relative_to(folder)]
     lone = [path for path in paths if path.name.lower() in names]
-    if lone or not any(source.kind == "pairs" for source in below):
-        wanted = " or ".join(f"`{degraded}` and `{clean}`" for degraded, clean in paired_set.halves)
+    if lone or not has_pairs:
+        wanted = " or ".join(f"`{degraded}` and `{clean}`" for degraded, clean in paired_set.halves if clean != HERE)
         what = f"has no counterpart of {lone[0]}" if lone else "lacks both halves"
         raise DataError(
             f"{folder} is {paired_set.name} by its name, and {what}: needed are folders {wanted}. Complete it, or "
@@ -162,25 +271,9 @@ def _scan(folder: Path, root: Path, seen: set[str], notes: list[str]) -> Iterato
         )
 
 
-def _folders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(Path(entry.path) for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def _check_children(folder: Path, children: Sequence[Path]) -> None:
-    """Refuse halves of pairs beside one another that are not known.
-
-    Raises:
-        DataError: there are such.
-    """
-    unknown = [one for one in children if not (_by_name(CLEAN_SETS, one) or _by_name(PAIRED_SETS, one))]
-    clean, others = halves_beside(unknown)
-    if others:
-        names = [", ".join(one.name for one in half) for half in (others, clean)]
-        raise DataError(
-            f"{folder} has halves of pairs by their names, {names[0]} beside {names[1]}, and nothing says what "
-            f"degrades them. {_WAYS_OUT}"
-        )
+def _holds_others(folder: Path, children: Mapping[str, Path], clean_set: CleanSet) -> bool:
+    """Whether a folder that is called after a clean set has other folders in place of images."""
+    return not find_images(folder, recursive=False) and not any(name in children for name in clean_set.within)
 
 
 def _photographs(folder: Path) -> Iterator[Source]:
@@ -189,160 +282,8 @@ def _photographs(folder: Path) -> Iterator[Source]:
         yield Source(folder.name, folder, "photographs", None, images)
 
 
-def _clean_source(folder: Path, children: Mapping[str, Path], clean_set: CleanSet) -> Source:
-    """The photographs of a data set that has nothing else."""
-    place = next((children[name] for name in clean_set.within if name in children), folder)
-    images = tuple(find_images(place, recursive=False))
-    if not images:
-        places = "".join(f", or in its folder {name}" for name in clean_set.within)
-        raise DataError(
-            f"{folder} is {clean_set.name} by its name, and {place} has no images. They are looked for right in "
-            f"it{places}. Complete it, or rename it if it is something else."
-        )
-    return Source(clean_set.name, folder, "clean set", clean_set.split, images)
-
-
-def _paired_source(folder: Path, children: Mapping[str, Path], root: Path, notes: list[str]) -> Source | None:
-    """The pairs whose two halves lie in a folder, None if it has no such halves.
-
-    Raises:
-        DataError: it cannot be told of which data set they are, images have no counterpart, or there are more halves.
-    """
-    candidates = [
-        (paired_set, halves)
-        for paired_set in PAIRED_SETS
-        for halves in paired_set.halves
-        if halves[0] in children and halves[1] in children
-    ]
-    if not candidates:
-        return None
-    path = (folder, *folder.parents)
-    for i, ancestor in enumerate(path):
-        for paired_set, halves in candidates:
-            if _is_named(ancestor, paired_set.folder):
-                parts = (paired_set.parts.get(_letters(below.name)) for below in path[:i])
-                name = next((found for found in parts if found), paired_set.name)
-                split = _split(folder, root) or paired_set.split
-                rest = [child for name, child in children.items() if name not in halves and find_images(child)]
-                notes.extend(_left_out(one.name, paired_set.name) for one in rest)
-                return _pair(folder, paired_set, name, split, *(children[half] for half in halves))
-    told = [candidate for candidate in candidates if candidate[1] not in UNTELLING]
-    if not told:
-        degraded, clean = candidates[0][1]
-        known = ", ".join(dict.fromkeys(paired_set.name for paired_set, _ in candidates))
-        raise DataError(
-            f"{folder} has pairs in `{degraded}` and `{clean}`, and nothing says what degrades them. Name a folder "
-            f"above them after their data set: {known}."
-        )
-    # A data set of another name in the same layout; which half it is, its folders may say.
-    paired_set, halves = told[0]
-    _check_rest(folder, [children[half] for half in halves], [*children.values()], notes)
-    names = (part.name for part in path if not any(_is_named(part, pattern) for pattern in SPLITS.values()))
-    name = f"{next(names)} {paired_set.degradation}"
-    return _pair(folder, paired_set, name, _split(folder, root), *(children[half] for half in halves))
-
-
-def _check_rest(folder: Path, halves: Sequence[Path], children: Sequence[Path], notes: list[str]) -> None:
-    """See to it that nothing beside pairs of an unknown data set is left out without a word.
-
-    Raises:
-        DataError: there are more halves of pairs.
-    """
-    rest = [child for child in children if child not in halves and find_images(child)]
-    clean, others = halves_beside([halves[1], *rest])
-    more = [one for one in (*clean, *others) if one != halves[1] and kind_of(one.name) != "map"]
-    if more:
-        raise DataError(
-            f"{folder} has pairs in {halves[0].name} and {halves[1].name}, and more halves beside them: "
-            f"{', '.join(one.name for one in more)}. Which belong together is not known. {_WAYS_OUT}"
-        )
-    left = [*(f"{one.name}/" for one in rest), *(one.name for one in find_images(folder, recursive=False))]
-    if left:
-        listed = ", ".join(left[:3]) + (", ..." if len(left) > 3 else "")
-        notes.append(f"{folder} has pairs, and {listed} beside them, which are left out.")
-
-
 def _left_out(folder: str, data_set: str) -> str:
     return f"What is in folders called {folder} of {data_set} is left out."
-
-
-def _pair(
-    folder: Path, paired_set: PairedSet, name: str, split: Split | None, degraded_half: Path, clean_half: Path
-) -> Source:
-    """Degraded images with the clean image of each.
-
-    Raises:
-        DataError: a half is empty, images have no counterpart, or several clean images claim to be one.
-    """
-    images = {half: find_images(half) for half in (degraded_half, clean_half)}
-    for half, found in images.items():
-        if not found:
-            raise DataError(f"{name} in {folder} is incomplete: {half} has no images.")
-    parts = {part for path in images[degraded_half] for part in path.relative_to(degraded_half).parent.parts}
-    if split is None and all(any(_is_named(Path(part), pattern) for part in parts) for pattern in SPLITS.values()):
-        raise DataError(
-            f"{name} in {folder} has its training and test images within each half. Put a folder of both halves into "
-            f"one for training and one for tests: train/{degraded_half.name}, train/{clean_half.name}, ..."
-        )
-    common = _key(paired_set, images, degraded_half, clean_half)
-    keys = {half: [common(path.relative_to(half)) for path in found] for half, found in images.items()}
-    clean: dict[str, list[Path]] = defaultdict(list)
-    for key, path in zip(keys[clean_half], images[clean_half], strict=True):
-        clean[key].append(path)
-    alike = [path for group in clean.values() if len(group) > 1 for path in group]
-    if alike:
-        raise DataError(f"{name}: {clean_half} has several clean images of one name or number: {_first(alike)}.")
-    lacking = [p for key, p in zip(keys[degraded_half], images[degraded_half], strict=True) if key not in clean]
-    if lacking:
-        raise DataError(f"{name} is incomplete: {clean_half} has no clean image of {_first(lacking)}.")
-    used = set(keys[degraded_half])
-    unused = [group[0] for key, group in clean.items() if key not in used]
-    if unused and not paired_set.partial:
-        raise DataError(f"{name} is incomplete: {degraded_half} has no degraded image of {_first(unused)}.")
-    return Source(
-        name,
-        folder,
-        "pairs",
-        split,
-        tuple(clean[key][0] for key in keys[degraded_half]),
-        paired_set.degradation,
-        tuple(images[degraded_half]),
-        paired_set.border,
-    )
-
-
-def _key(
-    paired_set: PairedSet, images: Mapping[Path, Sequence[Path]], degraded_half: Path, clean_half: Path
-) -> Callable[[Path], str]:
-    """What pairs have in common: their names where all are equal, whatever is in them; else as the data set has it."""
-    names = {half: {same_name(path.relative_to(half)) for path in found} for half, found in images.items()}
-    return same_name if names[degraded_half] <= names[clean_half] else paired_set.key
-
-
-_Set = TypeVar("_Set", CleanSet, PairedSet)
-
-
-def _by_name(sets: Sequence[_Set], folder: Path) -> _Set | None:
-    return next((one for one in sets if _is_named(folder, one.folder)), None)
-
-
-def _is_named(folder: Path, pattern: str) -> bool:
-    return re.fullmatch(pattern, _letters(folder.name)) is not None
-
-
-def _letters(name: str) -> str:
-    return re.sub("[^a-z0-9]", "", name.lower())
-
-
-def _split(folder: Path, root: Path) -> Split | None:
-    """What the innermost folder to say so says, from `folder` up to `root`."""
-    for part in (folder, *folder.parents):
-        for split, pattern in SPLITS.items():
-            if _is_named(part, pattern):
-                return split
-        if part == root:
-            break
-    return None
 
 
 def _telling_names(folders: Sequence[Path]) -> list[str]:
@@ -357,21 +298,10 @@ def _telling_names(folders: Sequence[Path]) -> list[str]:
     return names
 
 
-_WAYS_OUT = (
-    "Halves that say what degrades them are known: `rain` and `norain`, `hazy` and `clear`, `blur` and `sharp`; `low` "
-    "and `high`, or `input` and `target`, below a folder named after its data set. So rename them; or give the folder "
-    "of the clean ones alone; or, if all are clean, rename what says otherwise."
-)
-
-
 def _ending(path: Path) -> str:
     return path.suffix.lower()
 
 
 def _known() -> str:
-    return ", ".join(one.name for one in (*CLEAN_SETS, *PAIRED_SETS))
-
-
-def _first(paths: Sequence[Path], most: int = 3) -> str:
-    names = ", ".join(path.name for path in paths[:most])
-    return f"{len(paths)} image{'s' if len(paths) > 1 else ''} ({names}{', ...' if len(paths) > most else ''})"
+    known = [[one.name for one in sets] for sets in (CLEAN_SETS, PAIRED_SETS, COMPOSITE_SETS)]
+    return ", ".join(dict.fromkeys(itertools.chain(*known)))

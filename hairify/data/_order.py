@@ -44,7 +44,7 @@ class Order:
     ) -> None:
         _check(tasks, repeats, shares)
         self._seed = seed
-        self._images = [len(task.clean) for task in tasks]
+        self._images = [task.count for task in tasks]
         self._times = [int(_of(task, repeats)) for task in tasks]
         self._by_image = bool(repeats)
         places = [a * b for a, b in zip(self._images, self._times, strict=True)] if repeats else _places(tasks, shares)
@@ -58,14 +58,25 @@ class Order:
 
     def __getitem__(self, index: int) -> tuple[int, int | None]:
         """Which task a sample shows; and which of its images, None where that is to be drawn."""
+        _, task, place = self._at(index)
+        return task, place % self._images[task] if self._by_image else None
+
+    def number(self, index: int, tasks: Sequence[int]) -> int:
+        """The number of a sample among those of some tasks, its own among them, round by round; each comes once."""
+        turn, task, place = self._at(index)
+        places = [end - begin for begin, end in zip([0, *self._ends], self._ends, strict=False)]
+        before = sum(places[other] for other in tasks if other < task)
+        return turn * sum(places[other] for other in tasks) + before + place
+
+    def _at(self, index: int) -> tuple[int, int, int]:
+        """The round of a sample, its task, and which of the task's places in the round it has."""
         turn, at = divmod(index, self._ends[-1])
         if self._round is None or self._round[0] != turn:
             generator = seeded_generator(self._seed, "order", turn)
             self._round = turn, torch.randperm(self._ends[-1], generator=generator)
         place = int(self._round[1][at])
         task = bisect_right(self._ends, place)
-        before = self._ends[task - 1] if task else 0
-        return task, (place - before) % self._images[task] if self._by_image else None
+        return turn, task, place - (self._ends[task - 1] if task else 0)
 
     def __getstate__(self) -> dict[str, object]:
         return self.__dict__ | {"_round": None}  # it is made again where it is needed
@@ -76,6 +87,10 @@ def _check(tasks: Sequence[Task], repeats: Mapping[str, int], shares: Mapping[st
         raise DataError(
             "`repeats` and `shares` both say how often a degradation is shown: leave one of them empty (`repeats = {}` "
             "in a file counts before those of a recipe)."
+        )
+    if repeats and (shards := [task.name for task in tasks if task.shards is not None]):
+        raise DataError(
+            f"`repeats` says how often each image is shown, and {', '.join(shards)} is no list of images: use `shares`."
         )
     for name, times in repeats.items():
         if times < 1:

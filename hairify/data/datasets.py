@@ -6,7 +6,7 @@ import hashlib
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -14,10 +14,16 @@ from typing import Annotated, Literal, get_args
 from torch import Generator, Tensor
 from typing_extensions import Doc
 
-from hairify.data._layouts import Source, find
+from hairify.data._layouts import find
+from hairify.data._named_pairs import check_named_pairs, find_named_pairs, halves_of_named_pairs
+from hairify.data._shards import Shards, check_shards, find_shards
+from hairify.data._sources import Source, note
 from hairify.data.degradations import degradation
 from hairify.data.images import read_rgb
 from hairify.errors import DataError, ImageError, OptionError
+
+REPEATED = "repeated"
+"""In the metadata of a field of settings: its flag is given once for each value, which the text shows."""
 
 Augmentation = Literal["none", "flips", "all"]
 
@@ -39,8 +45,28 @@ class DataSettings:
     test_data: Annotated[
         tuple[Path, ...], Doc("folders to test on; by default the test halves in data, and a share of its photographs")
     ] = ()
+    pairs: Annotated[
+        tuple[str, ...],
+        Doc("degradation and folders of both halves of pairs to learn from, whatever they are called"),
+    ] = field(default=(), metadata={REPEATED: "NAME=DEGRADED,CLEAN"})
+    shards: Annotated[
+        tuple[str, ...],
+        Doc("WebDataset shards to learn from: a pattern for clean photographs, or with the degradation of their pairs"),
+    ] = field(default=(), metadata={REPEATED: "[NAME=]PATTERN"})
+    shard_samples: Annotated[
+        int | None, Doc("samples taken of a shard each time it is its turn; by default as many as the first one has")
+    ] = None
+    shard_window: Annotated[int, Doc("shards whose samples are mixed, in place of a shuffle buffer")] = 4
+    shard_cache: Annotated[float, Doc("GiB of remote shards kept on disk, where temporary files are")] = 20.0
+    test_pairs: Annotated[tuple[str, ...], Doc("the same to test on")] = field(
+        default=(), metadata={REPEATED: "NAME=DEGRADED,CLEAN"}
+    )
+    mix_synthetic: Annotated[bool, Doc("put a degradation on photographs also where there are real pairs of it")] = (
+        False
+    )
     hold_out: Annotated[
-        float, Doc("this share, of each folder of photographs, is kept for tests where there is no test data")
+        float,
+        Doc("this share, of each folder of photographs and of pairs, is kept for tests where there is no test data"),
     ] = 0.1
     patch_size: Annotated[int, Doc("side of a training patch, in pixels")] = 128
     augmentation: Annotated[
@@ -69,6 +95,9 @@ class DataSettings:
             )
         if not 0 <= self.image_cache < math.inf:
             raise OptionError(f"`image_cache` is {self.image_cache}; it must be 0 or more, and finite.")
+        check_shards(self.shards, self.shard_samples, self.shard_window, self.shard_cache)
+        check_named_pairs("pairs", self.pairs)
+        check_named_pairs("test_pairs", self.test_pairs)
         for name in self.degradations:
             try:
                 degradation(name)
@@ -93,6 +122,19 @@ class Task:
     border: int = 0
     """Clean images may be larger than the degraded ones by this many pixels at each side, which are cut off."""
 
+    shards: Shards | None = None
+    """Where the images lie in place of files, if they are not files by themselves."""
+
+    @property
+    def count(self) -> int:
+        """The number of its images; of those in shards, about so many."""
+        return len(self.clean) if self.shards is None else self.shards.count
+
+    @property
+    def is_real(self) -> bool:
+        """Whether its degraded images are given, in part or all, and not synthesised."""
+        return self.shards.is_pairs if self.shards is not None else self.degraded is not None
+
     def files(self, index: int) -> tuple[Path | None, Path]:
         """The degraded image, None if it is synthesised, and the clean one."""
         return (None if self.degraded is None else self.degraded[index]), self.clean[index]
@@ -102,26 +144,33 @@ def training_tasks(settings: DataSettings) -> list[Task]:
     """What a network learns from: one task for each degradation, whatever the sources of its images.
 
     Plain photographs serve every degradation of `settings.degradations`, BSD400 and WED the noises among them, the
-    training halves of paired data sets their own. What `test_tasks` tests on is left out.
+    training halves of paired data sets their own. Where there are pairs of a degradation, it is put on no photographs,
+    unless `settings.mix_synthetic`. What `test_tasks` tests on is left out.
+
+    Warns:
+        HairWarning: what was left out, and by which rule `settings.pairs` belong together.
 
     Raises:
         DataError: nothing is found, a data set lacks a part, or nothing is left to learn from.
     """
-    found = find(settings.data, "data")
-    tested = find(settings.test_data, "test_data") if settings.test_data else found
+    found = _found(settings, "data", "pairs")
+    tested = _tested(settings, found)
     held_out = {path for source in _held_out(tested, settings) for path in source.clean}
+    learnt = [source.without(held_out) for source in found if source.split != "test"]
+    for source, whole in zip(learnt, (source for source in found if source.split != "test"), strict=True):
+        if not source.clean:
+            raise DataError(
+                f"Nothing is left to learn from in {whole.folder}: its {len(whole.clean)} image(s) are tested "
+                "on. Add images, or give others as `test_data`."
+            )
     tasks: dict[str, list[Task]] = {name: [] for name in settings.degradations}
-    for source in found:
-        if source.split != "test":
-            remaining = source.without(held_out)
-            if not remaining.clean:
-                raise DataError(
-                    f"Nothing is left to learn from in {source.folder}: its {len(source.clean)} image(s) are tested "
-                    "on. Add images, or give others as `test_data`."
-                )
-            for task in _tasks(remaining, settings):
-                tasks.setdefault(task.degradation, []).append(task)
-    merged = [_merge(name, parts) for name, parts in tasks.items() if parts]
+    in_shards = []
+    for task in _all_tasks(learnt, settings, _shard_tasks(settings)):
+        if task.shards is None:
+            tasks.setdefault(task.degradation, []).append(task)
+        else:
+            in_shards.append(task)
+    merged = [_merge(name, parts) for name, parts in tasks.items() if parts] + in_shards
     if not merged:
         raise DataError(f"No images to learn from: {_listed(found)}. Give training images as `data`.")
     return merged
@@ -131,16 +180,19 @@ def test_tasks(settings: DataSettings) -> list[Task]:
     """What a network is tested on: a task for each data set, or folder of photographs, and degradation.
 
     These are the test halves and photographs of `settings.test_data`. Where there is none, they are the test halves in
-    `settings.data` and, of each of its folders of photographs, the share `settings.hold_out`, evenly spaced.
+    `settings.data` and, of each of its folders of photographs and of `settings.pairs`, the share `settings.hold_out`,
+    evenly spaced.
+
+    Warns:
+        HairWarning: as for `training_tasks`.
 
     Raises:
         DataError: nothing is found, or a data set lacks a part.
     """
-    found = find(settings.test_data, "test_data") if settings.test_data else find(settings.data, "data")
+    found = _tested(settings)
     tasks: dict[str, list[Task]] = defaultdict(list)
-    for source in _held_out(found, settings):
-        for task in _tasks(source, settings):
-            tasks[task.name].append(task)
+    for task in _all_tasks(_held_out(found, settings), settings):
+        tasks[task.name].append(task)
     if not tasks:
         raise DataError(f"No images to test on: {_listed(found)}. Give test images as `test_data`.")
     return [_merge(name, parts) for name, parts in tasks.items()]
@@ -190,16 +242,36 @@ def seeded_generator(*key: object) -> Generator:
     return Generator().manual_seed(int.from_bytes(digest, "little") & (2**63 - 1))
 
 
+def _found(settings: DataSettings, data: str, pairs: str) -> list[Source]:
+    """Everything in two fields of settings: folders, and named pairs."""
+    folders, named = getattr(settings, data), getattr(settings, pairs)
+    notes: list[str] = []
+    found = find(folders, data, halves_of_named_pairs(named)) if folders or not (named or settings.shards) else []
+    found += find_named_pairs(named, notes)
+    for text in notes:
+        note(text)
+    return found
+
+
+def _tested(settings: DataSettings, data: list[Source] | None = None) -> list[Source]:
+    """Where what is tested on is looked for; `data`, if known, are the sources of training."""
+    if settings.test_data or settings.test_pairs:
+        return _found(settings, "test_data", "test_pairs")
+    return _found(settings, "data", "pairs") if data is None else data
+
+
 def _held_out(found: Iterable[Source], settings: DataSettings) -> list[Source]:
-    """What is tested on, of what was found in `settings.test_data`; in `settings.data`, where that is empty."""
-    if settings.test_data:
+    """What is tested on, of what was found for tests; in `settings.data` and `settings.pairs`, where these are all."""
+    if settings.test_data or settings.test_pairs:
         return [source for source in found if source.split != "train"]
     held_out = []
     for source in found:
         if source.split == "test":
             held_out.append(source)
-        elif source.kind == "photographs":
-            held_out.append(source.select(_evenly_spaced(len(source.clean), settings.hold_out)))
+        elif source.kind == "photographs" or source.named:
+            scenes = [*dict.fromkeys(source.clean)]  # several degraded images may be of one
+            kept = {scenes[i] for i in _evenly_spaced(len(scenes), settings.hold_out)}
+            held_out.append(source.select([i for i, path in enumerate(source.clean) if path in kept]))
     return held_out
 
 
@@ -209,16 +281,36 @@ def _evenly_spaced(count: int, share: float) -> list[int]:
     return [(2 * i + 1) * count // (2 * kept) for i in range(kept)]
 
 
+def _shard_tasks(settings: DataSettings) -> Iterator[Task]:
+    """The tasks that shards serve."""
+    for text in settings.shards:
+        name, shards = find_shards(text, settings.shard_samples, settings.shard_window, settings.shard_cache)
+        for degraded in settings.degradations if name is None else (name,):
+            yield Task(f"{degraded} in shards", degraded, (), None, shards=shards)
+
+
+def _all_tasks(sources: Sequence[Source], settings: DataSettings, more: Iterable[Task] = ()) -> list[Task]:
+    """The tasks that sources serve; those of degradations with real pairs only by these, unless asked otherwise."""
+    tasks = [*(task for source in sources for task in _tasks(source, settings)), *more]
+    real = {task.degradation for task in tasks if task.is_real}
+    synthetic = [task for task in tasks if not task.is_real and task.degradation in real]
+    if not synthetic or settings.mix_synthetic:
+        return tasks
+    names = ", ".join(dict.fromkeys(task.degradation for task in synthetic))
+    note(f"There are real pairs of {names}, so none are synthesised from photographs; `mix_synthetic` does both.")
+    return [task for task in tasks if task not in synthetic]
+
+
 def _tasks(source: Source, settings: DataSettings) -> list[Task]:
     """The tasks that a source serves, named as in tests."""
     called = source.name.encode(errors="backslashreplace").decode()  # folders' names need not be text
     if source.kind == "pairs":
         return [Task(called, source.degradation, source.clean, source.degraded, source.border)]
     names = settings.degradations
-    if source.kind == "clean set":
+    if source.only_noise:
         names = tuple(name for name in names if re.fullmatch(r"noise[\d.]+", name))
     if not names:
-        lacking = "no noise, such as noise25," if source.kind == "clean set" else "none"
+        lacking = "no noise, such as noise25," if source.only_noise else "none"
         raise DataError(
             f"{source.folder} ({source.name}) has clean photographs, and `degradations` has {lacking} to put on them: "
             f"it is ({', '.join(settings.degradations)}). Name one, or leave this folder out."
@@ -241,5 +333,8 @@ def _merge(name: str, tasks: Sequence[Task]) -> Task:
 
 def _listed(found: Iterable[Source]) -> str:
     """What was found, for a message that it does not serve."""
+    found = [*found]
+    if not found:
+        return "found none"
     halves = {"train": "training half", "test": "test half", None: "no test half"}
     return "found " + ", ".join(f"{one.name} ({halves[one.split]}) in {one.folder}" for one in found)

@@ -17,7 +17,7 @@ import numpy as np
 from torch import Tensor
 
 from hairify._support.files import replacing
-from hairify.data._decoding import LARGEST, decode
+from hairify.data._decoding import LARGEST, decode, decode_content
 from hairify.data._encoding import BY_PILLOW, LONGEST_SIDE, encode, lost
 from hairify.data._exif import upright
 from hairify.data._formats import FOR_OTHER_PROGRAMS, IMAGES, SUFFIXES, needed_for, readable
@@ -37,6 +37,7 @@ __all__ = [
     "read",
     "read_rgb",
     "readable",
+    "rgb_in",
     "write",
 ]
 
@@ -85,6 +86,16 @@ def read_rgb(path: str | os.PathLike[str]) -> Tensor:
         ImageError: as for `read`.
     """
     decoded = decode(Path(path))
+    return to_pixels(turned(decoded.levels, upright(decoded.exif)[0]))
+
+
+def rgb_in(content: bytes, name: str) -> Tensor:
+    """As `read_rgb`, of the content of a file.
+
+    Raises:
+        ImageError: as for `read`; it has the name.
+    """
+    decoded = decode_content(content, name)
     return to_pixels(turned(decoded.levels, upright(decoded.exif)[0]))
 
 

@@ -5,20 +5,25 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TypedDict
+from typing import TypeAlias, TypedDict
 
 import torch
 from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from hairify.data._order import Order
+from hairify.data._shard_order import ShardOrder
+from hairify.data._shards import Record, halves
 from hairify.data.datasets import Augmentation, DataSettings, Task, fit, seeded_generator
 from hairify.data.degradations import degradation
 from hairify.data.images import read_rgb
 from hairify.errors import DataError, ImageError
+
+_Read: TypeAlias = "Callable[[], tuple[Tensor | None, Tensor]]"
 
 
 class Sample(TypedDict):
@@ -83,9 +88,9 @@ class TrainingSamples(Dataset[Sample]):
         if not tasks:
             raise DataError("There are no tasks to draw samples of; `training_tasks` finds them.")
         for task in tasks:
-            if not task.clean:
+            if not task.count:
                 raise DataError(f"The task {task.name!r} has no images.")
-            if task.degraded is None or None in task.degraded:
+            if not task.is_real or None in (task.degraded or ()):
                 degradation(task.degradation)
         self.tasks = tuple(tasks)
         self.patch_size = patch_size
@@ -93,6 +98,7 @@ class TrainingSamples(Dataset[Sample]):
         self.augmentation, self.repeats, self.shares = augmentation, dict(repeats), dict(shares)
         self._order = Order(tasks, seed, self.repeats, self.shares)
         self._photographs = _Cache(cache_bytes)
+        self._shards = {task.shards: ShardOrder(task.shards, seed) for task in tasks if task.shards is not None}
 
     @property
     def epoch(self) -> int:
@@ -106,6 +112,7 @@ class TrainingSamples(Dataset[Sample]):
         return {
             "tasks": [task.name for task in self.tasks],
             "images": f"{sum(len(task.clean) for task in self.tasks)} (their names: {digest})",
+            **({"shards": [shards.about() for shards in self._shards]} if self._shards else {}),
             "patch_size": self.patch_size,
             "seed": self.seed,
             "augmentation": self.augmentation,
@@ -138,26 +145,51 @@ class TrainingSamples(Dataset[Sample]):
         task = self.tasks[number]
         generator = seeded_generator(self.seed, "sample", index)
         unreadable = []
-        for image in _draws(len(task.clean), generator, first):
-            degraded_file, clean_file = task.files(image)
-            file = str(degraded_file or clean_file)
+        for file, read in self._images(index, number, first, generator):
             try:
-                degraded, clean = self._patches(task, image, generator, patch_size)
+                degraded, clean = self._patches(task, *read(), generator, patch_size)
             except (ImageError, OSError) as error:
                 unreadable.append((file, str(error)))
             else:
                 return Sample(degraded=degraded, clean=clean, task=number, image=file, unreadable=unreadable)
         why = ": ".join(unreadable[0])
-        raise DataError(f"None of the {len(task.clean)} images of {task.name!r} can be used. The first of them: {why}")
+        raise DataError(f"None of the {task.count} images of {task.name!r} can be used. The first of them: {why}")
 
-    def _patches(self, task: Task, image: int, generator: Generator, size: int) -> tuple[Tensor, Tensor]:
-        """A random patch of an image of a task: degraded and clean."""
-        degraded_file, clean_file = task.files(image)
-        pixels = self._photographs.read(clean_file)
-        if degraded_file is None:
-            (clean,) = self._cut([pixels], generator, size)
+    def _images(self, index: int, number: int, first: int | None, generator: Generator) -> Iterator[tuple[str, _Read]]:
+        """The image of a sample, and others of its task for where it cannot be used: its file, and how it is read."""
+        task = self.tasks[number]
+        if task.shards is None:
+            for image in _draws(len(task.clean), generator, first):
+                degraded, clean = task.files(image)
+                yield str(degraded or clean), partial(self._read, task, image)
+            return
+        shards = self._shards[task.shards]
+        alike = [i for i, other in enumerate(self.tasks) if other.shards == task.shards]
+        for url, record in shards.from_number(self._order.number(index, alike)):
+            yield f"{url}/{record.key}", partial(self._read_shard, shards, url, record)
+
+    def _read(self, task: Task, image: int) -> tuple[Tensor | None, Tensor]:
+        """An image of a task: degraded, None where it is to be synthesised, and clean."""
+        degraded, clean = task.files(image)
+        pixels = self._photographs.read(clean)
+        return (None, pixels) if degraded is None else fit(self._photographs.read(degraded), pixels, task, image)
+
+    def _read_shard(self, shards: ShardOrder, url: str, record: Record) -> tuple[Tensor | None, Tensor]:
+        """The same of a sample in a shard."""
+        degraded, clean = halves(shards.tars.read(url, record), shards.shards.is_pairs)
+        if degraded is not None and degraded.shape != clean.shape:
+            sizes = [f"{image.shape[2]}×{image.shape[1]}" for image in (degraded, clean)]
+            raise ImageError(f"{url}/{record.key} has {sizes[0]} pixels, and its clean image has {sizes[1]}.")
+        return None if degraded is None else _as_integers(degraded), _as_integers(clean)
+
+    def _patches(
+        self, task: Task, degraded: Tensor | None, clean: Tensor, generator: Generator, size: int
+    ) -> tuple[Tensor, Tensor]:
+        """A random patch of an image, (3, H, W): degraded, synthesised where it is None, and clean."""
+        if degraded is None:
+            (clean,) = self._cut([clean], generator, size)
             return degradation(task.degradation)(clean[None], generator)[0], clean
-        degraded, clean = self._cut(fit(self._photographs.read(degraded_file), pixels, task, image), generator, size)
+        degraded, clean = self._cut([degraded, clean], generator, size)
         return degraded, clean
 
     def _cut(self, images: Sequence[Tensor], generator: Generator, size: int) -> list[Tensor]:

@@ -38,7 +38,7 @@ from hairify.data.degradations import (
 )
 from hairify.errors import DataError
 
-NAMES = (*DEGRADATIONS, "noise37", "haze+noise25", "motion+low_light")
+NAMES = (*DEGRADATIONS, "noise37", "haze+noise25", "motion+low_light", "downscale2+jpeg")
 every_degradation = pytest.mark.parametrize("degrade", [degradation(name) for name in NAMES], ids=NAMES)
 every_blur = pytest.mark.parametrize("degrade", [defocus_blur, motion_blur])
 SHAPES = [(1, 3, 32, 32), (3, 3, 40, 56), (2, 3, 8, 200), (2, 3, 1, 1)]
@@ -125,7 +125,7 @@ def test_can_be_sent_to_another_process(degrade: Degradation) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="tells its memory in another way")
-@pytest.mark.parametrize("name", ["noise25", "rain", "haze", "motion", "low_light"])
+@pytest.mark.parametrize("name", ["noise25", "rain", "haze", "motion", "low_light", "raindrops", "second_order"])
 def test_a_whole_photograph_takes_a_few_times_its_own_memory(name: str) -> None:
     program = """
         import torch
@@ -403,12 +403,22 @@ def test_noise_is_named_by_its_deviation(name: str, sigma: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "part"),
-    [("fog", "fog"), ("", ""), ("noise", "noise"), ("noise-5", "noise-5"), ("haze+", ""), ("haze+snow+rain", "snow")],
+    [
+        ("fog", "fog"),
+        ("", ""),
+        ("noise", "noise"),
+        ("noise-5", "noise-5"),
+        ("haze+", ""),
+        ("haze+fog+rain", "fog"),
+        ("jpeg0", "jpeg0"),
+        ("jpeg101", "jpeg101"),
+        ("downscale0.5", "downscale0.5"),
+    ],
 )
 def test_an_unknown_name_is_told_and_the_known_ones_listed(name: str, part: str) -> None:
     with pytest.raises(DataError) as caught:
         degradation(name)
     assert repr(part) in str(caught.value)
     assert repr(name) in str(caught.value)
-    for known in (*DEGRADATIONS, "noise37", "haze+noise25"):
+    for known in (*DEGRADATIONS, "noise37", "jpeg20", "downscale3", "haze+noise25"):
         assert known in str(caught.value)

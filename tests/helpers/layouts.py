@@ -119,6 +119,26 @@ LAYOUTS: Mapping[str, tuple[Pair, ...]] = {
         *(Pair("train", f"LOLdataset/our485/high/{n}.png", f"LOLdataset/our485/low/{n}.png") for n in (2, 5)),
         Pair("test", "LOLdataset/eval15/high/1.png", "LOLdataset/eval15/low/1.png"),
     ),
+    "Kodak24": tuple(Pair("test", f"Kodak24/kodim{n:02}.png") for n in (1, 2)),
+    "McMaster": tuple(Pair("test", f"McM/{n}.tif") for n in (1, 2, 10)),
+    "Rain13K": tuple(Pair("train", f"Rain13K/target/{n}.jpg", f"Rain13K/input/{n}.jpg") for n in (1, 2)),
+    "Test1200": tuple(Pair("test", f"Test1200/target/{n}.png", f"Test1200/input/{n}.png") for n in (1, 2)),
+    "Snow100K": (
+        *(Pair("train", f"Snow100K/train/gt/b_{n}.jpg", f"Snow100K/train/synthetic/b_{n}.jpg") for n in (1, 2)),
+        *(
+            Pair("test", f"Snow100K/Snow100K-{size}/gt/w_{n}.jpg", f"Snow100K/Snow100K-{size}/synthetic/w_{n}.jpg")
+            for size in "SL"
+            for n in (1, 2)
+        ),
+    ),
+    "RainDrop": (
+        *(Pair("train", f"RainDrop/train/gt/{n}_clean.png", f"RainDrop/train/data/{n}_rain.png") for n in (0, 1)),
+        *(
+            Pair("test", f"RainDrop/test_{ab}/gt/{n}_clean.png", f"RainDrop/test_{ab}/data/{n}_rain.png")
+            for ab in "ab"
+            for n in (0, 10)
+        ),
+    ),
     "Rain100H": tuple(Pair("any", f"Rain100H/norain/norain-{n}.png", f"Rain100H/rain/rain-{n}.png") for n in (1, 2)),
     "RESIDE-6K": (
         Pair("train", "RESIDE-6K/train/GT/1.jpg", "RESIDE-6K/train/hazy/1.jpg"),
@@ -132,6 +152,8 @@ OTHERS: Mapping[str, tuple[str, ...]] = {
     "OTS": ("OTS/clear/0025.jpg",),  # of which no hazy image is there
     "ITS": ("ITS_v2/trans/1_1.png",),
     "SOTS": ("SOTS/figures/examples.png",),
+    "Kodak24": ("Kodak24/noisy25/kodim01.png",),
+    "Snow100K": ("Snow100K/train/mask/b_1.jpg", "Snow100K/realistic/r_1.jpg"),
     "GoPro": ("GOPRO_Large/train/GOPR0372_07_00/blur_gamma/000001.png",),
 }
 """What is beside the images of a data set and is not to be taken for one."""

@@ -91,9 +91,11 @@ def run(
 
 def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict[str, str]:
     """What a reader should know of a training."""
+    files = {path for task in tasks for path in task.clean}
+    in_shards = {task.shards for task in tasks if task.shards is not None}
     return {
         "degradations": ", ".join(task.degradation for task in tasks),
-        "images": f"{len({path for task in tasks for path in task.clean}):,}",
+        "images": f"{len(files) + sum(shards.count for shards in in_shards):,}",
         "steps": f"{steps:,} of {training.batch_size} patches",
         "learning rate": training.rate_in_words(),
         "seed": str(training.seed),
@@ -141,7 +143,7 @@ def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -
     else:
         say(("network", "bold"), f"  {type(model).__name__}, {parameters:,} parameters, not converted")
     for title, those in (("training", tasks), ("held out", tests)):
-        listed = ", ".join(f"{task.name} ({len(task.clean)})" for task in those)
+        listed = ", ".join(f"{task.name} ({task.count})" for task in those)
         if listed:
             say((f"{title:8}", "bold"), f" {listed}")
 
