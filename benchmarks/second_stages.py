@@ -137,7 +137,7 @@ class Runner:
             validate_every=0,
             workers=0,
             seed=seed,
-            tensorboard=False,
+            log_with=(),
         )
 
     @torch.no_grad()
@@ -161,8 +161,8 @@ def as_markdown(results: Sequence[Mapping[str, Scores]], recipe: Recipe) -> str:
     """Scores, and what each second stage gained and lost since the first: paired differences over seeds."""
     names = [FIRST, *ARMS, TOGETHER]
     rows = [
-        f"`{asdict(recipe)}`, {len(results)} seed(s). PSNR in dB on held-out photographs, mean over seeds; in brackets, "
-        "the mean and standard deviation over seeds of the difference from the first stage.",
+        f"`{asdict(recipe)}`, {len(results)} seed(s). PSNR in dB on held-out photographs, mean over seeds; in "
+        "brackets, the mean and standard deviation over seeds of the difference from the first stage.",
         "| trained on | " + " | ".join((*NOISES, "noise, mean", "haze")) + " |",
         "|---" * (len(NOISES) + 3) + "|",
     ]

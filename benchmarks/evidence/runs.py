@@ -217,7 +217,7 @@ class Runner:
             mixed_precision=self.recipe.precision,
             workers=0,
             seed=seed,
-            tensorboard=False,
+            log_with=(),
         )
 
     def _samples(self, seed: int) -> TrainingSamples:

@@ -161,7 +161,7 @@ def recipe(**changes: Any) -> TrainingSettings:
         "final_epochs": 1,
         "save_every": 2,
         "workers": 0,
-        "tensorboard": False,
+        "log_with": (),
         "cpu": True,
     }
     return TrainingSettings(**options | changes)

@@ -1,0 +1,56 @@
+"""What a run that is gone on with must have in common with the one that was begun."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from torch import nn
+
+from hairify.data.samples import TrainingSamples
+from hairify.model import HairModel
+from hairify.training._settings import TrainingSettings
+
+FREE = frozenset(
+    {
+        *("accumulation", "checkpoint_blocks", "save_every", "validate_every", "keep_checkpoints", "workers"),
+        *("log_with", "best_by", "fsdp", "cpu"),
+    }
+)
+"""Settings that change nothing of what is learned, but for rounding."""
+
+ADJUSTABLE = frozenset(
+    {
+        *("learning_rate", "final_learning_rate", "warm_up", "hair_rate", "weight_decay", "clip_norm"),
+        *("mixed_precision", "steps", "epochs", "final_epochs"),
+    }
+)
+"""Settings that may change, some of them as they must where a loss was not finite; the run says so, for it is no longer
+an unbroken one. With any other setting changed, it would not be the run that was begun."""
+
+
+def agreed(settings: TrainingSettings, model: nn.Module, samples: TrainingSamples) -> dict[str, Any]:
+    """What a checkpoint keeps of settings, network and data, as JSON has it."""
+    kept = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    limit = model.plan.hsn_limit if isinstance(model, HairModel) else None  # no part of the weights
+    return dict(json.loads(json.dumps({**kept, "hsn_limit": limit, **samples.about()}, default=str)))
+
+
+def compared(then: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """What is another now, in words: what may be, and what may not.
+
+    Args:
+        then: `agreed` of the run that was begun; what it does not know of was no setting yet.
+        now: `agreed` of the one that is to go on.
+    """
+    others = {
+        name: f"`{name}` was {then[name]}, is {now[name]}" for name in now if then.get(name, now[name]) != now[name]
+    }
+    may = [text for name, text in others.items() if name in ADJUSTABLE]
+    may_not = [text for name, text in others.items() if name not in ADJUSTABLE]
+    # Steps go before epochs, which then only say at which share of them the learning rate falls.
+    if now["steps"] is not None and "steps" not in others and others.keys() & {"epochs", "final_epochs"}:
+        may_not.append(f"the run's length is given by `steps` ({now['steps']}), not by epochs; give other `steps`")
+    return may, may_not
