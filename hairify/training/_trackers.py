@@ -107,7 +107,7 @@ def trackers_named(names: Sequence[str]) -> dict[str, Any]:
                 f"package.module:Tracker for a subclass of accelerate's GeneralTracker, and {NONE}."
             )
         elif name != NONE:
-            if name not in get_available_trackers():
+            if name not in map(str, get_available_trackers()):
                 raise OptionError(
                     f"`log_with` has {name!r}, which is not installed: pip install {_PACKAGES.get(name, name)}. Or "
                     "leave it out."
