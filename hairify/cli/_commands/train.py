@@ -49,7 +49,7 @@ def run(
     [dim]hairify train --data photographs --output run
     hairify train --data photographs --output run --network my_nets:UNet --weights trained.pth --freeze-base
     hairify train --output run --resume
-    hairify train --from run --data hazy --output second --learning-rate 1e-4
+    hairify train --from run --data photographs --degradations noise25,haze --output second
     accelerate launch --num_processes 8 -m hairify train --data data --output run[/dim]
     """
     check_output(output)
