@@ -55,7 +55,7 @@ FILE = re.compile(r"# ([\w/-]+\.(?:py|toml))\n")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 # Put after what the pages say, and so in its place: their trainings take minutes to days, and exporting takes long.
-QUICK = shlex.split("--steps 3 --batch-size 2 --patch-size 32 --workers 0 --validate-every 0 --no-tensorboard --cpu")
+QUICK = shlex.split("--steps 3 --batch-size 2 --patch-size 32 --workers 0 --validate-every 0 --log-with none --cpu")
 APPENDED = {
     "train": QUICK,
     "ablate": [*QUICK, *shlex.split("--steps 1 --seeds 1 --degradations noise25")],
