@@ -25,7 +25,7 @@ from hairify.training import TrainingSettings, is_begun, train
 
 NOISES = ("noise15", "noise25", "noise50")
 ALL = (*NOISES, "haze")
-FIRST = "denoiser"
+INPUT, FIRST = "the images themselves", "denoiser"
 TOGETHER = "all from the start"
 _CACHE = 2**30
 _CROP = 192
@@ -88,10 +88,11 @@ class Runner:
         self._test = crops([Task(name, name, photographs(HELD_OUT), None) for name in ALL], _CROP)
 
     def seed(self, seed: int) -> dict[str, Scores]:
-        """The scores of the first stage, of all second ones, and of who learns all from the start."""
+        """The scores of what is restored, of the first stage, all second ones, and who learns all from the start."""
         recipe = self._recipe
         first = self._folder(seed, FIRST)
-        found = {FIRST: self._stage(first, self._fresh(seed), Arm(NOISES), recipe.before, recipe.rate, seed)}
+        found = {INPUT: self._scores(nn.Identity())}
+        found |= {FIRST: self._stage(first, self._fresh(seed), Arm(NOISES), recipe.before, recipe.rate, seed)}
         for name, arm in ARMS.items():
             start = load(first / "model.safetensors", unet(width=recipe.width))
             folder = self._folder(seed, name)
@@ -143,7 +144,7 @@ class Runner:
     @torch.no_grad()
     def _scores(self, network: nn.Module) -> Scores:
         degraded, clean, names = self._test
-        device = next(network.parameters()).device
+        device = next((p.device for p in network.parameters()), torch.device("cpu"))
         restored = torch.cat([network(part.to(device)).cpu() for part in degraded.split(4)])
         return by_degradation(psnr(restored, clean), names)
 
@@ -159,7 +160,7 @@ def by_degradation(values: Tensor, names: Sequence[str]) -> Scores:
 
 def as_markdown(results: Sequence[Mapping[str, Scores]], recipe: Recipe) -> str:
     """Scores, and what each second stage gained and lost since the first: paired differences over seeds."""
-    names = [FIRST, *ARMS, TOGETHER]
+    names = [INPUT, FIRST, *ARMS, TOGETHER]
     rows = [
         f"`{asdict(recipe)}`, {len(results)} seed(s). PSNR in dB on held-out photographs, mean over seeds; in "
         "brackets, the mean and standard deviation over seeds of the difference from the first stage.",
@@ -167,7 +168,8 @@ def as_markdown(results: Sequence[Mapping[str, Scores]], recipe: Recipe) -> str:
         "|---" * (len(NOISES) + 3) + "|",
     ]
     for name in names:
-        cells = [_cell([(one[name][of], one[FIRST][of]) for one in results]) for of in (*NOISES, "noise", "haze")]
+        start = name if name == INPUT else FIRST
+        cells = [_cell([(one[name][of], one[start][of]) for one in results]) for of in (*NOISES, "noise", "haze")]
         rows.append(f"| {name} | {' | '.join(cells)} |")
     return rows[0] + "\n\n" + "\n".join(rows[1:]) + "\n"
 
