@@ -19,7 +19,7 @@ OLDEST := .venv-oldest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo bench bench-kernels bench-planning bench-gpu evidence test test-slow test-oldest zoo zoo-page commands-page docs check clean
+.PHONY: help demo bench bench-kernels bench-planning bench-gpu evidence second-stages test test-slow test-oldest zoo zoo-page commands-page docs check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -42,6 +42,9 @@ bench-gpu: ## test and measure on a GPU, nine minutes, with the PyTorch that PYT
 
 evidence: $(VENV)/.installed-test ## train converted and unconverted networks and compare them: hours; ARGS=--quick a minute
 	$(BIN)/python -m benchmarks.evidence $(ARGS)
+
+second-stages: $(VENV)/.installed-test ## teach a denoiser haze, and see what it forgets: an hour on one core
+	$(BIN)/python -m benchmarks.second_stages $(ARGS)
 
 test: $(VENV)/.installed-test ## run the tests, without the heavy ones
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not zoo" $(ARGS)
@@ -75,7 +78,7 @@ check: $(VENV)/.installed-dev ## lint, format, types and which room imports whic
 	$(BIN)/lint-imports
 
 clean: ## remove the environments, caches and builds
-	rm -rf $(VENV) $(OLDEST) build dist demo-output bench-output evidence-output site-output zoo-output
+	rm -rf $(VENV) $(OLDEST) build dist demo-output bench-output evidence-output second-stages-output site-output zoo-output
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

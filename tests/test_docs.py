@@ -11,6 +11,8 @@ import inspect
 import io
 import re
 import shlex
+import shutil
+import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
@@ -55,7 +57,7 @@ FILE = re.compile(r"# ([\w/-]+\.(?:py|toml))\n")
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 
 # Put after what the pages say, and so in its place: their trainings take minutes to days, and exporting takes long.
-QUICK = shlex.split("--steps 3 --batch-size 2 --patch-size 32 --workers 0 --validate-every 0 --no-tensorboard --cpu")
+QUICK = shlex.split("--steps 3 --batch-size 2 --patch-size 32 --workers 0 --validate-every 0 --log-with none --cpu")
 APPENDED = {
     "train": QUICK,
     "ablate": [*QUICK, *shlex.split("--steps 1 --seeds 1 --degradations noise25")],
@@ -167,7 +169,7 @@ def appended(words: Sequence[str], page: Path) -> list[str]:
     """What makes a command quick; of options that are given twice the second counts."""
     command = words[0]
     more = list(APPENDED.get(command, []))
-    if command in ("train", "ablate") and not {"--option", "--config", "--resume"} & {*words}:
+    if command in ("train", "ablate") and not {"--option", "--config", "--resume", "--from"} & {*words}:
         more += SMALL_NETWORK
     if command == "export" and page not in HEAVY:
         more += BAKED
@@ -190,7 +192,7 @@ def check_other(program: str, words: Sequence[str]) -> None:
     elif program == "python":
         file = words[1].replace(".", "/") + ".py" if words[0] == "-m" else words[0]
         assert (ROOT / file).is_file() or (ROOT / words[1] / "__main__.py").is_file(), words
-    elif program == "accelerate":
+    elif program in ("accelerate", "torchrun"):
         check_words(words[words.index("hairify") + 1 :])
     else:
         assert importlib.metadata.entry_points(group="console_scripts", name=program), program
@@ -238,6 +240,17 @@ def test_commands_that_are_shown_only_are_accepted(page: Path) -> None:
         if source.startswith("hairify "):
             for program, *words in command_lines(source):
                 check_words(words) if program == "hairify" else check_other(program, words)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+def test_scripts_are_bash_and_their_commands_are_accepted() -> None:
+    scripts = [source for page in PAGES for _, _, source in blocks(page, "sh")]
+    assert scripts
+    for script in scripts:
+        done = subprocess.run(["bash", "-n"], input=script, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, ""), script
+        for words in re.findall(r'words="([^"]*)"', script):  # of `train`
+            check_words(["train", *words.split()])
 
 
 def test_every_page_is_in_the_contents() -> None:

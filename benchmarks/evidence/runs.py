@@ -107,7 +107,7 @@ class Runner:
         self.output, self.recipe = output, recipe
         self._learnt = [Task(name, name, tuple(learnt), None) for name in DEGRADATIONS]
         self._tested = [Task(name, name, tuple(tested), None) for name in DEGRADATIONS]
-        self._test = _crops(self._tested, recipe.crop)
+        self._test = crops(self._tested, recipe.crop)
 
     def carry_out(self, run: Run) -> dict[str, Any]:
         """What a run came to, from its file where it is finished."""
@@ -217,7 +217,7 @@ class Runner:
             mixed_precision=self.recipe.precision,
             workers=0,
             seed=seed,
-            tensorboard=False,
+            log_with=(),
         )
 
     def _samples(self, seed: int) -> TrainingSamples:
@@ -268,7 +268,7 @@ def _names(tasks: Sequence[Task]) -> list[str]:
     return sorted({path.stem for task in tasks for path in task.clean})
 
 
-def _crops(tasks: Sequence[Task], side: int) -> tuple[Tensor, Tensor, list[str]]:
+def crops(tasks: Sequence[Task], side: int) -> tuple[Tensor, Tensor, list[str]]:
     """The middle of each photograph, degraded and clean, and the name of its degradation."""
     pairs, names = [], []
     for task in tasks:

@@ -17,6 +17,7 @@ from hairify._support.memory import is_lack_of_memory
 from hairify.cli import INTERRUPTED
 from hairify.cli._commands import ablate, data, demo, evaluate, export, plan, push, recipes, report, restore, train
 from hairify.cli._common import config_of_run, say
+from hairify.cli._usual_names import Command
 from hairify.cli.options import in_flags, with_settings
 from hairify.errors import HairError, HairWarning, OptionError
 
@@ -100,4 +101,4 @@ def _complain(message: str) -> None:
 for _module in (plan, data, recipes, train, evaluate, restore, export, ablate, report, push, demo):
     _command: Callable[..., Any] = _module.run
     _whole = _reporting(with_settings(_command, config_of_run))
-    app.command(_module.__name__.rpartition(".")[2], help=_command.__doc__)(_whole)
+    app.command(_module.__name__.rpartition(".")[2], help=_command.__doc__, cls=Command)(_whole)

@@ -16,11 +16,15 @@ from rich.text import Text
 from hairify._support.files import is_utf8
 from hairify.errors import OptionError
 from hairify.sharing._hub import Restorer, from_pretrained
+from hairify.training._looking import BEST, MODEL
 
 console = Console()
 
 CONFIG = "config.toml"
 """The configuration that a run writes into its folder."""
+
+UNFINISHED = "under way"
+"""The fact of a restorer that says how far its run has come, where it has not ended."""
 
 _SHOWN = 20  # of those that were left out, one a line
 
@@ -56,6 +60,8 @@ def open_restorer(source: str, device: str, network: str | None, dac: str | None
     """The restorer of a folder or of the Hub, in evaluation mode, on a device."""
     restorer = from_pretrained(source, network=network, dac=dac)
     restorer.model.to(device_named(device))
+    if UNFINISHED in restorer.about:
+        say(("note", "yellow"), f" The training run is under way: this is the restorer {restorer.about[UNFINISHED]}.")
     return restorer
 
 
@@ -91,8 +97,10 @@ def config_of_run(given: Mapping[str, Any]) -> Path | None:
     folder = given.get("model") or given.get("output")
     if folder is None or not given.get("resume", True):
         return None
-    path = Path(folder) / CONFIG
-    return path if path.is_file() else None
+    run = Path(folder)
+    if run.name in (MODEL, BEST) and not (run / CONFIG).is_file():
+        run = run.parent
+    return run / CONFIG if (run / CONFIG).is_file() else None
 
 
 @contextlib.contextmanager

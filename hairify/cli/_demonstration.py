@@ -141,7 +141,7 @@ def _settings(steps: int, patches: int, seed: int, rate: float, final_rate: floa
         save_every=max(steps, 1),
         workers=0,
         seed=seed,
-        tensorboard=False,
+        log_with=(),
         cpu=True,
     )
 

@@ -38,7 +38,25 @@ _CONFIG_HELP = "TOML file with a table for each group of options, such as the co
 _RECIPE_HELP = "one of hairify's recipes, which `hairify recipes` lists; --config and flags count before it"
 _RECIPE_TABLE = "training"  # commands whose options have this table take recipes
 _EXAMPLES = {"--option": "dim=24", "--rates": "hsn=3"}
+_FLAGS = {
+    "options": "--option",  # one for each of the mapping's entries
+    "start_from": "--from",  # which is no name in Python
+}
+"""The flags that are not called as their fields."""
+
+_RETIRED = {
+    "tensorboard": 'log_with = ["tensorboard"], or log_with = ["none"] for tensorboard = false',
+}
+"""Keys of former versions, and what says the same now."""
+
 _NOTHING_SAID: tuple[Any, ...] = (None, [], ())
+
+
+class Said(dict[str, Mapping[str, Any]]):
+    """What a user gave by flags or by the file: values of settings, by table and key.
+
+    A command that has a parameter of this type gets it.
+    """
 
 
 def with_settings(
@@ -55,7 +73,9 @@ def with_settings(
     hints = typing.get_type_hints(function, include_extras=True)
     signature = inspect.signature(function)
     classes = {name: hint for name, hint in hints.items() if dataclasses.is_dataclass(hint) and isinstance(hint, type)}
-    own = [p.replace(annotation=hints[name]) for name, p in signature.parameters.items() if name not in classes]
+    told = [name for name, hint in hints.items() if hint is Said]
+    kept = (p for name, p in signature.parameters.items() if name not in classes and name not in told)
+    own = [p.replace(annotation=hints[p.name]) for p in kept]
     options = [_option(cls, field) for cls in classes.values() for field in dataclasses.fields(cls)]
     config = inspect.Parameter(
         CONFIG,
@@ -74,10 +94,14 @@ def with_settings(
         tables = read_tables(file) if file is not None else {}
         if trains and (named := given.pop(RECIPE, None)):
             tables = _under(tables, read_tables(recipes.path(named)), named, given)
+        all_said = Said()
         for name, cls in classes.items():
             said = {field.name: given.pop(field.name) for field in dataclasses.fields(cls)}
-            given[name] = make_settings(cls, tables.get(table_name(cls), {}), said, file)
-        return function(**given)
+            table = tables.get(table_name(cls), {})
+            given[name] = made = make_settings(cls, table, said, file)
+            keys = [key for key in said if key in table or said[key] not in _NOTHING_SAID]
+            all_said[table_name(cls)] = {key: getattr(made, key) for key in keys}
+        return function(**given, **dict.fromkeys(told, all_said))
 
     parameters = (
         [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
@@ -142,6 +166,8 @@ def make_settings(cls: type[S], table: Mapping[str, Any], said: Mapping[str, Any
     if unknown := [key for key in table if key not in hints]:
         near = difflib.get_close_matches(unknown[0], hints, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
+        if unknown[0] in _RETIRED:
+            hint = f" It is now {_RETIRED[unknown[0]]}."
         raise OptionError(
             f"The table {where} has the key {unknown[0]!r}, which is not known.{hint} Accepted are {', '.join(hints)}."
         )
@@ -182,10 +208,11 @@ def settings_classes() -> list[type]:
     from hairify.report import ReportSettings
     from hairify.restoring._restored_files import RestoringSettings
     from hairify.restoring._tiling import TilingSettings
-    from hairify.training import TrainingSettings
+    from hairify.training import StartSettings, TrainingSettings
 
     return [
         NetworkSettings,
+        StartSettings,
         DataSettings,
         TrainingSettings,
         TilingSettings,
@@ -242,8 +269,7 @@ def _option(cls: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
 
 
 def _flag(name: str) -> str:
-    # The mapping of that name is filled by one flag for each of its entries.
-    return "--option" if name == "options" else f"--{name.replace('_', '-')}"
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
 
 
 def _parsed(value: Any, kind: Any, flag: str) -> Any:

@@ -227,7 +227,18 @@ class NetworkSettings:
         Raises:
             HairError: the network cannot be built or converted.
         """
-        network = self.build(seed)
+        return self.converted(self.build(seed), seed)
+
+    def converted(self, network: nn.Module, seed: int) -> nn.Module:
+        """A network, converted in place, unless it is already or `convert` is off.
+
+        Args:
+            network: as `build` makes it, trained or not.
+            seed: of what is drawn.
+
+        Raises:
+            HairError: it cannot be converted.
+        """
         if not self.convert or isinstance(network, HairModel):
             return network
         generator = torch.Generator().manual_seed(seed)

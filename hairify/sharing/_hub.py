@@ -144,6 +144,16 @@ def from_pretrained(
     return Restorer(model.eval(), recorded, config["multiple"], config["dac"], config["about"], results)
 
 
+def network_of(source: str | os.PathLike[str]) -> Network:
+    """The network of a restorer in a folder or on the Hugging Face Hub; nothing is built.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    recorded = _read_config(_folder_of(source, None, None))["network"]
+    return Network(recorded["name"], recorded["options"])
+
+
 def push_to_hub(folder: Path, repository: str, *, private: bool = False, token: str | None = None) -> str:
     """Upload a folder that `save_pretrained` wrote to the Hugging Face Hub.
 
@@ -260,11 +270,12 @@ def _what_it_is(folder: Path) -> str:
         return "it is that of an ablation, which keeps scores, and no restorers. `hairify train` makes one."
     if (folder / "checkpoints").is_dir() or (folder / "config.toml").is_file():
         return (
-            "it is that of a training run that has not ended; the restorer is made at the end. Let it end, or go on "
-            f"with it: hairify train --output {folder} --resume. With --steps at the number taken, it ends at once."
+            "it is that of a training run that has written no restorer yet; it does so with each checkpoint and "
+            f"validation, and at the end. Go on with it: hairify train --output {folder} --resume. With --steps at the "
+            "number taken, it ends at once."
         )
     if folder.name == "checkpoints":
-        return f"it has a training run's checkpoints. The restorer, made at its end, is opened by {folder.parent}."
+        return f"it has a training run's checkpoints. The restorer, written with each, is opened by {folder.parent}."
     within = sorted(path.parent.name for path in folder.glob(f"*/{CONFIG}"))
     hint = f" Those within it have one: {', '.join(within[:5])}." if within else ""
     return f"it has no {CONFIG}. `hairify train` and `save_pretrained` write such folders.{hint}"

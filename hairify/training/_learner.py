@@ -23,6 +23,7 @@ from hairify.networks._running import for_network, number_of_inputs, settle_outp
 from hairify.nn._moments_dac import MomentsDAC
 from hairify.training._averaging import WeightAverage
 from hairify.training._compute import channels_together, keep_channels_together
+from hairify.training._freezing import freeze, keep_statistics
 from hairify.training._losses import Loss, is_own
 from hairify.training._objective import Objective, beside, why_not_classify
 from hairify.training._optimizer import RELATIVE_RATE, adamw, load_state_tensors, parts_without, state_tensors
@@ -101,7 +102,8 @@ class Learner:
             self._network.calibrate(*[images] * number_of_inputs(self._network))
             self._agree_on(self._network)  # devices round differently
         if settings.freeze_base and isinstance(self._network, HairModel):
-            _keep_statistics(self._network.base)
+            keep_statistics(self._network.base)
+        keep_statistics(self._network, settings.freeze)
         classes = max(degradations) + 1
         if settings.uncertainty and classes < 2:
             raise OptionError(
@@ -351,16 +353,10 @@ def _prepared(model: nn.Module, settings: TrainingSettings) -> nn.Module:
                 parameter.requires_grad_(False)
         if settings.checkpoint_blocks:
             network.checkpoint_blocks()
+    freeze(network, settings.freeze)
     if foreign := [name for name, value in network.state_dict().items() if not isinstance(value, Tensor)]:
         raise TrainingError(f"The network's state holds {foreign[0]!r}, no tensor, which checkpoints cannot keep.")
     return network
-
-
-def _keep_statistics(base: nn.Module) -> None:
-    """A frozen base normalises by the statistics it was trained with, and they do not move. Its dropout stays on."""
-    for module in base.modules():
-        if getattr(module, "track_running_stats", False):
-            module.eval()
 
 
 def _load(network: nn.Module, weights: Mapping[str, Tensor]) -> None:

@@ -99,9 +99,18 @@ class TrainingSettings:
     keep_checkpoints: Annotated[int, Doc("how many of the newest checkpoints are kept")] = 2
     workers: Annotated[int, Doc("processes that load images, for each process that trains")] = 2
     seed: Annotated[int, Doc("of weights, patches and degradations")] = 0
-    tensorboard: Annotated[bool, Doc("also log for TensorBoard")] = True
     fsdp: Annotated[bool, Doc("shard weights and optimizer over the GPUs (FSDP2)")] = False
     cpu: Annotated[bool, Doc("train on the CPU even where there is a GPU")] = False
+    log_with: Annotated[
+        tuple[str, ...], Doc("trackers that get losses and scores: tensorboard, wandb, mlflow, ..., or none")
+    ] = ("tensorboard",)
+    best_by: Annotated[Literal["psnr", "ssim"], Doc("mean score on the held-out images by which best/ is chosen")] = (
+        "psnr"
+    )
+    freeze: Annotated[
+        tuple[str, ...],
+        Doc("globs of modules and parameters that stay as they are, such as boxes, hsn.1 or base.encoder*"),
+    ] = ()
 
     def __post_init__(self) -> None:
         """Check every value.

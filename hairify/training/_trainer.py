@@ -9,9 +9,9 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import safetensors
 import torch
@@ -21,26 +21,25 @@ from rich.console import Console
 from torch import nn
 from torch.utils.data import DataLoader
 
+from hairify._support.memory import is_lack_of_memory
 from hairify.data.samples import Batch, TrainingSamples
-from hairify.errors import DataError, OptionError, TrainingError
-from hairify.evaluation._conditioning import NOT_MEASURED, Conditioning
-from hairify.model import HairModel
-from hairify.training._agreement import ADJUSTABLE, differences, settings_agreed
+from hairify.errors import CheckpointError, DataError, HairError, OptionError, TrainingError
+from hairify.training._agreement import agreed, compared
 from hairify.training._checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
 from hairify.training._compute import tf32
 from hairify.training._finiteness import mean_losses, not_finite
 from hairify.training._interruption import Interruption, outlive_signals
 from hairify.training._learner import Gradients, Learner
 from hairify.training._loading import Reporting, calibration_images, collate_or_error, examples
-from hairify.training._logs import RunLog, Scores, StepReport
+from hairify.training._logs import LOG, RunLog, StepReport, best_score
+from hairify.training._looking import MODEL, Keep, Looking, Measure, Validate
 from hairify.training._losses import Loss, loss_named
+from hairify.training._memory import lack_of_memory
 from hairify.training._progress import ProgressBar
 from hairify.training._randomness import forked_random_state, seed_all
 from hairify.training._settings import TrainingSettings, due
 from hairify.training._sharding import accelerated
-
-Validate: TypeAlias = Callable[[nn.Module], Scores]
-Measure: TypeAlias = Callable[[HairModel], Conditioning | None]
+from hairify.training._trackers import Trackers, trackers_named
 
 _MOST_SKIPPED = 30  # updates in a row: fp16's scale, 65536 at first, has been halved as often
 
@@ -75,6 +74,7 @@ def train(
     loss: Loss | None = None,
     validate: Validate | None = None,
     measure: Measure | None = None,
+    keep: Keep | None = None,
     resume: bool = False,
     on_start: Callable[[], None] | None = None,
     on_step: Callable[[StepReport], None] | None = None,
@@ -82,21 +82,26 @@ def train(
 ) -> TrainedRun:
     """Train a network, or go on with a run that ended early.
 
-    A copy is trained; `model` gets the averaged weights for each validation and at the end. Step s learns from the
-    samples from (s - 1)·batch_size to s·batch_size, of which each process and micro-batch takes its share, so the
-    losses are the same for any number of them, but for rounding, batch statistics and dropout. Each step seeds the
-    random numbers of PyTorch, numpy and Python, so that a resumed run does exactly what an unbroken one does. The
-    random state is left as it was. A step trains the parameters that it uses: those of blocks that it skips, or of
+    A copy is trained; `model` gets the averaged weights for each validation and checkpoint, and at the end. Step s
+    learns from the samples from (s - 1)·batch_size to s·batch_size, of which each process and micro-batch takes its
+    share, so the losses are the same for any number of them, but for rounding, batch statistics and dropout. Each step
+    seeds the random numbers of PyTorch, numpy and Python, so that a resumed run does exactly what an unbroken one does.
+    The random state is left as it was. A step trains the parameters that it uses: those of blocks that it skips, or of
     experts to which none of its images goes, stay as they are.
 
     Args:
         model: a HairModel or any other network; all processes give the same.
         samples: what it learns from.
         settings: the recipe.
-        output: the run's folder, the same for all processes: checkpoints/, log.jsonl and tensorboard/ are made there.
+        output: the run's folder, the same for all processes: checkpoints/, log.jsonl and what trackers
+            write are made there.
         loss: what is brought down; by default `settings.loss`.
-        validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; the main process calls it.
+        validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; the main process calls it every
+            `validate_every` steps and after the last one.
         measure: whether a HairModel uses its GIV; the main process calls it after each validation and at the end.
+        keep: writes `model`, as it is after so many steps, under a name: "model" with each validation and checkpoint
+            and at the end, also of a run that is interrupted; "best" where a validation has the best score so far. The
+            main process calls it.
         resume: go on from the newest checkpoint in `output`.
         on_start: the main process calls it once all is checked, before the first step.
         on_step: the main process tells it each step.
@@ -118,7 +123,7 @@ def train(
         run = _Run(model, samples, settings, accelerator, Path(output), loss, resume, console)
         if on_start is not None and accelerator.is_main_process:
             on_start()
-        return run.to_its_end(validate, measure, on_step)
+        return run.to_its_end(validate if settings.validate_every else None, measure, keep, on_step)
 
 
 class _Run:
@@ -136,12 +141,14 @@ class _Run:
         console: Console | None,
     ) -> None:
         self.model, self.samples, self.settings, self.accelerator = model, samples, settings, accelerator
+        trackers_named(settings.log_with)  # now: what is missing is missed before the first step
         self.output, self.checkpoints = output, Checkpoints(output / FOLDER, settings.keep_checkpoints)
         self.steps = settings.total_steps(samples.epoch)
         self.batches = settings.batches(self.steps)
         for stage in self.batches.stages:
             settings.images_at_once(accelerator.num_processes, stage.batch_size)
         self.unreadable: dict[str, str] = {}
+        self.best: float | None = None
         start, notes = self._checkpoint_to_resume() if resume else self._no_checkpoint()
         self.step = start.about.step if start else 0
         self.losses: list[float] = start.tensors["losses"].tolist() if start else []
@@ -152,7 +159,8 @@ class _Run:
             if start
             else (None, calibration_images(model, samples, settings.calibration, notes))
         )
-        self.learner = Learner(model, loss, settings, accelerator, tried, self._degradations(), weights, images)
+        with self._enough_memory(tried[-1]):
+            self.learner = Learner(model, loss, settings, accelerator, tried, self._degradations(), weights, images)
         if start:
             trained_beside = {name: start.part(name) for name in ("classifier", "uncertainty")}
             self.learner.go_on(start.part("optimizer"), start.part("average"), trained_beside, start.about.scaler)
@@ -175,10 +183,16 @@ class _Run:
     # The loop
 
     def to_its_end(
-        self, validate: Validate | None, measure: Measure | None, on_step: Callable[[StepReport], None] | None
+        self,
+        validate: Validate | None,
+        measure: Measure | None,
+        keep: Keep | None,
+        on_step: Callable[[StepReport], None] | None,
     ) -> TrainedRun:
         """Take the steps that are left, unless a signal comes."""
-        stop = False
+        looking = Looking(self.model, validate, measure, keep, self.bar, lambda path: self._writing(self.output / path))
+        self.best = best_score(self.output / LOG, self.step, self.settings.best_by)
+        stop, kept = False, False
         with (
             contextlib.closing(self._batches(self.step)) as batches,
             self._log() as log,
@@ -189,26 +203,47 @@ class _Run:
                 report, stop = self._take_step(batches, lambda: interruption.asked)
                 if log is not None:
                     self._tell(report, log, on_step)
-                if stop or self.step == self.steps or due(self.step, self.settings.save_every):
-                    self._save(log)
-                if not stop:
-                    self._look(validate, measure, log)
-        self.learner.give_to(self.model)
+                kept = self._after(stop, looking, log)
+        if not kept:  # no step was left
+            self.learner.give_to(self.model)
+            if self.accelerator.is_main_process:
+                looking.keep(MODEL, self.step)
         if weights := self.learner.learned_weights(self._names()):
             self.bar.note(weights)
         unreadable = dict(gather_object([*self.unreadable.items()]))
         interrupted = self.step < self.steps
         return TrainedRun(self.model, self.step, self.losses, self._seconds(), unreadable, interrupted)
 
+    def _after(self, stop: bool, looking: Looking, log: RunLog | None) -> bool:
+        """After a step, write a checkpoint and the network, and look at it, where either is due; whether it was.
+
+        All processes call it, since each may hold a part; the main one, which has the log, writes and looks.
+        """
+        last = self.step == self.steps
+        saves = stop or last or due(self.step, self.settings.save_every)
+        looks = not stop and (last or due(self.step, self.settings.validate_every))
+        if saves:
+            self._save(log)
+        if not saves and not looks:
+            return False
+        self.learner.give_to(self.model)
+        if log is not None:
+            looking.keep(MODEL, self.step)
+            if looks:
+                self.best = looking.look(self.step, self.settings.best_by, self.best, log, last=last)
+        self.accelerator.wait_for_everyone()
+        return True
+
     def _take_step(self, batches: Iterator[Batch | DataError], asked: Callable[[], bool]) -> tuple[StepReport, bool]:
         """Learn from the next `batch_size` samples; also whether any process was asked to stop."""
         self.step += 1
         self._seed(self.step)
         mine = [self._noted(batch) for batch in itertools.islice(batches, self.settings.accumulation)]
-        gradients = self.learner.gradients(mine, asked)
-        losses = self._checked(gradients, [name for batch in mine for name in batch["image"]])
         rate = self.settings.rate(self.step, self.steps)
-        self.learner.update(self.step, rate)
+        with self._enough_memory(mine[0]):
+            gradients = self.learner.gradients(mine, asked)
+            losses = self._checked(gradients, [name for batch in mine for name in batch["image"]])
+            self.learner.update(self.step, rate)
         if self.learner.skipped >= _MOST_SKIPPED:
             raise self._not_finite(f"gradients of the last {_MOST_SKIPPED} steps to {self.step} are not finite")
         self.losses.append(gradients.losses.mean().item())
@@ -270,6 +305,17 @@ class _Run:
             return means
         raise self._not_finite(not_finite(self.step, gradients, means, gather_object(images)))
 
+    @contextlib.contextmanager
+    def _enough_memory(self, batch: Batch) -> Iterator[None]:
+        """Where memory does not suffice for learning from a micro-batch, say what to lower."""
+        try:
+            yield
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, HairError) or not is_lack_of_memory(error):
+                raise
+            processes, shape = self.accelerator.num_processes, batch["degraded"].shape
+            raise lack_of_memory(error, self.settings, processes, shape, self._last_checkpoint()) from error
+
     def _not_finite(self, what: str) -> TrainingError:
         other = {"no": "", "bf16": ", or `mixed_precision` 'no'", "fp16": ", or `mixed_precision` 'bf16' or 'no'"}
         return TrainingError(
@@ -286,9 +332,7 @@ class _Run:
     def _checkpoint_to_resume(self) -> tuple[Checkpoint, list[str]]:
         """What to go on from, and what to say of it: why not from a newer one, and which settings are others now."""
         checkpoint, damaged = self.checkpoints.newest()
-        others = differences(checkpoint.about.agreed, self._agreed())
-        adjusted = [text for key, text in others.items() if key in ADJUSTABLE]
-        wrong = [text for key, text in others.items() if key not in ADJUSTABLE]
+        adjusted, wrong = compared(checkpoint.about.agreed, self._agreed())
         if self.steps < checkpoint.about.step:
             wrong.append(f"{checkpoint.about.step} steps are taken already, but the run is to have {self.steps}")
         if wrong:
@@ -300,12 +344,10 @@ class _Run:
         return checkpoint, [*notes, *(f"From step {checkpoint.about.step + 1} on: {text}." for text in adjusted)]
 
     def _agreed(self) -> dict[str, Any]:
-        limit = self.model.plan.hsn_limit if isinstance(self.model, HairModel) else None  # no part of the weights
-        settings = settings_agreed(self.settings, self.steps)
-        return {**settings, "hsn_limit": limit, **self.samples.about()}
+        return agreed(self.settings, self.model, self.samples)
 
     def _save(self, log: RunLog | None) -> None:
-        """Write a checkpoint. All processes call it, since each may hold a part; the main one, with the log, writes."""
+        """Write a checkpoint. All processes call it; the main one, with the log, writes."""
         tensors = self.learner.tensors()
         if log is None:
             return
@@ -315,45 +357,6 @@ class _Run:
             log.sync()
         with self._writing(self.checkpoints.path(self.step)):
             self.checkpoints.save(Checkpoint(about, tensors))
-
-    def _look(self, validate: Validate | None, measure: Measure | None, log: RunLog | None) -> None:
-        """Validate, and see whether the GIV is used, where either is due. All processes call it; the main one looks."""
-        if not (validating := due(self.step, self.settings.validate_every)):
-            validate = None
-        if not isinstance(self.model, HairModel) or not (validating or self.step == self.steps):
-            measure = None
-        if validate is None and measure is None:
-            return
-        self.learner.give_to(self.model)
-        if log is not None and validate is not None:
-            self._validate(validate, log)
-        if log is not None and measure is not None:
-            self._measure(measure, log)
-        self.accelerator.wait_for_everyone()
-
-    def _validate(self, validate: Validate, log: RunLog) -> None:
-        with torch.no_grad():
-            scores = validate(self.model)
-        if not scores:
-            return
-        with self._writing(log.path):
-            log.validation(self.step, scores)
-        self.bar.validation(self.step, scores)
-
-    def _measure(self, measure: Measure, log: RunLog) -> None:
-        """Say whether the network uses its GIV, and at the end, where it does not, what to try."""
-        assert isinstance(self.model, HairModel)
-        found = measure(self.model)
-        if found is None:
-            if self.step == self.steps:
-                self.bar.note(NOT_MEASURED)
-            return
-        with self._writing(log.path):
-            log.conditioning(self.step, found)
-        self.bar.note(f"step {self.step}: {found}")
-        advice = found.advice(self.model)
-        if advice and self.step == self.steps:
-            self.bar.note(advice)
 
     def _tell(self, report: StepReport, log: RunLog, on_step: Callable[[StepReport], None] | None) -> None:
         self.bar.step(report)
@@ -370,7 +373,9 @@ class _Run:
             return
         with self._writing(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
-            log = RunLog(self.output, self.step, self.settings.tensorboard)
+            config = asdict(self.settings)
+            trackers = Trackers(self.settings.log_with, self.output, self.step, config, self.bar.note)
+            log = RunLog(self.output, self.step, trackers)
         try:
             yield log
         finally:
@@ -382,7 +387,7 @@ class _Run:
         """Where `path` cannot be written, say so, and what is left."""
         try:
             yield
-        except (OSError, safetensors.SafetensorError) as error:  # the latter also where the disk is full
+        except (OSError, safetensors.SafetensorError, CheckpointError) as error:  # all of them where the disk is full
             existing = next(folder for folder in path.absolute().parents if folder.exists())
             free = shutil.disk_usage(existing).free / 2**20
             again = "resume the run by `resume`" if self.checkpoints.paths() else "start the run again"

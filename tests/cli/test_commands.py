@@ -53,6 +53,12 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["trian"], 2, "No such command 'trian'"),
         (["plan", "--network", "restormr"], 1, "Did you mean 'restormer'?"),
+        (["train", "--lr", "1e-4"], 2, "No such option: --lr. Did you mean --learning-rate?"),
+        (["train", "--bs", "8"], 2, "Did you mean --batch-size?"),
+        (["train", "--learning-rte", "1"], 2, "Did you mean --learning-rate or"),
+        (["train", "--no-tensorboard"], 2, "Did you mean --log-with none?"),
+        (["train", "--gpus", "8"], 2, "accelerate launch --num_processes 8 -m hairify"),
+        (["evaluate", "run", "--lr", "8"], 2, "No such option: --lr."),
         (["plan", "--box-size", "many"], 2, "'--box-size'"),
         (["plan", "--config", "nothing.toml"], 2, "nothing.toml cannot be read as TOML"),
         (["train", "--output", "run"], 1, "--data is empty"),
@@ -131,7 +137,7 @@ class Sevens(Net):
 def another_each_time(): return Net(next(numbers))
 """
 OWN = ["train", "--data", "photographs", "--degradations", "noise25", "--steps", "2", "--batch-size", "2", "--workers"]
-OWN += ["0", "--no-tensorboard", "--cpu", "--output", "run"]
+OWN += ["0", "--log-with", "none", "--cpu", "--output", "run"]
 
 
 @pytest.fixture
@@ -196,7 +202,7 @@ def test_a_refused_resumption_leaves_the_configuration(home: Path, capsys: pytes
 
 def test_an_ablation_goes_on_where_a_disk_was_full(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["ablate", *TRAIN[1:], "--steps", "1", "--patch-size", "64", "--degradations", "noise25"]
-    words += ["--seeds", "1", "--variants", "static", "--no-tensorboard"]
+    words += ["--seeds", "1", "--variants", "static", "--log-with", "none"]
     (home / "run" / "runs" / "static-0" / "checkpoints" / ".unfinished").mkdir(parents=True)
     assert main(words) == 0
     config = (home / "run" / "config.toml").read_text()
@@ -216,7 +222,7 @@ def test_what_holds_no_restorer_is_told_apart(
     (home / "ablation" / "runs").mkdir(parents=True)
     (home / "ablation" / "config.toml").touch()
     for given, message in (
-        ("run", "training run that has not ended"),
+        ("run", "training run that has written no restorer yet"),
         ("run/checkpoints", "is opened by run."),
         (weights, "give its folder, model."),
         ("alone.pth", "starts from such files"),

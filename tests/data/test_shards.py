@@ -178,7 +178,7 @@ def test_shares_count_and_repeats_are_refused(tmp_path: Path) -> None:
     of = TrainingSamples(tasks, P, 0, 2**20, shares={"noise0": 3})
     assert collections.Counter(of[i]["task"] for i in range(16)) == {0: 4, 1: 12}
     assert len({of[i]["image"] for i in range(16) if of[i]["task"] == 1}) == 8
-    with pytest.raises(DataError, match="`repeats` says how often.*, and noise0 in shards is no list"):
+    with pytest.raises(DataError, match=r"`repeats` says how often.*, and noise0 in shards is no list"):
         TrainingSamples(tasks, P, 0, 2**20, repeats={"noise0": 3})
 
 

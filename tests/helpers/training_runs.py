@@ -164,7 +164,7 @@ def recipe(**changes: Any) -> TrainingSettings:
         "final_epochs": 1,
         "save_every": 2,
         "workers": 0,
-        "tensorboard": False,
+        "log_with": (),
         "cpu": True,
     }
     return TrainingSettings(**options | changes)
@@ -172,7 +172,7 @@ def recipe(**changes: Any) -> TrainingSettings:
 
 def run(model: nn.Module, output: Path, samples: Any = None, **options: Any) -> TrainedRun:
     """`options` are settings, and those of `train`."""
-    others = ("loss", "validate", "resume", "on_start", "on_step", "console")
+    others = ("loss", "validate", "keep", "resume", "on_start", "on_step", "console")
     given = {name: options.pop(name) for name in others if name in options}
     return train(model, samples or Samples(), recipe(**options), output=output, **given)
 

@@ -233,14 +233,14 @@ def test_a_checkpoint_from_a_newer_version(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_a_log_that_a_killed_run_left(tmp_path: Path) -> None:
-    log = RunLog(tmp_path, 0, tensorboard=False)
+    log = RunLog(tmp_path, 0)
     for step in (1, 2, 3):
         log.step(StepReport(step, 9, 0.5, {"haze": 0.5}, 1e-4, 2.0, 0))
-    log.validation(2, {"SOTS": {"psnr": 20.0}})
+    log.validation(2, {"SOTS": {"psnr": 20.0}}, best=True)
     log.close()
     with log.path.open("a") as file:
         file.write('{"step": 1, "lo')
-    RunLog(tmp_path, 2, tensorboard=False).close()
+    RunLog(tmp_path, 2).close()
     assert [json.loads(line)["step"] for line in log.path.read_text().splitlines()] == [1, 2, 2]
-    RunLog(tmp_path, 0, tensorboard=False).close()
+    RunLog(tmp_path, 0).close()
     assert log.path.read_text() == ""

@@ -516,7 +516,7 @@ def test_validation(tmp_path: Path) -> None:
     result = run(seeded(Plain), tmp_path / "with", validate=validate, validate_every=3)
     scores = [entry for entry in entries(tmp_path / "with") if "validation" in entry]
     assert scores == [
-        {"step": step, "validation": {"BSD68 noise25": {"psnr": psnr, "ssim": 0.5}}}
+        {"step": step, "validation": {"BSD68 noise25": {"psnr": psnr, "ssim": 0.5}}, "best": True}
         for step, psnr in ((3, 21.0), (6, 22.0))
     ]
     assert_same_run(result, run(seeded(Plain), tmp_path / "without"))
@@ -531,9 +531,9 @@ def test_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    broken_off(seeded(Same), tmp_path, tensorboard=True)
+    broken_off(seeded(Same), tmp_path, log_with=("tensorboard",))
     options: dict[str, Any] = {"validate": lambda _: {"SOTS": {"psnr": 25.0, "ssim": 0.75}}, "validate_every": 6}
-    result = run(seeded(Same), tmp_path, resume=True, tensorboard=True, **options)
+    result = run(seeded(Same), tmp_path, resume=True, log_with=("tensorboard",), **options)
     events = EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert {"loss/all", "loss/haze", "loss/noise25", "learning_rate", "psnr/SOTS"} <= set(events.Tags()["scalars"])

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from torch import nn
@@ -16,56 +16,69 @@ from hairify import HairModel
 from hairify._support.counting import count
 from hairify._support.files import write_text
 from hairify.cli import INTERRUPTED
-from hairify.cli._common import CONFIG, check_output, console, say, say_left_out
-from hairify.cli.options import in_flags, to_toml
+from hairify.cli._common import CONFIG, UNFINISHED, check_output, console, say, say_left_out
+from hairify.cli.options import Said, in_flags, make_settings, read_tables, table_name, to_toml
 from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import samples_for
-from hairify.errors import DataError, HairError, TrainingError
+from hairify.errors import DataError, HairError, OptionError, TrainingError
 from hairify.evaluation._conditioning import Conditioning
 from hairify.evaluation._scores import conditioning_on, evaluate
 from hairify.networks._named import NetworkSettings
 from hairify.networks._sizes import smallest_multiple
 from hairify.sharing._hub import Restorer, from_pretrained, save_pretrained
-from hairify.training import TrainingSettings, processes, train
+from hairify.training import Start, StartSettings, TrainingSettings, processes, started_from, train
+from hairify.training._looking import MODEL
+from hairify.training._starting import ORIGIN, START, fresh, resumed
 
 
 def run(
     network: NetworkSettings,
+    start: StartSettings,
     data: DataSettings,
     training: TrainingSettings,
+    said: Said,
     output: Annotated[Path, typer.Option(help="folder of the run; must be new, or hold the run to --resume")],
     resume: Annotated[bool, typer.Option("--resume", help="go on from the run's last checkpoint")] = False,
 ) -> int:
     """Convert a network and train it on photographs, by the paper's recipe where nothing else is said.
 
-    Images that cannot be learnt from, or be validated on, are named and left out, and the exit status is 1 at the end.
+    The restorer is in the run's folder from the first checkpoint on, the newest in model/, that with the best scores
+    in best/. Images that cannot be learnt from, or be validated on, are named and left out, and the exit status is 1 at
+    the end.
 
     [dim]hairify train --data photographs --output run
     hairify train --data photographs --output run --network my_nets:UNet --weights trained.pth --freeze-base
     hairify train --output run --resume
+    hairify train --from run --data photographs --degradations noise25,haze --output second
     accelerate launch --num_processes 8 -m hairify train --data data --output run[/dim]
     """
     check_output(output)
     tasks = training_tasks(data)
     tests, without = _held_out(data) if training.validate_every else ([], "")
-    model = network.restorer(training.seed)
+    begun = _start(network, start, training.seed, said, output, resume)
+    model = begun.model
     state = processes(training)
     if state.is_main_process:
-        _introduce(model, tasks, tests)
+        _introduce(model, tasks, tests, begun.origin)
         if without:
             say(("note", "yellow"), f" There is no validation. {without}")
+        for note in begun.notes if not resume else ():
+            say(("note", "yellow"), f" {note}")
     multiple = smallest_multiple(model.to(state.device))
+    samples = samples_for(tasks, data, training.seed)
 
     def restorer(steps: int) -> Restorer:
-        return Restorer(model, network.named(), multiple, network.own_dac, facts(tasks, training, steps))
+        about = facts(tasks, training, steps, training.total_steps(samples.epoch), begun.origin)
+        return Restorer(model, begun.network, multiple, begun.dac, about)
 
-    def start() -> None:
+    def on_start() -> None:
         output.mkdir(parents=True, exist_ok=True)
         _rehearse_end(restorer(0), output)
-        write_text(output / CONFIG, to_toml(network, data, training), errors="surrogateescape")
+        if start.start_from is not None and not resume:
+            save_pretrained(restorer(0), output / START)
+        write_text(output / CONFIG, to_toml(begun.settings, start, data, training), errors="surrogateescape")
 
     look = _Looks(tests, multiple)
-    samples = samples_for(tasks, data, training.seed)
     done = train(
         model,
         samples,
@@ -73,33 +86,71 @@ def run(
         output=output,
         validate=look.validate if tests else None,
         measure=look.measure if tests else None,
+        keep=lambda name, steps: save_pretrained(restorer(steps), output / name),
         resume=resume,
-        on_start=start,
+        on_start=on_start,
         console=console if state.is_main_process else None,
     )
     if state.is_main_process:
         say_left_out(done.unreadable)
-    if done.interrupted:
-        if state.is_main_process:
+        where = "The restorer is in " if not done.interrupted else "The restorer of this step is in "
+        if done.interrupted:
             say(f"Stopped after step {done.steps}. Go on with: hairify train --output {output} --resume")
-        return INTERRUPTED
-    if state.is_main_process:
-        save_pretrained(restorer(done.steps), output / "model")
-        say("The restorer is in ", (str(output / "model"), "bold"), f"; next: hairify evaluate {output}")
-    return int(bool(look.left_out or done.unreadable))
+        say(where, (str(output / MODEL), "bold"), f"; next: hairify evaluate {output}")
+    return INTERRUPTED if done.interrupted else int(bool(look.left_out or done.unreadable))
 
 
-def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict[str, str]:
-    """What a reader should know of a training."""
+def facts(
+    tasks: Sequence[Task], training: TrainingSettings, steps: int, total: int, origin: str | None = None
+) -> dict[str, str]:
+    """What a reader should know of a training that has taken so many steps, of so many in all."""
     files = {path for task in tasks for path in task.clean}
     in_shards = {task.shards for task in tasks if task.shards is not None}
-    return {
+    known = {
         "degradations": ", ".join(task.degradation for task in tasks),
         "images": f"{len(files) + sum(shards.count for shards in in_shards):,}",
         "steps": f"{steps:,} of {training.batch_size} patches",
         "learning rate": training.rate_in_words(),
         "seed": str(training.seed),
     }
+    if origin is not None:
+        known[ORIGIN] = origin
+    if steps < total:
+        known[UNFINISHED] = f"after {steps:,} of {total:,} steps"
+    return known
+
+
+def _start(network: NetworkSettings, start: StartSettings, seed: int, said: Said, output: Path, resume: bool) -> Start:
+    """The network that is trained, of which only a checkpoint's weights are taken where a run is resumed.
+
+    Raises:
+        OptionError: a run was begun with another network, or the settings do not fit what it is to start from.
+    """
+    if not resume:
+        if start.start_from is None:
+            return fresh(network, seed)
+        said_of_network = said[table_name(NetworkSettings)]
+        made_with = _said_of(Path(start.start_from) / CONFIG, NetworkSettings)
+        return started_from(start.start_from, network, said_of_network, seed, made_with)
+    for settings in (network, start):
+        for name, then in _said_of(output / CONFIG, type(settings)).items():
+            if (now := getattr(settings, name)) != then:
+                raise OptionError(
+                    f"`{name}` is {now!r}, but the run in {output} was begun with {then!r}, and goes on from its own "
+                    f"checkpoint. Leave `{name}` out, or start another run in another `output`, without `resume`."
+                )
+    return fresh(network, seed) if start.start_from is None else resumed(output, network)
+
+
+def _said_of(config: Path, cls: type) -> dict[str, Any]:
+    """The settings of a class in the configuration of a run; none where there is no such file.
+
+    What a table does not have is at its default.
+    """
+    if not config.is_file():
+        return {}
+    made: Any = make_settings(cls, read_tables(config).get(table_name(cls), {}), {}, config)
+    return {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
 
 
 def _rehearse_end(restorer: Restorer, output: Path) -> None:
@@ -127,8 +178,10 @@ def _held_out(data: DataSettings) -> tuple[list[Task], str]:
         return [], in_flags(str(error), {"test_data", "data"})
 
 
-def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task]) -> None:
+def _introduce(model: nn.Module, tasks: Sequence[Task], tests: Sequence[Task], origin: str | None) -> None:
     parameters = count(model)
+    if origin is not None:
+        say(("from", "bold"), f"     {origin}")
     if isinstance(model, HairModel):
         before, after = model.plan.parameters
         boxes = ", ".join(f"{level.name} (N = {level.box_size})" for level in model.plan.levels[:6])

@@ -1,0 +1,56 @@
+"""Parts of a network that stay as they are."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from hairify.errors import OptionError
+
+
+def freeze(network: nn.Module, globs: Sequence[str]) -> None:
+    """Train no parameter that a glob matches, or one of the modules around it.
+
+    Args:
+        network: of a HairModel, parts of the base are also known by the names that they have in the base.
+        globs: over names.
+
+    Raises:
+        OptionError: a glob matches no parameter.
+    """
+    for glob in globs:
+        matched = [parameter for name, parameter in network.named_parameters() if _matches(name, glob)]
+        if not matched:
+            names = [
+                name for name, module in network.named_modules() if name and any(True for _ in module.parameters())
+            ]
+            near = difflib.get_close_matches(glob, [*names, *(name.removeprefix("base.") for name in names)], n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise OptionError(
+                f"`freeze` has {glob!r}, which matches no parameter of this {type(network).__name__}.{hint} Accepted "
+                f"are globs over the names of modules and parameters, such as {', '.join(names[:5])}."
+            )
+        for parameter in matched:
+            parameter.requires_grad_(False)
+
+
+def keep_statistics(network: nn.Module, globs: Sequence[str] = ("*",)) -> None:
+    """Let frozen modules normalise by the statistics they were trained with, and not move them. Dropout stays on."""
+    for name, module in network.named_modules():
+        if getattr(module, "track_running_stats", False) and any(_matches(name, glob) for glob in globs):
+            module.eval()
+
+
+def _matches(name: str, glob: str) -> bool:
+    return any(fnmatch.fnmatchcase(one, glob) for one in _around(name)) or any(
+        fnmatch.fnmatchcase(one, glob) for one in _around(name.removeprefix("base."))
+    )
+
+
+def _around(name: str) -> Iterator[str]:
+    """A name, and those of the modules around it."""
+    parts = name.split(".")
+    return (".".join(parts[:count]) for count in range(len(parts), 0, -1))

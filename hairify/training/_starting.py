@@ -1,0 +1,172 @@
+"""Second stages: a run, a restorer or a checkpoint as the point from which another run starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from torch import nn
+from typing_extensions import Doc
+
+from hairify.errors import CheckpointError, OptionError
+from hairify.model import HairModel
+from hairify.networks._named import Network, NetworkSettings, find_object
+from hairify.serialization import load
+from hairify.sharing._hub import Restorer, from_pretrained, network_of
+from hairify.training._checkpoints import FOLDER, read
+
+START = "start"
+"""Where a second stage keeps the restorer that it began with, in its folder."""
+
+ORIGIN = "begun from"
+"""The fact of a restorer that says where its training began."""
+
+_ITS_OWN = ("network", "options", "dac")  # the restorer has them; who names them trusts it
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """What a second stage starts from."""
+
+    start_from: Annotated[
+        str | None,
+        Doc(
+            "a run, a restorer's folder or owner/name on the Hub, or a checkpoint: network, plan and weights come from "
+            "there"
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class Start:
+    """The network that a run begins with.
+
+    Attributes:
+        model: with its weights; converted, unless it is to stay as it is.
+        settings: which network it is, and how it was converted where it was converted now.
+        network: the network by name.
+        dac: "package.module:factory" of a DAC of the user's own.
+        origin: where it comes from, in words for a model card; None for a fresh one.
+        notes: what a user should know.
+    """
+
+    model: nn.Module
+    settings: NetworkSettings
+    network: Network
+    dac: str | None
+    origin: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def fresh(settings: NetworkSettings, seed: int) -> Start:
+    """A network as the settings have it."""
+    return Start(settings.restorer(seed), settings, settings.named(), settings.own_dac)
+
+
+def started_from(
+    source: str, settings: NetworkSettings, said: Mapping[str, Any], seed: int, made_with: Mapping[str, Any]
+) -> Start:
+    """The network of a run, a restorer or a checkpoint; one that is not converted is converted now.
+
+    What it computes is what it computed there: bit by bit if it was converted, else up to rounding.
+
+    Args:
+        source: folder of a run or of a restorer, "owner/name" on the Hub, a checkpoint of a run, or a file of
+            `hairify.save`.
+        settings: of an unconverted network, how it is converted.
+        said: those of the settings that the user gave.
+        seed: of what a conversion draws.
+        made_with: settings that the source itself was made with, as far as they are known; they may be said again.
+
+    Raises:
+        OptionError: the settings ask for another network, or for what a converted one has already.
+        CheckpointError: there is nothing of the kind, or it is damaged.
+        NetworkError: the network cannot be built, or is foreign and was not named.
+    """
+    path = Path(source)
+    restorer = _of_file(path, settings, said) if path.is_file() else _of_folder(source, settings, said)
+    converted = isinstance(restorer.model, HairModel)
+    new = {key: value for key, value in said.items() if made_with.get(key) != value}
+    _check(source, new, restorer, converted)
+    own: dict[str, Any] = {"network": restorer.network.name, "options": dict(restorer.network.options)}
+    origin = _origin(source, restorer)
+    if converted:
+        kept = NetworkSettings(**own, dac=restorer.dac)
+        note = (
+            "The network is not calibrated: it comes as it was trained, and calibrating it now would change what it "
+            "computes."
+        )
+        return Start(restorer.model, kept, restorer.network, restorer.dac, origin, (note,))
+    mine = dataclasses.replace(settings, **own, weights=None)
+    return Start(mine.converted(restorer.model, seed), mine, restorer.network, mine.own_dac, origin)
+
+
+def resumed(output: Path, settings: NetworkSettings) -> Start:
+    """The network that a second stage, which is gone on with, began with."""
+    name = None if settings.named().is_built_in else settings.network
+    restorer = from_pretrained(output / START, network=name, dac=settings.own_dac)
+    return Start(restorer.model, settings, restorer.network, restorer.dac, restorer.about.get(ORIGIN))
+
+
+def _of_folder(source: str, settings: NetworkSettings, said: Mapping[str, Any]) -> Restorer:
+    recorded = network_of(source)
+    if said.get("network", recorded.name) != recorded.name:
+        raise OptionError(
+            f"`network` is {settings.network!r}, but {source} is a restorer of {recorded.name!r}, with which a second "
+            "stage goes on. Leave `network` out, or start without `start_from`."
+        )
+    return from_pretrained(source, network=said.get("network"), dac=settings.own_dac)
+
+
+def _of_file(path: Path, settings: NetworkSettings, said: Mapping[str, Any]) -> Restorer:
+    """A checkpoint of a run, whose network and plan its restorer has; or a file of `save`, whose network is named."""
+    if path.parent.name == FOLDER:
+        restorer = _of_folder(str(path.parent.parent), settings, said)
+        checkpoint = read(path)
+        try:
+            restorer.model.load_state_dict(checkpoint.part("model") | checkpoint.part("average"))
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} does not fit the restorer of its run: {error}") from error
+        about = {**restorer.about, "steps": f"{checkpoint.about.step:,}"}
+        return dataclasses.replace(restorer, about=about)
+    if path.suffix != ".safetensors" or (path.parent / "config.json").is_file():
+        instead = f"give its folder, {path.parent}" if path.suffix == ".safetensors" else "`weights` reads such files"
+        raise CheckpointError(
+            f"{path} is no checkpoint of a run, nor a file of `hairify.save`; for a checkpoint of a base network, or a "
+            f"restorer: {instead}."
+        )
+    if "network" not in said:
+        raise OptionError(f"{path} does not say of which network it is: give `network`, and its `options`.")
+    named = settings.named()
+    own_dac = None if settings.own_dac is None else find_object(settings.own_dac)
+    model = load(path, named.unconverted().build(), own_dac)
+    return Restorer(model.eval(), named, multiple=1, dac=settings.own_dac)
+
+
+def _check(source: str, new: Mapping[str, Any], restorer: Restorer, converted: bool) -> None:
+    """Refuse, by name, what the source decides already."""
+    fields = {field.name: field for field in dataclasses.fields(NetworkSettings)}
+    options = dict(restorer.network.options)
+    for key, value in new.items():
+        default = {} if key == "options" else fields[key].default
+        if key == "options" and value and value != options:
+            what = f"is a restorer of {restorer.network.name!r} with the options {options}"
+        elif key == "weights" and value is not None:
+            what = "has weights, with which a second stage goes on"
+        elif key == "init" and value != default:
+            what = "is to be gone on with, and fresh weights would forget it"
+        elif key == "dac" and converted and value not in (None, restorer.dac):
+            what = "is converted already, and its DAC comes along"
+        elif key not in _ITS_OWN and converted and value != default:
+            what = "is converted already, and its plan comes along"
+        else:
+            continue
+        raise OptionError(f"`{key}` is {value!r}, but {source} {what}. Leave `{key}` out.")
+
+
+def _origin(source: str, restorer: Restorer) -> str:
+    facts = [f"{name}: {restorer.about[name]}" for name in ("degradations", "steps", ORIGIN) if name in restorer.about]
+    return f"{source} ({'; '.join(facts) or 'nothing is known of its training'})"
