@@ -11,7 +11,8 @@ from typing import Any, Literal, TypeAlias
 from rich.table import Table
 from rich.text import Text
 
-from hairify.evaluation._scores import AVERAGE, Score, mean
+from hairify.evaluation._results import AVERAGE
+from hairify.evaluation._scores import Score, mean
 
 Metric: TypeAlias = Literal["psnr", "ssim"]
 

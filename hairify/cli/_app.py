@@ -15,7 +15,7 @@ from rich.console import Console
 
 from hairify._support.memory import is_lack_of_memory
 from hairify.cli import INTERRUPTED
-from hairify.cli._commands import ablate, demo, evaluate, export, plan, push, report, restore, train
+from hairify.cli._commands import ablate, demo, evaluate, export, plan, push, report, restore, table, train
 from hairify.cli._common import config_of_run, say
 from hairify.cli.options import in_flags, with_settings
 from hairify.errors import HairError, HairWarning, OptionError
@@ -97,7 +97,7 @@ def _complain(message: str) -> None:
     say(("error", "bold red"), f" {message}", to=Console(stderr=True))
 
 
-for _module in (plan, train, evaluate, restore, export, ablate, report, push, demo):
+for _module in (plan, train, evaluate, restore, export, ablate, table, report, push, demo):
     _command: Callable[..., Any] = _module.run
     _whole = _reporting(with_settings(_command, config_of_run))
     app.command(_module.__name__.rpartition(".")[2], help=_command.__doc__)(_whole)

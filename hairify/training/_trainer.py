@@ -101,7 +101,8 @@ def train(
         settings: the recipe.
         output: the run's folder, the same for all processes: checkpoints/, log.jsonl and tensorboard/ are made there.
         loss: what is brought down.
-        validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; the main process calls it.
+        validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; all processes call it, with the same
+            network, and what the main one gets is written.
         measure: whether a HairModel uses its GIV; the main process calls it after each validation and at the end.
         resume: go on from the newest checkpoint in `output`.
         on_start: the main process calls it once all is checked, before the first step.
@@ -315,7 +316,7 @@ class _Run:
             self.checkpoints.save(Checkpoint(about, tensors))
 
     def _look(self, validate: Validate | None, measure: Measure | None, log: RunLog | None) -> None:
-        """Validate, and see whether the GIV is used, where either is due. All processes call it; the main one looks."""
+        """Validate, and see whether the GIV is used, where either is due; all processes call it."""
         if not (validating := due(self.step, self.settings.validate_every)):
             validate = None
         if not isinstance(self.model, HairModel) or not (validating or self.step == self.steps):
@@ -323,16 +324,16 @@ class _Run:
         if validate is None and measure is None:
             return
         self.learner.give_to(self.model)
-        if log is not None and validate is not None:
+        if validate is not None:
             self._validate(validate, log)
         if log is not None and measure is not None:
             self._measure(measure, log)
         self.accelerator.wait_for_everyone()
 
-    def _validate(self, validate: Validate, log: RunLog) -> None:
+    def _validate(self, validate: Validate, log: RunLog | None) -> None:
         with torch.no_grad():
             scores = validate(self.model)
-        if not scores:
+        if not scores or log is None:
             return
         with self._writing(log.path):
             log.validation(self.step, scores)

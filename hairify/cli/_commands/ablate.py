@@ -19,7 +19,9 @@ from hairify.cli.options import table_name, to_toml
 from hairify.data.datasets import DataSettings, test_tasks, training_tasks
 from hairify.data.samples import TrainingSamples
 from hairify.errors import OptionError
-from hairify.evaluation._scores import AVERAGE, Score, evaluate
+from hairify.evaluation._results import AVERAGE
+from hairify.evaluation._running import evaluate
+from hairify.evaluation._scores import Score
 from hairify.networks._named import NetworkSettings
 from hairify.networks._sizes import smallest_multiple
 from hairify.training import TrainingSettings, is_begun, loss_for, processes, train
