@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -15,6 +15,7 @@ from typing_extensions import Doc
 
 from hairify._support.counting import count
 from hairify._support.files import write_text
+from hairify.ablation.combinations import rows_of
 from hairify.ablation.tables import AblationTable, Row, Run, plain_run, run_from
 from hairify.ablation.variants import VARIANTS, make_variant
 from hairify.errors import HairError, OptionError, TrainingError
@@ -23,10 +24,12 @@ from hairify.networks._named import number_or_name
 from hairify.planning._planner import plan as make_plan
 from hairify.planning._plans import Plan
 
-TrainAndEvaluate: TypeAlias = Callable[[nn.Module, int, str], Mapping[str, Score]]
+# The model, the seed, the row's name and, of rows of `combinations` alone, the degradations that it is to learn.
+TrainAndEvaluate: TypeAlias = Callable[..., Mapping[str, Score]]
 
 FILE = "runs.json"
 _VERSION = 1
+_OF_COMBINATIONS = ("static", "both")
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,20 @@ class AblationSettings:
     sweep: Annotated[
         int, Doc("number of further positions, evenly spaced over the layer calls; the paper compares 6, by name")
     ] = 0
+    combinations: Annotated[
+        tuple[str, ...],
+        Doc(
+            "which degradations to learn together, such as noise/rain, or all for every combination, noise of any "
+            "strength being one; each by the static and the converted network"
+        ),
+    ] = ()
     seeds: Annotated[int, Doc("runs of each setting, with the seeds 0, 1, ...")] = 3
 
     def __post_init__(self) -> None:
-        for name, values in (("variants", self.variants), ("splits", self.splits)):
+        for name, values in (
+            *(("variants", self.variants), ("splits", self.splits)),
+            ("combinations", self.combinations),
+        ):
             if len(set(values)) < len(values) or "" in values:
                 raise OptionError(f"`{name}` is {values!r}; accepted are names that differ.")
         if unknown := [name for name in self.variants if name not in VARIANTS]:
@@ -58,8 +71,10 @@ class AblationSettings:
         for name, number, least in (("sweep", self.sweep, 0), ("seeds", self.seeds, 1)):
             if number < least:
                 raise OptionError(f"`{name}` is {number}; accepted is an integer from {least} up.")
-        if not (self.variants or self.splits or self.sweep):
-            raise OptionError("`variants` is empty, and so are `splits` and `sweep`; there is nothing to compare.")
+        if not (self.variants or self.splits or self.sweep or self.combinations):
+            raise OptionError(
+                "`variants` is empty, and so are `splits`, `sweep` and `combinations`; there is nothing to compare."
+            )
 
     def positions(self, network: nn.Module) -> list[tuple[str, str | float]]:
         """All positions in a network, each as it was asked for and as `split_at`.
@@ -80,6 +95,7 @@ def ablate(
     folder: Path,
     plan_options: Mapping[str, Any] = MappingProxyType({}),
     sweep_options: Mapping[str, Any] | None = None,
+    degradations: Sequence[str] = (),
     about: Mapping[str, Any] = MappingProxyType({}),
     on_start: Callable[[], None] | None = None,
     on_run: Callable[[Run, int, int], None] | None = None,
@@ -97,6 +113,8 @@ def ablate(
         folder: is made if missing.
         plan_options: keyword arguments of `hairify.plan`.
         sweep_options: those for positions of the split; None for `plan_options`. Their `split_at` is replaced.
+        degradations: that the data have, in the order of tables; `settings.combinations` are of these. The models of a
+            combination are to learn, and be tested on, its own alone: `run` gets them as a fourth argument.
         about: what the runs depend on besides (data, training, the network's options), as far as JSON can hold it.
         on_start: is called once all is checked, before the first run.
         on_run: is told each run that has ended, how many have, and how many there are.
@@ -111,7 +129,12 @@ def ablate(
     """
     network = build(0)
     variants, positions, plans = _rows(network, settings, plan_options, sweep_options)
-    rows = {row.name: row for row in (*variants, *positions)}
+    combinations: tuple[Row, ...] = ()
+    if settings.combinations:
+        common = next((plans[row.name] for row in variants), None) or make_plan(network, **plan_options)
+        combinations = rows_of(settings.combinations, degradations, _OF_COMBINATIONS, common.split)
+        plans |= dict.fromkeys((row.name for row in combinations), common)
+    rows = {row.name: row for row in (*variants, *positions, *combinations)}
     kept = _Kept.open(folder, about, plans)
     if on_start is not None:
         on_start()
@@ -122,18 +145,19 @@ def ablate(
             network = build(seed)
         for row in missing:
             ended = _one_run(network, row, plans[row.name], plan_options.get("example_inputs"), seed, run)
-            kept.add(ended)
+            kept.add(ended, [row.name for row in rows.values() if row.together == rows[ended.row].together])
             if on_run is not None:
                 on_run(ended, sum(one.seed < settings.seeds and one.row in rows for one in kept.runs.values()), total)
     runs = tuple(kept.runs[name, seed] for name in rows for seed in range(settings.seeds))
-    return AblationTable(variants, positions, runs)
+    return AblationTable(variants, positions, runs, combinations)
 
 
 def _one_run(network: nn.Module, row: Row, plan: Plan, example_inputs: Any, seed: int, run: TrainAndEvaluate) -> Run:
     generator = torch.Generator().manual_seed(seed)
     model = make_variant(row.variant, network, plan, example_inputs=example_inputs, generator=generator)
     parameters = count(model)  # before training, which may wrap or shard it
-    return Run(row.name, seed, parameters, dict(run(model, seed, row.name)))
+    more = (row.together,) if row.together else ()
+    return Run(row.name, seed, parameters, dict(run(model, seed, row.name, *more)))
 
 
 def _rows(
@@ -203,8 +227,14 @@ class _Kept:
             _check_same(path, planned_before[name], planned[name], f"the plan of {name!r}: ")
         return cls(path, about, planned_before | planned, {(one.row, one.seed): one for one in runs})
 
-    def add(self, run: Run) -> None:
-        other = next(iter(self.runs.values()), run)
+    def add(self, run: Run, alike: Collection[str]) -> None:
+        """Keep a run.
+
+        Args:
+            run: that has ended.
+            alike: rows whose models are tested on the same tasks.
+        """
+        other = next((one for one in self.runs.values() if one.row in alike), run)
         if not run.scores or list(run.scores) != list(other.scores):
             own, before = (", ".join(scores) or "nothing" for scores in (run.scores, other.scores))
             raise TrainingError(

@@ -15,7 +15,20 @@ from rich.console import Console
 
 from hairify._support.memory import is_lack_of_memory
 from hairify.cli import INTERRUPTED
-from hairify.cli._commands import ablate, data, demo, evaluate, export, plan, push, recipes, report, restore, train
+from hairify.cli._commands import (
+    ablate,
+    data,
+    demo,
+    evaluate,
+    export,
+    plan,
+    push,
+    recipes,
+    report,
+    restore,
+    table,
+    train,
+)
 from hairify.cli._common import config_of_run, say
 from hairify.cli._usual_names import Command
 from hairify.cli.options import in_flags, with_settings
@@ -98,7 +111,7 @@ def _complain(message: str) -> None:
     say(("error", "bold red"), f" {message}", to=Console(stderr=True))
 
 
-for _module in (plan, data, recipes, train, evaluate, restore, export, ablate, report, push, demo):
+for _module in (plan, data, recipes, train, evaluate, restore, export, ablate, table, report, push, demo):
     _command: Callable[..., Any] = _module.run
     _whole = _reporting(with_settings(_command, config_of_run))
     app.command(_module.__name__.rpartition(".")[2], help=_command.__doc__, cls=Command)(_whole)

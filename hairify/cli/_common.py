@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -14,8 +15,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from hairify._support.files import is_utf8
+from hairify.cli.options import in_flags
 from hairify.errors import OptionError
+from hairify.restoring._processes import Processes, together
 from hairify.sharing._hub import Restorer, from_pretrained
+from hairify.training import TrainingSettings, processes
 from hairify.training._looking import BEST, MODEL
 
 console = Console()
@@ -51,9 +55,23 @@ def say(*parts: str | tuple[str, str], to: Console = console) -> None:
 def say_left_out(images: Mapping[str, str]) -> None:
     """Say how many images were left out, and why the first of them were."""
     for path, reason in [*images.items()][:_SHOWN]:
-        say(("left out", "yellow"), f" {reason}" if path in reason else f" {path}: {reason}")
+        said = in_flags(reason, ("tile_above",))
+        say(("left out", "yellow"), f" {said}" if path in said else f" {path}: {said}")
     if images:
         say(f"{len(images)} image(s) could not be read or restored, and were left out.")
+
+
+def joined(device: str) -> Processes:
+    """The processes that the launcher started, to share images among; all but the main one go mute.
+
+    Args:
+        device: as the command was given it.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        processes(TrainingSettings(cpu=device == "cpu"))  # opens their group, and gives each its GPU
+    those = together()
+    console.quiet = not those.is_main
+    return those
 
 
 def open_restorer(source: str, device: str, network: str | None, dac: str | None) -> Restorer:

@@ -22,7 +22,10 @@ from hairify.ablation.tables import AblationTable
 from hairify.data.datasets import Task
 from hairify.data.photographs import TRAINING, photographs
 from hairify.data.samples import TrainingSamples
-from hairify.evaluation._scores import Results, Score, conditioning_on, evaluate
+from hairify.evaluation._crops import conditioning_on
+from hairify.evaluation._results import Results
+from hairify.evaluation._running import evaluate
+from hairify.evaluation._scores import Score
 from hairify.model import HairModel
 from hairify.networks._named import NetworkSettings
 from hairify.report import Baseline, ReportSettings, collect, write_report

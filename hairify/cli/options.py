@@ -204,6 +204,7 @@ def settings_classes() -> list[type]:
     """All settings classes: one file may have tables for several commands."""
     from hairify.ablation.running import AblationSettings
     from hairify.data.datasets import DataSettings
+    from hairify.evaluation._settings import EvaluationSettings
     from hairify.networks._named import NetworkSettings
     from hairify.report import ReportSettings
     from hairify.restoring._restored_files import RestoringSettings
@@ -217,6 +218,7 @@ def settings_classes() -> list[type]:
         TrainingSettings,
         TilingSettings,
         RestoringSettings,
+        EvaluationSettings,
         AblationSettings,
         ReportSettings,
     ]

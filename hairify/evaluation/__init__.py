@@ -1,4 +1,4 @@
-"""Scores on test sets, and whether a converted network uses its GIV."""
+"""Scores on test sets, by protocols of the field, and whether a converted network uses its GIV."""
 
 from hairify.evaluation._conditioning import (
     LEAST_COST,
@@ -9,31 +9,42 @@ from hairify.evaluation._conditioning import (
     measure_conditioning,
     psnr,
 )
-from hairify.evaluation._scores import (
-    AVERAGE,
-    Results,
-    Score,
-    conditioning_on,
-    evaluate,
-    mean,
-    middle,
-    read_results,
-    score,
-)
+from hairify.evaluation._crops import conditioning_on, middle
+from hairify.evaluation._metrics import Metric, metric_named
+from hairify.evaluation._protocols import HAIRIFY, PROTOCOLS, OnTop, Pairs, Protocol
+from hairify.evaluation._results import AVERAGE, ImageResult, Results, read_results
+from hairify.evaluation._running import InputScores, evaluate
+from hairify.evaluation._scores import Score, mean, score
+from hairify.evaluation._settings import SETTINGS, Chosen, EvaluationSettings, choose_tasks
+from hairify.evaluation._tables import ResultsTable
 
 __all__ = [
     "AVERAGE",
+    "HAIRIFY",
     "LEAST_COST",
     "NOT_MEASURED",
     "PERFECT",
+    "PROTOCOLS",
+    "SETTINGS",
+    "Chosen",
     "Conditioning",
+    "EvaluationSettings",
     "Fidelity",
+    "ImageResult",
+    "InputScores",
+    "Metric",
+    "OnTop",
+    "Pairs",
+    "Protocol",
     "Results",
+    "ResultsTable",
     "Score",
+    "choose_tasks",
     "conditioning_on",
     "evaluate",
     "mean",
     "measure_conditioning",
+    "metric_named",
     "middle",
     "psnr",
     "read_results",

@@ -16,7 +16,9 @@ from hairify.data.datasets import Task, load_pair
 from hairify.data.degradations import degradation
 from hairify.data.images import read_rgb
 from hairify.errors import DataError, NetworkError
-from hairify.evaluation._scores import Results, conditioning_on, middle, score
+from hairify.evaluation._crops import conditioning_on, middle
+from hairify.evaluation._results import Results
+from hairify.evaluation._scores import score
 from hairify.model import HairModel
 from hairify.report._findings import Baseline, Curves, Example, Findings, GIVFindings
 from hairify.report._logs import read_log

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from hairify.evaluation._conditioning import Conditioning
-from hairify.evaluation._scores import Results, Score
+from hairify.evaluation._results import Results
+from hairify.evaluation._scores import Score
 from hairify.planning._plans import Plan
 
 

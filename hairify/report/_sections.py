@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from torch import Tensor
 
 from hairify.evaluation._conditioning import PERFECT, Conditioning
-from hairify.evaluation._scores import Results, Score, mean
+from hairify.evaluation._results import Results
+from hairify.evaluation._scores import Score, mean
 from hairify.planning._plans import Plan
 from hairify.report._curve_drawing import draw_curves
 from hairify.report._findings import Baseline, Curves, Example, Findings, GIVFindings

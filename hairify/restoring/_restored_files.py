@@ -28,6 +28,7 @@ from hairify.data.images import (
 from hairify.errors import ImageError, OptionError
 from hairify.model import HairModel
 from hairify.restoring._failures import failure_in_words
+from hairify.restoring._processes import ALONE, Processes
 from hairify.restoring._tiling import TilingSettings, giv_of, restore_tiled
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -162,6 +163,7 @@ def restore_files(
     multiple: int,
     tiling: TilingSettings,
     settings: RestoringSettings,
+    processes: Processes = ALONE,
     on_outcome: Callable[[Outcome], None] | None = None,
     on_tile: Callable[[Path, int, int], None] | None = None,
 ) -> list[Outcome]:
@@ -179,11 +181,12 @@ def restore_files(
         multiple: the network takes images whose sides are multiples of it.
         tiling: see `hairify.restoring.restore_tiled`.
         settings: how the results are written.
-        on_outcome: is told each outcome at once.
+        processes: those that share the photographs; each calls this with the same network and arguments.
+        on_outcome: is told each outcome at once; the main process those of others at the end.
         on_tile: is told after each tile the photograph, how many tiles are done, and of how many.
 
     Returns:
-        The outcome of each photograph, in the order of `planned`.
+        The outcome of each photograph, in the order of `planned`; the same for all processes.
 
     Raises:
         OptionError: `tiling` does not fit the network, `bake` is set and the network is no HairModel, or as `planned`
@@ -194,12 +197,19 @@ def restore_files(
     if settings.bake and not isinstance(model, HairModel):
         raise OptionError(f"`bake` is for HairModels; this {type(model).__name__} is a static network already.")
     restore = _Restoring(model, multiple, tiling, settings, on_tile)
-    outcomes = []
+    jobs = planned(inputs, output, settings)
+    processes.everywhere(None)  # where an output exists already, none of these has made it
+    own = []
     with evaluation_mode(model):
-        for job in planned(inputs, output, settings):
-            outcomes.append(restore(job))
+        for job in processes.mine(jobs):
+            own.append(restore(job))
             if on_outcome is not None:
-                on_outcome(outcomes[-1])
+                on_outcome(own[-1])
+    outcomes = processes.gathered(own)
+    if processes.is_main and on_outcome is not None:
+        for number, outcome in enumerate(outcomes):
+            if number % processes.count:
+                on_outcome(outcome)
     return outcomes
 
 

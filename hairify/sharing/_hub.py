@@ -21,7 +21,7 @@ from torch import nn
 from hairify._support.counting import count
 from hairify._support.files import replacing, write_text
 from hairify.errors import CheckpointError, NetworkError
-from hairify.evaluation._scores import Results, read_results
+from hairify.evaluation._results import Results, read_results
 from hairify.model import HairModel
 from hairify.networks._named import Network, find_object
 from hairify.nn._dac import DACSource
@@ -204,7 +204,7 @@ def model_card(restorer: Restorer) -> str:
         rows = "\n".join(f"| {name} | {value} |" for name, value in restorer.about.items())
         parts.append(f"## Training\n\n| | |\n|---|---|\n{rows}")
     if restorer.results is not None:
-        parts.append(f"## Evaluation\n\nPSNR in dB / SSIM, on whole RGB images.\n\n{restorer.results.to_markdown()}")
+        parts.append(f"## Evaluation\n\n{restorer.results.about}.\n\n{restorer.results.to_markdown()}")
     if isinstance(model, HairModel):
         parts.append(f"## Plan\n\n```text\n{model.plan}\n```")
     parts.append(

@@ -24,11 +24,11 @@ MODEL, BEST = "model", "best"
 
 
 class Looking:
-    """The main process's.
+    """All processes score together; the main one writes and asks.
 
     Args:
         model: the network, which has the averaged weights at each look.
-        validate: scores of a network.
+        validate: scores of a network; all processes call it.
         measure: whether a HairModel uses its GIV.
         keep: writes the network under a name.
         bar: shows what is found.
@@ -53,14 +53,14 @@ class Looking:
             with self._writing(Path(name)):
                 self._keep(name, step)
 
-    def look(self, step: int, best_by: str, best: float | None, log: RunLog, *, last: bool) -> float | None:
+    def look(self, step: int, best_by: str, best: float | None, log: RunLog | None, *, last: bool) -> float | None:
         """Score the network after a step, and see whether it uses its GIV.
 
         Args:
             step: taken.
             best_by: name of the score whose mean over tasks tells which network is the best.
             best: the best up to now.
-            log: where it is written down.
+            log: where it is written down; the main process's, others have none.
             last: whether the run is at its end.
 
         Returns:
@@ -69,9 +69,9 @@ class Looking:
         if self._validate is not None:
             with torch.no_grad():
                 scores = self._validate(self._model)
-            if scores:
+            if scores and log is not None:
                 best = self._note_scores(scores, step, best_by, best, log)
-        if self._measure is not None and isinstance(self._model, HairModel):
+        if log is not None and self._measure is not None and isinstance(self._model, HairModel):
             self._note_conditioning(self._measure(self._model), self._model, step, log, last=last)
         return best
 

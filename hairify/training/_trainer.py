@@ -96,8 +96,8 @@ def train(
         output: the run's folder, the same for all processes: checkpoints/, log.jsonl and what trackers
             write are made there.
         loss: what is brought down; by default `settings.loss`.
-        validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; the main process calls it every
-            `validate_every` steps and after the last one.
+        validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; all processes call it, with the same
+            network, every `validate_every` steps and after the last one; what the main one gets is written.
         measure: whether a HairModel uses its GIV; the main process calls it after each validation and at the end.
         keep: writes `model`, as it is after so many steps, under a name: "model" with each validation and checkpoint
             and at the end, also of a run that is interrupted; "best" where a validation has the best score so far. The
@@ -217,7 +217,7 @@ class _Run:
     def _after(self, stop: bool, looking: Looking, log: RunLog | None) -> bool:
         """After a step, write a checkpoint and the network, and look at it, where either is due; whether it was.
 
-        All processes call it, since each may hold a part; the main one, which has the log, writes and looks.
+        All processes call it, since each may hold a part and scores some images; the main one, with the log, writes.
         """
         last = self.step == self.steps
         saves = stop or last or due(self.step, self.settings.save_every)
@@ -229,8 +229,8 @@ class _Run:
         self.learner.give_to(self.model)
         if log is not None:
             looking.keep(MODEL, self.step)
-            if looks:
-                self.best = looking.look(self.step, self.settings.best_by, self.best, log, last=last)
+        if looks:
+            self.best = looking.look(self.step, self.settings.best_by, self.best, log, last=last)
         self.accelerator.wait_for_everyone()
         return True
 

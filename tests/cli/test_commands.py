@@ -22,7 +22,7 @@ from hairify.networks import NetworkSettings
 from hairify.sharing import Restorer, save_pretrained
 
 SMALL = ["--option", "dim=8", "--option", "num_blocks=[1,1,1,2]", "--option", "num_refinement_blocks=1"]
-COMMANDS = ("plan", "train", "evaluate", "restore", "export", "ablate", "report", "push", "demo")
+COMMANDS = ("plan", "train", "evaluate", "restore", "export", "ablate", "table", "report", "push", "demo")
 TRAIN = ["train", *SMALL, "--data", "photographs", "--output", "run", "--cpu", "--workers", "0", "--batch-size", "2"]
 
 

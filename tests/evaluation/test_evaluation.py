@@ -24,6 +24,7 @@ from hairify.data.datasets import test_tasks as tasks_to_test
 from hairify.data.images import read_rgb, write
 from hairify.errors import DataError, ImageError
 from hairify.evaluation import (
+    Protocol,
     Results,
     Score,
     conditioning_on,
@@ -147,7 +148,7 @@ def raising(error: Exception) -> Callable[[Tensor], Tensor]:
 
 FAILURES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "memory": (raising(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9")), "Out of memory"),
-    "Python's memory": (raising(MemoryError()), "Out of memory with the whole image; `hairify restore`"),
+    "Python's memory": (raising(MemoryError()), "Out of memory. Images of up to 2 megapixels are restored whole"),
     "a GPU's memory": (raising(torch.OutOfMemoryError("CUDA out of memory. Tried")), "Out of memory"),
     "a library's memory": (raising(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")), "Out of memory"),
     "size": (lambda x: nn.functional.pad(x, (99, 99, 99, 99), mode="reflect"), "The network failed: RuntimeError: "),
@@ -179,13 +180,13 @@ def test_an_image_that_the_network_fails_on_is_left_out_and_named(photographs: l
 def test_lack_of_memory_while_scoring_ends_nothing(photographs: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
 
-    def scored(image: Tensor, clean: Tensor) -> Score:
+    def scored(image: Tensor, clean: Tensor, protocol: Protocol) -> Score:
         calls.append(image)
         if len(calls) == 2:  # of the first image, as it is restored
             raise MemoryError
-        return score(image, clean)
+        return score(image, clean, protocol)
 
-    monkeypatch.setattr("hairify.evaluation._scores.score", scored)
+    monkeypatch.setattr("hairify.evaluation._running.score", scored)
     task = photographs[0]
     results = evaluate(nn.Identity(), [task], multiple=1)
     assert list(results.unreadable) == [str(task.clean[0])]
@@ -198,7 +199,7 @@ def test_images_that_hold_no_numbers_are_left_out(photographs: list[Task], monke
         (degraded, clean, clean)[index][0, 3, 4] = (math.nan, math.inf, 0.5)[index]
         return degraded, clean
 
-    monkeypatch.setattr("hairify.evaluation._scores.load_pair", load)
+    monkeypatch.setattr("hairify.evaluation._protocols.load_pair", load)
     results = evaluate(Halfway(), photographs, multiple=8)
     assert list(results.unreadable) == [str(path) for path in photographs[0].clean[:2]]
     assert all("not finite" in reason for reason in results.unreadable.values())
@@ -272,7 +273,7 @@ def test_one_image_does_not_keep_the_use_of_the_giv_from_being_measured(
         degraded, clean = load_pair(task, index, seed)
         return degraded * (math.nan if task.clean[index] == one else 1), clean
 
-    monkeypatch.setattr("hairify.evaluation._scores.load_pair", load)
+    monkeypatch.setattr("hairify.evaluation._protocols.load_pair", load)
     assert conditioning_on(hair, tasks, multiple=8) == whole
 
     def lacking(module: nn.Module, args: tuple[Tensor, ...]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -19,9 +19,12 @@ from hairify.cli.options import table_name, to_toml
 from hairify.data.datasets import DataSettings, test_tasks, training_tasks
 from hairify.data.samples import samples_for
 from hairify.errors import OptionError
-from hairify.evaluation._scores import AVERAGE, Score, evaluate
+from hairify.evaluation._results import AVERAGE
+from hairify.evaluation._running import InputScores, evaluate
+from hairify.evaluation._scores import Score
 from hairify.networks._named import NetworkSettings
 from hairify.networks._sizes import smallest_multiple
+from hairify.restoring._processes import together as sharing
 from hairify.training import TrainingSettings, is_begun, processes, train
 
 
@@ -32,27 +35,33 @@ def run(
     ablation: AblationSettings,
     output: Annotated[Path, typer.Option(help="folder for the runs and the table; a broken-off ablation goes on")],
 ) -> int:
-    """Compare what HAIR's parts contribute, as the paper's Tables 5 and 6 do: equal steps, several seeds.
+    """Compare what HAIR's parts contribute, as the paper's Tables 5 to 8 do: equal steps, several seeds.
 
-    Variants: static, dac (the GIV as a conditional embedding), hsn (learned vectors in place of the GIV), both; and
-    with --splits the position of the split. Test images that cannot be read or restored are named and left out, and the
-    exit status is 1.
+    Variants: static, dac (the GIV as a conditional embedding), hsn (learned vectors in place of the GIV), both;
+    with --splits the position of the split; with --combinations which degradations are learnt together. Test images
+    that cannot be read or restored are named and left out, and the exit status is 1.
 
     [dim]hairify ablate --data photographs --output ablation --steps 20000 --seeds 3
-    hairify ablate --data photographs --output splits --steps 20000 --splits 0.25,0.5,0.75[/dim]
+    hairify ablate --data photographs --output splits --steps 20000 --splits 0.25,0.5,0.75
+    hairify ablate --data datasets --output together --steps 20000 --variants '' --combinations all[/dim]
     """
     check_output(output)
     _check(network, output)
     tasks, tests = training_tasks(data), test_tasks(data)
+    tested_too = {task.degradation for task in tests}
     base = network.build(0)
     left_out: set[str] = set()
+    inputs: InputScores = {}
 
     def write_config() -> None:
         write_text(output / CONFIG, to_toml(network, data, training, ablation), errors="surrogateescape")
 
-    def train_and_score(model: nn.Module, seed: int, name: str) -> Mapping[str, Score]:
+    def train_and_score(model: nn.Module, seed: int, name: str, together: Sequence[str] = ()) -> Mapping[str, Score]:
         say((name, "bold"), f", seed {seed}: {count(model):,} parameters")
-        samples = samples_for(tasks, data, seed)
+        learnt, tested = (
+            [task for task in those if not together or task.degradation in together] for those in (tasks, tests)
+        )
+        samples = samples_for(learnt, data, seed)
         settings = dataclasses.replace(training, seed=seed)
         folder = output / "runs" / f"{name}-{seed}".replace("/", "_")
         resume = is_begun(folder)
@@ -60,7 +69,7 @@ def run(
         done = train(model, samples, settings, output=folder, resume=resume, console=console)
         if done.interrupted:
             raise KeyboardInterrupt
-        results = evaluate(done.model, tests, multiple=multiple)
+        results = evaluate(done.model, tested, multiple=multiple, inputs=inputs, processes=sharing())
         say_left_out({**done.unreadable, **results.unreadable})
         left_out.update(results.unreadable)
         return results.scores
@@ -77,6 +86,7 @@ def run(
         plan_options=network.plan_options(base),
         sweep_options=network.plan_options(base, any_split=True),
         folder=output / "scores",
+        degradations=[name for name in dict.fromkeys(task.degradation for task in tasks) if name in tested_too],
         about={table_name(type(one)): dataclasses.asdict(one) for one in (network, data, training)},
         on_start=write_config,
         on_run=on_run,

@@ -18,7 +18,7 @@ from hairify.cli._common import (
     say_left_out,
 )
 from hairify.data.datasets import DataSettings, test_tasks
-from hairify.evaluation._scores import read_results
+from hairify.evaluation._results import read_results
 from hairify.report import Baseline, ReportSettings, collect, write_report
 
 

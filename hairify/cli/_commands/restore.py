@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from hairify.cli._common import DacOption, DeviceOption, TrustOption, open_restorer, progress, say
+from hairify.cli._common import DacOption, DeviceOption, TrustOption, joined, open_restorer, progress, say
 from hairify.cli.options import in_flags
 from hairify.restoring._restored_files import Outcome, RestoringSettings, planned, restore_files
 from hairify.restoring._tiling import TilingSettings
@@ -30,10 +30,12 @@ def run(
     """Restore photographs of any size, in overlapping tiles that share the weights which the whole image selects.
 
     Depth (8 or 16 bits), grey, transparency, orientation, resolution and colour profile stay as they are. What cannot
-    be read, and pages or frames beyond the first, are named, the rest goes on, and the exit status is 1.
+    be read, and pages or frames beyond the first, are named, the rest goes on, and the exit status is 1. Under
+    accelerate launch, processes share the photographs.
 
     [dim]hairify restore holiday/ portrait.tif --model run --output restored[/dim]
     """
+    processes = joined(device)
     restorer = open_restorer(model, device, network, dac)
     count = len(planned(inputs, output, restoring))
     with progress("restoring", count) as advance:
@@ -54,6 +56,7 @@ def run(
             multiple=restorer.multiple,
             tiling=tiling,
             settings=restoring,
+            processes=processes,
             on_outcome=on_outcome,
             on_tile=on_tile,
         )

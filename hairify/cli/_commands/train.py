@@ -22,9 +22,11 @@ from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import samples_for
 from hairify.errors import DataError, HairError, OptionError, TrainingError
 from hairify.evaluation._conditioning import Conditioning
-from hairify.evaluation._scores import conditioning_on, evaluate
+from hairify.evaluation._crops import conditioning_on
+from hairify.evaluation._running import InputScores, evaluate
 from hairify.networks._named import NetworkSettings
 from hairify.networks._sizes import smallest_multiple
+from hairify.restoring._processes import together
 from hairify.sharing._hub import Restorer, from_pretrained, save_pretrained
 from hairify.training import Start, StartSettings, TrainingSettings, processes, started_from, train
 from hairify.training._looking import MODEL
@@ -58,6 +60,7 @@ def run(
     begun = _start(network, start, training.seed, said, output, resume)
     model = begun.model
     state = processes(training)
+    console.quiet = not state.is_main_process
     if state.is_main_process:
         _introduce(model, tasks, tests, begun.origin)
         if without:
@@ -214,11 +217,13 @@ class _Looks:
     tests: Sequence[Task]
     multiple: int
     left_out: dict[str, str] = field(default_factory=dict)
+    inputs: InputScores = field(default_factory=dict)
+    """What the degraded images score themselves: the same at each validation."""
 
     def validate(self, model: nn.Module) -> dict[str, dict[str, float]]:
-        """The scores of the tasks."""
+        """The scores of the tasks. All processes call it, and share the images."""
         try:
-            results = evaluate(model, self.tests, multiple=self.multiple)
+            results = evaluate(model, self.tests, multiple=self.multiple, inputs=self.inputs, processes=together())
         except DataError as error:  # it may be another with the weights of later steps
             say(("note", "yellow"), f" There are no scores. {error}")
             self.left_out.setdefault("all test images", str(error))

@@ -1,0 +1,79 @@
+"""`hairify table`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from hairify._support.files import write_text
+from hairify.cli._common import console, say
+from hairify.errors import DataError, OptionError
+from hairify.evaluation._results import Results, read_results
+from hairify.evaluation._tables import ResultsTable
+
+_FILE = "results.json"
+
+
+def run(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            help="folders of evaluated runs or restorers, or their results.json; NAME=FOLDER names a row",
+            metavar="RUN...",
+        ),
+    ],
+    output: Annotated[Path | None, typer.Option(help="folder for table.md and table.tex")] = None,
+    setting: Annotated[
+        Literal["3-task", "5-task", "denoise", "derain", "dehaze"] | None,
+        typer.Option(help="the columns; by default all test sets that any of the runs has"),
+    ] = None,
+    shown: Annotated[
+        Literal["both", "psnr", "ssim"], typer.Option("--show", help="PSNR in dB and SSIM, or one of them")
+    ] = "both",
+) -> int:
+    """Put the results of several runs into one table, in Markdown and in LaTeX: best numbers bold, a mean, and dashes.
+
+    The numbers are those that hairify evaluate wrote. Rows that were measured by several protocols, or on other images,
+    are named, and the exit status is 1.
+
+    [dim]hairify table runs/*
+    hairify table Restormer=static Res-HAIR=run --setting 3-task --output tables
+    hairify table run/evaluations/promptir-3-task other/evaluations/promptir-3-task[/dim]
+    """
+    rows: dict[str, Results] = {}
+    for given in runs:
+        label, path = _named(given)
+        if label in rows:
+            raise OptionError(f"Two rows would be called {label!r}; name them, such as first={path}.")
+        rows[label] = read_results(path)
+    table = ResultsTable(rows, setting, shown)
+    console.print(table.table())
+    for note in table.notes:
+        say(("note", "yellow"), f" {note}")
+    if output is not None:
+        output.mkdir(parents=True, exist_ok=True)
+        write_text(output / "table.md", table.to_markdown())
+        write_text(output / "table.tex", table.to_latex())
+        say(f"The table is in {output / 'table.md'} and {output / 'table.tex'}.")
+    return int(bool(table.notes))
+
+
+def _named(given: str) -> tuple[str, Path]:
+    """What a row is called, and the file with its numbers.
+
+    Raises:
+        DataError: there is none.
+    """
+    label, equals, rest = given.partition("=")
+    if not equals or Path(given).exists():
+        label, rest = "", given
+    path = Path(rest)
+    places = [path] if path.is_file() else [path / _FILE, path / "model" / _FILE]
+    found = next((place for place in places if place.is_file()), None)
+    if found is None:
+        others = sorted(str(one.parent) for one in path.glob(f"evaluations/*/{_FILE}")) if path.is_dir() else []
+        way_out = f"it has those of {', '.join(others)}" if others else f"`hairify evaluate {path}` makes them"
+        raise DataError(f"{path} has no {_FILE}; {way_out}.")
+    return label or (path.parent.name if path.is_file() else path.resolve().name), found
