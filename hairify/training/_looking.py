@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -79,7 +80,7 @@ class Looking:
         self, scores: Mapping[str, Mapping[str, float]], step: int, best_by: str, best: float | None, log: RunLog
     ) -> float | None:
         score = mean_score(scores, best_by)
-        is_best = score is not None and (best is None or score > best)
+        is_best = score is not None and not math.isnan(score) and (best is None or score > best)
         if is_best:
             self.keep(BEST, step)
         with self._writing(log.path):
