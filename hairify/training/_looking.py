@@ -48,6 +48,11 @@ class Looking:
         self._model, self._bar, self._writing = model, bar, writing
         self._validate, self._measure, self._keep = validate, measure, keep
 
+    def wants(self, saves: bool, looks: bool) -> bool:
+        """Whether anything is done with the network at a checkpoint, or at a look; the same in all processes."""
+        keeps = self._keep is not None and (saves or looks)
+        return keeps or (looks and (self._validate or self._measure) is not None)
+
     def keep(self, name: str, step: int) -> None:
         """Write the network as it is after a step."""
         if self._keep is not None:
