@@ -134,7 +134,7 @@ def _start(network: NetworkSettings, start: StartSettings, seed: int, said: Said
             return fresh(network, seed)
         said_of_network = said[table_name(NetworkSettings)]
         made_with = _said_of(Path(start.start_from) / CONFIG, NetworkSettings)
-        return started_from(start.start_from, network, said_of_network, seed, made_with)
+        return started_from(start.start_from, network, seed=seed, said=said_of_network, made_with=made_with)
     for settings in (network, start):
         for name, then in _said_of(output / CONFIG, type(settings)).items():
             if (now := getattr(settings, name)) != then:
