@@ -174,7 +174,7 @@ SMALL = '[network]\nnetwork = "unet"\nconvert = false\noptions = { width = 4 }\n
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     layouts.photographs(tmp_path / "photographs", count=3)
-    (tmp_path / "mine.toml").write_text(SMALL + "log_with = [\"none\"]\nvalidate_every = 0\nbatch_size = 2\nseed = 5\n")
+    (tmp_path / "mine.toml").write_text(SMALL + 'log_with = ["none"]\nvalidate_every = 0\nbatch_size = 2\nseed = 5\n')
     return tmp_path
 
 
