@@ -208,7 +208,7 @@ class _Run:
             self.learner.give_to(self.model)
             if self.accelerator.is_main_process:
                 looking.keep(MODEL, self.step)
-        if weights := self.learner.learned_weights(self._names()):
+        if (weights := self.learner.learned_weights(self._names())) and self.accelerator.is_main_process:
             self.bar.note(weights)
         unreadable = dict(gather_object([*self.unreadable.items()]))
         interrupted = self.step < self.steps
@@ -238,6 +238,7 @@ class _Run:
         """Learn from the next `batch_size` samples; also whether any process was asked to stop."""
         self.step += 1
         self._seed(self.step)
+        self.bar.takes(self.batches.stage(self.step).batch_size)
         mine = [self._noted(batch) for batch in itertools.islice(batches, self.settings.accumulation)]
         rate = self.settings.rate(self.step, self.steps)
         with self._enough_memory(mine[0]):
