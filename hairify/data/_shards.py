@@ -227,7 +227,7 @@ class Tars:
         from filelock import FileLock  # of torch
 
         folder = _folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / f"{hashlib.blake2b(url.encode(), digest_size=12).hexdigest()}.tar"
         if not path.exists():
             with FileLock(f"{path}.lock"):
@@ -303,7 +303,8 @@ def permutation(count: int, generator: torch.Generator) -> list[int]:
 
 def _folder() -> Path:
     """Where remote shards are kept, for all processes of a user on this machine."""
-    return Path(tempfile.gettempdir()) / f"hairify-shards-{getpass.getuser()}"
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # users of containers may have no name
+    return Path(tempfile.gettempdir()) / f"hairify-shards-{user}"
 
 
 def _webdataset(module: str) -> ModuleType:
