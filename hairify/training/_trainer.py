@@ -194,7 +194,7 @@ class _Run:
                 if not stop:
                     self._look(validate, measure, log)
         self.learner.give_to(self.model)
-        if weights := self.learner.learned_weights(self._names()):
+        if (weights := self.learner.learned_weights(self._names())) and self.accelerator.is_main_process:
             self.bar.note(weights)
         unreadable = dict(gather_object([*self.unreadable.items()]))
         interrupted = self.step < self.steps
@@ -204,6 +204,7 @@ class _Run:
         """Learn from the next `batch_size` samples; also whether any process was asked to stop."""
         self.step += 1
         self._seed(self.step)
+        self.bar.takes(self.batches.stage(self.step).batch_size)
         mine = [self._noted(batch) for batch in itertools.islice(batches, self.settings.accumulation)]
         gradients = self.learner.gradients(mine, asked)
         losses = self._checked(gradients, [name for batch in mine for name in batch["image"]])

@@ -29,13 +29,8 @@ TASKS = (task("noise15", 4), task("noise50", 4), task("rain", 2), task("haze", 5
 def test_an_epoch_with_repeats_has_each_image_so_often() -> None:
     order = Order(TASKS, 0, {"noise": 3, "rain": 7, "noise50": 2}, {})
     assert order.epoch == 4 * 3 + 4 * 2 + 2 * 7 + 5
-    expected = Counter(
-        {
-            (number, image): times
-            for number, times in enumerate((3, 2, 7, 1))
-            for image in range(len(TASKS[number].clean))
-        }
-    )
+    times = (3, 2, 7, 1)
+    expected = Counter({(i, image): times[i] for i, one in enumerate(TASKS) for image in range(len(one.clean))})
     epochs = [[order[i] for i in range(start, start + order.epoch)] for start in (0, order.epoch, 4 * order.epoch)]
     assert [Counter(epoch) for epoch in epochs] == [expected] * 3
     assert epochs[0] != epochs[1] != epochs[2]

@@ -60,8 +60,11 @@ class Samples(Dataset[Any]):
         return {"tasks": [task.name for task in self.tasks], "images": self.epoch}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.sized(index, self.size)
+
+    def sized(self, index: int, size: int) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(index)
-        clean, noise = (torch.rand(3, self.size, self.size, generator=generator) for _ in range(2))
+        clean, noise = (torch.rand(3, size, size, generator=generator) for _ in range(2))
         degraded = (clean + 0.2 * noise, 0.4 * clean + 0.5)[index % 2].clamp(0, 1)
         return {
             "degraded": degraded,

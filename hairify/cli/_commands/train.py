@@ -36,12 +36,13 @@ def run(
     output: Annotated[Path, typer.Option(help="folder of the run; must be new, or hold the run to --resume")],
     resume: Annotated[bool, typer.Option("--resume", help="go on from the run's last checkpoint")] = False,
 ) -> int:
-    """Convert a network and train it on photographs, by the paper's recipe where nothing else is said.
+    """Convert a network and train it on photographs, by the paper's recipe where nothing else is said, or by another.
 
     Images that cannot be learnt from, or be validated on, are named and left out, and the exit status is 1 at the end.
 
     [dim]hairify train --data photographs --output run
     hairify train --data photographs --output run --network my_nets:UNet --weights trained.pth --freeze-base
+    hairify train --recipe modern --data photographs --output run
     hairify train --output run --resume
     accelerate launch --num_processes 8 -m hairify train --data data --output run[/dim]
     """
@@ -96,7 +97,7 @@ def facts(tasks: Sequence[Task], training: TrainingSettings, steps: int) -> dict
     return {
         "degradations": ", ".join(task.degradation for task in tasks),
         "images": f"{len(files) + sum(shards.count for shards in in_shards):,}",
-        "steps": f"{steps:,} of {training.batch_size} patches",
+        "steps": f"{steps:,} of {training.batch_in_words()}",
         "learning rate": training.rate_in_words(),
         "seed": str(training.seed),
     }
