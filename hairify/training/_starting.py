@@ -95,18 +95,18 @@ def started_from(
     said = _unusual(settings) if said is None else said
     path = Path(source)
     restorer = _of_file(path, settings, said) if path.is_file() else _of_folder(source, settings, said)
-    converted = isinstance(restorer.model, HairModel)
     new = {key: value for key, value in said.items() if (made_with or {}).get(key) != value}
-    _check(source, new, restorer, converted)
+    _check(source, new, restorer)
     own: dict[str, Any] = {"network": restorer.network.name, "options": dict(restorer.network.options)}
     origin = _origin(source, restorer)
-    if converted:
+    if isinstance(restorer.model, HairModel):
         kept = NetworkSettings(**own, dac=restorer.dac)
         note = (
             "The network is not calibrated: it comes as it was trained, and calibrating it now would change what it "
             "computes."
         )
-        return Start(restorer.model, kept, restorer.network, restorer.dac, origin, (note,))
+        notes = (note,) if restorer.model.is_calibrated else ()  # else the run itself says why it is not, or it is
+        return Start(restorer.model, kept, restorer.network, restorer.dac, origin, notes)
     mine = dataclasses.replace(settings, **own, weights=None)
     return Start(mine.converted(restorer.model, seed), mine, restorer.network, mine.own_dac, origin)
 
@@ -159,8 +159,9 @@ def _of_file(path: Path, settings: NetworkSettings, said: Mapping[str, Any]) -> 
     return Restorer(model.eval(), named, multiple=1, dac=settings.own_dac)
 
 
-def _check(source: str, new: Mapping[str, Any], restorer: Restorer, converted: bool) -> None:
+def _check(source: str, new: Mapping[str, Any], restorer: Restorer) -> None:
     """Refuse, by name, what the source decides already."""
+    converted = isinstance(restorer.model, HairModel)
     fields = {field.name: field for field in dataclasses.fields(NetworkSettings)}
     options = dict(restorer.network.options)
     for key, value in new.items():

@@ -189,10 +189,13 @@ def test_what_a_start_decides_is_not_decided_again(
     assert not (home / "second").exists()
 
 
-def test_what_is_said_again_as_it_was_is_accepted(home: Path) -> None:
-    assert (
-        main(["train", "--config", "first/config.toml", "--from", "first", "--steps", "0", "--output", "second"]) == 0
-    )
+@pytest.mark.parametrize("start", ["first", "first/best", "first/checkpoints/00000002.safetensors"])
+def test_what_is_said_again_as_it_was_is_accepted(home: Path, start: str) -> None:
+    with (home / "first" / "config.toml").open("r+") as file:  # as if it had been converted by this
+        text = file.read().replace("[network]", '[network]\nsplit_at = "down2"')
+        file.seek(0)
+        file.write(text)
+    assert main(["train", "--config", "first/config.toml", "--from", start, "--steps", "0", "--output", "second"]) == 0
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from hairify.networks._sizes import smallest_multiple
 from hairify.restoring._processes import together
 from hairify.sharing._hub import Restorer, from_pretrained, save_pretrained
 from hairify.training import Start, StartSettings, TrainingSettings, processes, started_from, train
+from hairify.training._checkpoints import FOLDER
 from hairify.training._looking import MODEL
 from hairify.training._starting import ORIGIN, START, fresh, resumed
 
@@ -134,7 +135,9 @@ def _start(network: NetworkSettings, start: StartSettings, seed: int, said: Said
         if start.start_from is None:
             return fresh(network, seed)
         said_of_network = said[table_name(NetworkSettings)]
-        made_with = _said_of(Path(start.start_from) / CONFIG, NetworkSettings)
+        path = Path(start.start_from)  # a run, or what lies in its folder: best/, a checkpoint
+        config = next((folder / CONFIG for folder in (path, *path.parents[:2]) if (folder / FOLDER).is_dir()), path)
+        made_with = _said_of(config, NetworkSettings)
         return started_from(start.start_from, network, seed=seed, said=said_of_network, made_with=made_with)
     for settings in (network, start):
         for name, then in _said_of(output / CONFIG, type(settings)).items():
@@ -151,7 +154,7 @@ def _said_of(config: Path, cls: type) -> dict[str, Any]:
 
     What a table does not have is at its default.
     """
-    if not config.is_file():
+    if config.name != CONFIG or not config.is_file():
         return {}
     made: Any = make_settings(cls, read_tables(config).get(table_name(cls), {}), {}, config)
     return {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
