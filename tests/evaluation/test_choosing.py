@@ -256,8 +256,8 @@ def torchmetrics() -> Any:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("niqe", r"'niqe', which pyiqa would compute; not installed here: pip install 'hairify\[metrics\]'"),
-        ("lpips", "which torchmetrics or pyiqa would compute; not installed here"),
+        ("niqe", r"'niqe', which pyiqa would compute; not installed here: pip install pyiqa"),
+        ("lpips", r"which torchmetrics or pyiqa would compute; not installed here: pip install 'hairify\[metrics\]'"),
         ("pyiqa:lpips", "which pyiqa would compute; not installed"),
         ("torchmetrics:niqe", "of torchmetrics, accepted are dists, lpips"),
         ("piq:lpips", "before the colon are torchmetrics and pyiqa"),
