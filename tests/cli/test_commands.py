@@ -550,7 +550,7 @@ def test_a_setting_of_which_sets_are_missing(home: Path, restorer: str, capsys: 
     assert main([*words, "--setting", "3-task"]) == 1
     printed = capsys.readouterr().out
     assert "missing Rain100L, BSD68 noise15, BSD68 noise25, BSD68 noise50 of the setting 3-task" in printed
-    assert "Found, and not measured: SOTS indoor, LOL-v1" in printed
+    assert "Found, and not measured: LOL-v1, SOTS indoor." in printed
     assert json.loads((home / "results" / "results.json").read_text())["missing"][0] == "Rain100L"
     assert main([*words, "--setting", "dehaze", "--on-top", "noise25,rain"]) == 0
     tasks = json.loads((home / "results" / "results.json").read_text())["tasks"]
