@@ -93,6 +93,8 @@ def _sources(root: Path, name: str, named: Collection[Path], all_found: Findings
     if photographs:
         clean = tuple(sorted(path for images in photographs.values() for path in images))
         others.append(Source(name, root, "photographs", None, clean))
+    if found and not others:
+        raise DataError(f"{root} has nothing that can be used: {' '.join(all_found.notes)}")
     if not others and not all_found.problems:
         raise DataError(
             f"{root} is empty: looked, there and in the folders in it, for images ({', '.join(sorted(SUFFIXES))}) "

@@ -53,9 +53,9 @@ class Look:
 def look(settings: DataSettings) -> Look:
     """Look at everything; what is not understood in one folder does not keep from the others."""
     seen = Look()
+    known = _or_problem(partial(halves_of_named_pairs, (*settings.pairs, *settings.test_pairs)), seen) or set()
     for folders, pairs in (("data", "pairs"), ("test_data", "test_pairs")):
         named = getattr(settings, pairs)
-        known = _or_problem(partial(halves_of_named_pairs, named), seen) or set()
         if getattr(settings, folders):
             found = _or_problem(partial(survey, getattr(settings, folders), folders, known), seen) or Findings()
             seen.sources += found.sources

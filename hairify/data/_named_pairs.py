@@ -119,7 +119,8 @@ def _pairs(text: str, notes: list[str]) -> Source:
     if str(rule) != _EQUAL:
         first = f"{pairs[0][0].name} ↔ {pairs[0][1].name}"
         notes.append(f"{len(pairs)} pairs of {degradation} by {rule}, such as {first}.")
-    unused = [path for j, path in enumerate(clean.images) if j not in set(partners)]
+    used = set(partners)
+    unused = [path for j, path in enumerate(clean.images) if j not in used]
     for half, alone in ((degraded, lacking), (clean, unused)):
         if alone:
             notes.append(f"{half.folder}: {listed(alone)} left out: without a partner, by {rule}.")

@@ -107,7 +107,7 @@ CLEAN_SETS = (
     # BSD400 and WED together in the tree of PromptIR and AdaIR, which has the test sets below test/denoise.
     CleanSet("Denoise", "denoise|denoising", None, holds_others=True),
     CleanSet("DIV2K", "div2k(train)?(hr)?(sub)?", "train", ("hr",), only_noise=False, holds_others=True),
-    CleanSet("DIV2K", "div2kvalid(ation)?(hr)?", "test", ("hr",), only_noise=False),
+    CleanSet("DIV2K", "div2kvalid(ation)?(hr)?", "test", ("hr",), only_noise=False, holds_others=True),
     CleanSet("Flickr2K", "flickr2k(train)?(hr)?(sub)?", "train", ("hr",), only_noise=False, holds_others=True),
 )
 

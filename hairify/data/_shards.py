@@ -123,7 +123,7 @@ def find_shards(text: str, samples: int | None, window: int, cache: float) -> tu
         way = f"give a degradation, as in rain={pattern}" if has_pairs else "leave out the name of a degradation"
         raise DataError(f"`shards` has {text!r}, and {urls[0]} begins with {records[0].key} ({parts}): {way}.")
     count = samples if samples is not None else len(records)
-    return name, Shards(pattern, urls, name is not None, count, window, cache_bytes)
+    return name, Shards(pattern, urls, name is not None, count, min(window, len(urls)), cache_bytes)
 
 
 def _expanded(pattern: str) -> tuple[str, ...]:
@@ -178,6 +178,9 @@ class Tars:
             try:
                 with tarfile.open(fileobj=file, mode="r:") as tar:
                     members = [(one.name, one.offset_data, one.size) for one in tar if one.isfile()]
+                    file.seek(tar.offset)
+                    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # what is cut off may look like an end
+                        raise tarfile.ReadError("it has no end")
             except tarfile.TarError as error:
                 raise DataError(
                     f"The shard {url} cannot be read: {error}. It should be a whole tar file, not compressed."
@@ -210,8 +213,9 @@ class Tars:
             if not is_remote(url):
                 return open(os.path.expanduser(url), "rb")
             for _ in range(_AGAIN):
+                path = self._fetched(url)
                 with contextlib.suppress(FileNotFoundError):  # another process made room in the meantime
-                    return open(self._fetched(url), "rb")
+                    return path.open("rb")
             raise FileNotFoundError(f"it is gone from {_folder()} each time; give more of `shard_cache`")
         except DataError:
             raise
@@ -223,16 +227,18 @@ class Tars:
         from filelock import FileLock  # of torch
 
         folder = _folder()
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         path = folder / f"{hashlib.blake2b(url.encode(), digest_size=12).hexdigest()}.tar"
-        with FileLock(f"{path}.lock"):
-            if not path.exists():
-                part = path.with_suffix(".part")
-                with _fsspec().open(url, "rb") as remote, part.open("wb") as local:
-                    shutil.copyfileobj(remote, local, 2**20)
-                part.replace(path)
-            os.utime(path)
-        self._make_room(folder, path)
+        if not path.exists():
+            with FileLock(f"{path}.lock"):
+                if not path.exists():
+                    part = path.with_suffix(".part")
+                    with _fsspec().open(url, "rb") as remote, part.open("wb") as local:
+                        shutil.copyfileobj(remote, local, 2**20)
+                    part.replace(path)
+            self._make_room(folder, path)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(path)  # it was used now
         return path
 
     def _make_room(self, folder: Path, newest: Path) -> None:
@@ -297,7 +303,8 @@ def permutation(count: int, generator: torch.Generator) -> list[int]:
 
 def _folder() -> Path:
     """Where remote shards are kept, for all processes of a user on this machine."""
-    return Path(tempfile.gettempdir()) / f"hairify-shards-{getpass.getuser()}"
+    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()  # users of containers may have no name
+    return Path(tempfile.gettempdir()) / f"hairify-shards-{user}"
 
 
 def _webdataset(module: str) -> ModuleType:

@@ -246,7 +246,8 @@ def _found(settings: DataSettings, data: str, pairs: str) -> list[Source]:
     """Everything in two fields of settings: folders, and named pairs."""
     folders, named = getattr(settings, data), getattr(settings, pairs)
     notes: list[str] = []
-    found = find(folders, data, halves_of_named_pairs(named)) if folders or not (named or settings.shards) else []
+    halves = halves_of_named_pairs((*settings.pairs, *settings.test_pairs))
+    found = find(folders, data, halves) if folders or not (named or settings.shards) else []
     found += find_named_pairs(named, notes)
     for text in notes:
         note(text)

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 from typing_extensions import Doc
 
-from hairify.data.datasets import DataSettings, Task, test_tasks
+from hairify.data.datasets import DataSettings, Task
 from hairify.data.degradations import degradation
 from hairify.errors import DataError, OptionError
 from hairify.evaluation._protocols import PROTOCOLS, OnTop, Protocol
@@ -19,12 +19,13 @@ from hairify.restoring._tiling import TilingSettings
 TILE_ABOVE = 2.0
 """Megapixels up to which images are restored whole: all of the field's test sets."""
 
-_BSD68 = tuple((f"BSD68 noise{sigma}", f"CBSD68 noise{sigma}") for sigma in (15, 25, 50))
+_NOISES = ("noise15", "noise25", "noise50")
+_BSD68 = tuple((f"BSD68 {noise}", f"CBSD68 {noise}") for noise in _NOISES)
 _RAIN, _HAZE = ("Rain100L",), ("SOTS",)
 SETTINGS: Mapping[str, tuple[tuple[str, ...], ...]] = {
     "3-task": (_HAZE, _RAIN, *_BSD68),
     "5-task": (_HAZE, _RAIN, _BSD68[1], ("GoPro",), ("LOL-v1",)),
-    "denoise": tuple((f"Urban100 noise{sigma}",) for sigma in (15, 25, 50)),
+    "denoise": tuple((f"Urban100 {noise}",) for noise in _NOISES),
     "derain": (_RAIN,),
     "dehaze": (_HAZE,),
 }
@@ -88,6 +89,10 @@ class EvaluationSettings:
         """The protocol, with the border that is left out."""
         return dataclasses.replace(PROTOCOLS[self.protocol], border=self.border)
 
+    def on(self, data: DataSettings) -> DataSettings:
+        """Where test images are looked for: a setting puts its own noises on clean photographs, and nothing else."""
+        return data if self.setting is None else dataclasses.replace(data, degradations=_NOISES)
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -104,15 +109,17 @@ class Chosen:
     stray: tuple[str, ...] = ()
 
 
-def choose_tasks(data: DataSettings, evaluation: EvaluationSettings) -> Chosen:
+def choose_tasks(tasks: Sequence[Task], evaluation: EvaluationSettings) -> Chosen:
     """What of the test images an evaluation measures.
 
+    Args:
+        tasks: that were found, by `EvaluationSettings.on`.
+        evaluation: what is asked for.
+
     Raises:
-        DataError: nothing of it is found, or a data set lacks a part.
+        DataError: nothing of that is among them.
     """
-    if evaluation.setting is not None:  # its noises are put on clean photographs, whatever the network learnt from
-        data = dataclasses.replace(data, degradations=("noise15", "noise25", "noise50"))
-    chosen = of_setting(test_tasks(data), evaluation.setting)
+    chosen = of_setting(tasks, evaluation.setting)
     if not chosen.tasks:
         raise DataError(
             f"No images of the setting {evaluation.setting!r}, which are {', '.join(chosen.missing)}: found "

@@ -89,9 +89,14 @@ class ResultsTable:
         heads = " | ".join(_escaped(head, "|", _MARKDOWN) for head in self.columns)
         lines = [f"| | {heads} |", f"|---|{'---:|' * len(self.columns)}"]
         for label in self.rows:
-            cells = [" / ".join(_bold(*one, "**", "**") for one in self._cell(label, head)) for head in self.columns]
+            cells = [self._in_markdown(label, head) for head in self.columns]
             lines.append(f"| {' | '.join([_escaped(label, '|', _MARKDOWN), *cells])} |")
         return "\n".join([*lines, *(f"\n{note}" for note in self.notes)]) + "\n"
+
+    def _in_markdown(self, label: str, column: str) -> str:
+        if self.score(label, column) is None:
+            return NOTHING
+        return " / ".join(_bold(*one, "**", "**") for one in self._cell(label, column))
 
     def to_latex(self) -> str:
         """The table in LaTeX, for the package booktabs; PSNR and SSIM each have a column of their own."""

@@ -119,6 +119,9 @@ def test_named_halves_within_the_data_are_nothing_else(tmp_path: Path) -> None:
     noise, dark = training_tasks(DataSettings(data=(tmp_path,), pairs=(given,), degradations=("noise25",)))
     assert (noise.name, dark.name) == ("noise25", "low_light")
     assert {path.parent.name for path in noise.clean} == {"holiday"}
+    tested = DataSettings(data=(tmp_path,), test_pairs=(given,), degradations=("noise25",))
+    assert [task.name for task in training_tasks(tested)] == ["noise25"]
+    assert [task.name for task in tasks_to_test(tested)] == ["mine low_light"]
 
 
 @pytest.mark.parametrize("given", ["fog", "fog=", "fog=a", "=a,b", "fog=a,", "fog=,"])

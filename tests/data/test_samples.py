@@ -352,8 +352,8 @@ def test_an_epoch_has_each_image_of_each_task(tasks: list[Task]) -> None:
     [
         ([], "no tasks"),
         ([Task("rain", "rain", (), None)], "'rain' has no images"),
-        ([Task("snow", "snow", (Path("a.png"),), None)], "snow"),
-        ([Task("snow", "snow", (Path("a.png"), Path("b.png")), (Path("c.png"), None))], "snow"),
+        ([Task("fog", "fog", (Path("a.png"),), None)], "fog"),
+        ([Task("fog", "fog", (Path("a.png"), Path("b.png")), (Path("c.png"), None))], "fog"),
     ],
 )
 def test_tasks_that_cannot_be_learnt_are_refused_at_once(tasks: Sequence[Task], message: str) -> None:

@@ -28,7 +28,7 @@ from hairify.cli._common import (
 )
 from hairify.cli.options import make_settings, read_tables, table_name
 from hairify.data._image import Image
-from hairify.data.datasets import DataSettings, Task
+from hairify.data.datasets import DataSettings, Task, test_tasks
 from hairify.data.images import write
 from hairify.errors import ImageError, OptionError
 from hairify.evaluation._conditioning import NOT_MEASURED
@@ -83,7 +83,7 @@ def run(
     restorer = open_restorer(model, device, network, dac)
     place = _Place.of(Path(model), data, evaluation, output, card)
     metrics = [metric_named(name, device_named(device)) for name in evaluation.metrics]
-    chosen = choose_tasks(data, evaluation)
+    chosen = choose_tasks(test_tasks(evaluation.on(data)), evaluation)
     keep = _Keeping(save_images)
     with progress("evaluating", len(processes.mine(range(sum(len(one.clean) for one in chosen.tasks))))) as advance:
 
