@@ -90,7 +90,8 @@ def _check(tasks: Sequence[Task], repeats: Mapping[str, int], shares: Mapping[st
         )
     if repeats and (shards := [task.name for task in tasks if task.shards is not None]):
         raise DataError(
-            f"`repeats` says how often each image is shown, and {', '.join(shards)} is no list of images: use `shares`."
+            f"`repeats` says how often each image is shown, and {', '.join(shards)} is no list of images: use "
+            "`shares`, and where a recipe has repeats, `repeats = {}` in a file, which counts before it."
         )
     for name, times in repeats.items():
         if times < 1:

@@ -14,6 +14,7 @@ from layouts import photographs, write
 from torch import Tensor
 
 from hairify.data._order import Order
+from hairify.data._shards import Shards
 from hairify.data.datasets import DataSettings, Task, training_tasks
 from hairify.data.samples import TrainingSamples, samples_for
 from hairify.errors import DataError, OptionError
@@ -164,3 +165,11 @@ def test_a_sample_of_another_size_is_of_the_same_photograph(tmp_path: Path) -> N
 def test_an_unknown_augmentation() -> None:
     with pytest.raises(OptionError, match="`augmentation` is 'turns'; accepted are none, flips, all"):
         DataSettings(augmentation="turns")  # type: ignore[arg-type]
+
+
+def test_repeats_are_not_for_shards() -> None:
+    """Which is said with the way out, also for the repeats of a recipe."""
+    shards = Shards("a.tar", ("a.tar",), is_pairs=False, samples=3, window=1, cache_bytes=0)
+    task = Task("noise25 in shards", "noise25", (), None, shards=shards)
+    with pytest.raises(DataError, match=r"is no list of images: use `shares`, and .* `repeats = \{\}` in a file"):
+        Order([task], 0, {"noise": 3}, {})
