@@ -12,7 +12,7 @@ from hairify import recipes
 from hairify.cli.options import make_settings, read_tables
 from hairify.training import TrainingSettings
 
-_EPOCH = 1000  # steps; the course in epochs is the same for any number of them, but for rounding and a warm-up in steps
+_EPOCH = 1000  # steps; the course in epochs is the same for any number of them, but for rounding
 _POINTS = 400
 
 

@@ -46,7 +46,10 @@ API = DOCS / "api.md"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if re.search("^```(python|bash|toml)$", page.read_text(encoding="utf-8"), re.M)]
 
-HEAVY = [DOCS / "tutorial.md", *(DOCS / "how-to" / name for name in ("ablations.md", "export.md", "fine-tuning.md"))]
+HEAVY = [
+    DOCS / "tutorial.md",
+    *(DOCS / "how-to" / name for name in ("ablations.md", "export.md", "fine-tuning.md", "second-stages.md")),
+]
 TO_RUN = [pytest.param(page, marks=[pytest.mark.slow] * (page in HEAVY)) for page in WITH_CODE]
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

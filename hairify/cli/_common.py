@@ -27,8 +27,8 @@ console = Console()
 CONFIG = "config.toml"
 """The configuration that a run writes into its folder."""
 
-UNFINISHED = "under way"
-"""The fact of a restorer that says how far its run has come, where it has not ended."""
+UNFINISHED = "within its run"
+"""The fact of a restorer that says after how many steps it was written, where these were not all of its run."""
 
 _SHOWN = 20  # of those that were left out, one a line
 
@@ -79,7 +79,7 @@ def open_restorer(source: str, device: str, network: str | None, dac: str | None
     restorer = from_pretrained(source, network=network, dac=dac)
     restorer.model.to(device_named(device))
     if UNFINISHED in restorer.about:
-        say(("note", "yellow"), f" The training run is under way: this is the restorer {restorer.about[UNFINISHED]}.")
+        say(("note", "yellow"), f" This is the restorer {restorer.about[UNFINISHED]} of its run.")
     return restorer
 
 

@@ -16,7 +16,7 @@ import types
 import typing
 from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar, get_args, get_origin
 
 import tomli_w
 import typer
@@ -90,10 +90,14 @@ def with_settings(
 
     @functools.wraps(function)
     def command(**given: Any) -> Any:
-        file = given.pop(CONFIG, None) or (default_config(given) if classes else None)
+        own_file = given.pop(CONFIG, None)
+        file = own_file or (default_config(given) if classes else None)
         tables = read_tables(file) if file is not None else {}
         if trains and (named := given.pop(RECIPE, None)):
-            tables = _under(tables, read_tables(recipes.path(named)), named, given)
+            _refuse_to_go_on_by(named, given)
+            recipe_tables = read_tables(recipes.path(named))
+            # What a run was begun with stands in its folder; whether it is still the same, the run finds out.
+            tables = _over(tables, recipe_tables) if own_file else _over(recipe_tables, tables)
         all_said = Said()
         for name, cls in classes.items():
             said = {field.name: given.pop(field.name) for field in dataclasses.fields(cls)}
@@ -114,20 +118,21 @@ def with_settings(
     return command
 
 
-def _under(
-    tables: Mapping[str, dict[str, Any]], recipe: Mapping[str, dict[str, Any]], name: str, given: Mapping[str, Any]
-) -> dict[str, dict[str, Any]]:
-    """The tables of a file over those of a recipe.
+Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
 
-    Raises:
-        OptionError: the run that goes on has its settings already.
-    """
+
+def _over(first: Tables, second: Tables) -> dict[str, dict[str, Any]]:
+    """The tables of two files, of which the first one counts before the second."""
+    return {name: {**second.get(name, {}), **first.get(name, {})} for name in (*second, *first)}
+
+
+def _refuse_to_go_on_by(name: str, given: Mapping[str, Any]) -> None:
+    """Refuse a recipe where a run goes on, which has its settings already."""
     if given.get("resume"):
         raise OptionError(
             f"--recipe is {name!r}, but a run that goes on keeps the settings it was begun with. Leave it out, or give "
             "single settings that may change as flags."
         )
-    return {key: {**recipe.get(key, {}), **tables.get(key, {})} for key in (*recipe, *tables)}
 
 
 def in_flags(message: str, names: Container[str]) -> str:

@@ -24,7 +24,7 @@ _FROM_TORCHMETRICS: Mapping[str, tuple[str, dict[str, Any]]] = {
 }
 """{name: (class in torchmetrics.image, its options for images in [0, 1])}."""
 _LIBRARIES = ("torchmetrics", "pyiqa")
-_INSTALL = "pip install 'hairify[metrics]'"
+_INSTALL = {"torchmetrics": "pip install 'hairify[metrics]'", "pyiqa": "pip install pyiqa"}
 BUILT_IN = ("psnr", "ssim")
 
 
@@ -87,20 +87,25 @@ def metric_named(name: str, device: torch.device) -> Metric:
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] == library:
                 continue
-            raise OptionError(f"`metrics` has {name!r}, whose {library} lacks {error.name}: {_INSTALL}") from error
+            raise OptionError(
+                f"`metrics` has {name!r}, whose {library} lacks {error.name}: {_INSTALL[library]}"
+            ) from error
         except Exception as error:  # as where its torchvision was built for another torch
             raise OptionError(f"`metrics` has {name!r}, whose {library} cannot be imported: {error}") from error
         make = _from_torchmetrics if library == "torchmetrics" else _from_pyiqa
         return make(name, plain, module, device)
     raise OptionError(
-        f"`metrics` has {name!r}, which {' or '.join(candidates)} would compute; not installed here: {_INSTALL}"
+        f"`metrics` has {name!r}, which {' or '.join(candidates)} would compute; not installed here: "
+        f"{_INSTALL[candidates[0]]}"
     )
 
 
 def _from_torchmetrics(name: str, plain: str, library: Any, device: torch.device) -> Metric:
     kind, options = _FROM_TORCHMETRICS[plain]
     if not hasattr(library, kind):
-        raise OptionError(f"`metrics` has {name!r}, whose torchmetrics has no {kind}; a newer one has: {_INSTALL}")
+        raise OptionError(
+            f"`metrics` has {name!r}, whose torchmetrics has no {kind}; a newer one has: {_INSTALL['torchmetrics']}"
+        )
     metric = _made(name, lambda: getattr(library, kind)(**options).to(device))
 
     def function(image: Tensor, clean: Tensor) -> Tensor:

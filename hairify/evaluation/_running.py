@@ -9,6 +9,7 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from hairify._support.memory import release_memory
 from hairify._support.modes import evaluation_mode
 from hairify.data.datasets import Task
 from hairify.errors import DataError, ImageError
@@ -71,6 +72,7 @@ def evaluate(
     measure = _Measuring(network, multiple, protocol, metrics, tile_above, {} if inputs is None else inputs)
     jobs = [(task, index) for task in tasks for index in range(len(task.clean))]
     own: list[ImageResult | str] = []
+    release_memory()  # images may be large, and what trained before has left pieces
     with evaluation_mode(network):
         for number, pair in _pairs(jobs, Pairs(protocol, seed), processes):
             task, index = jobs[number]
@@ -150,6 +152,7 @@ class _Measuring:
 
     def _restored(self, image: Tensor, tiled: bool) -> Tensor:
         if tiled:
+            release_memory()  # reading and degrading an image takes twice what it leaves
             return restore_tiled(self.network, image, tiling_for(self.multiple), self.multiple)
         return restore_whole(self.network, image, self.multiple)
 

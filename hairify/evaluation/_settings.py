@@ -16,6 +16,7 @@ from hairify.errors import DataError, OptionError
 from hairify.evaluation._protocols import PROTOCOLS, OnTop, Protocol
 from hairify.restoring._tiling import TilingSettings
 
+_TILE = 192  # smaller than `hairify restore` takes: in a validation, optimizer and gradients lie in memory, too
 TILE_ABOVE = 2.0
 """Megapixels up to which images are restored whole: all of the field's test sets."""
 
@@ -152,7 +153,7 @@ def of_setting(tasks: Sequence[Task], setting: str | None) -> Chosen:
 
 
 def tiling_for(multiple: int) -> TilingSettings:
-    """The default tiles, made as much larger as a network's sides, multiples of `multiple`, need."""
-    usual = TilingSettings()
+    """Tiles that leave room for a training, as much larger as a network's sides, multiples of `multiple`, need."""
+    usual = TilingSettings(tile=_TILE)
     tile = max(math.ceil(usual.tile / multiple), 2) * multiple
     return TilingSettings(tile=tile, overlap=min(usual.overlap, tile - multiple))

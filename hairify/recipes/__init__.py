@@ -24,7 +24,9 @@ def path(name: str) -> Path:
         OptionError: there is none of that name.
     """
     if name not in names():
-        raise OptionError(f"There is no recipe {name!r}; {named_nearest(name, names())} For a file of yours: --config.")
+        raise OptionError(
+            f"There is no recipe {name!r}; {named_nearest(name, names())} `config` takes a file of yours."
+        )
     return _FOLDER / f"{name}.toml"
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hairify.errors import TrainingError
+
 
 @contextlib.contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
@@ -30,6 +32,24 @@ def tf32(allowed: bool) -> Iterator[None]:
     finally:
         for owner, former in zip(owners, before, strict=True):
             setattr(owner, name, former)
+
+
+@contextlib.contextmanager
+def telling_of_the_compiler(is_compiled: bool) -> Iterator[None]:
+    """Within it, a compiler that fails is an error with a way out.
+
+    Raises:
+        TrainingError: it fails.
+    """
+    try:
+        yield
+    except Exception as error:
+        if is_compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise TrainingError(
+                f"torch.compile fails on the network: {type(error).__name__}: {error}. Leave `compile` off; a run can "
+                "go on without it."
+            ) from error
+        raise
 
 
 def keep_channels_together(network: nn.Module) -> None:

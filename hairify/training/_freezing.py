@@ -19,18 +19,16 @@ def freeze(network: nn.Module, globs: Sequence[str]) -> None:
         globs: over names.
 
     Raises:
-        OptionError: a glob matches no parameter.
+        OptionError: a glob matches no parameter and no module.
     """
     for glob in globs:
         matched = [parameter for name, parameter in network.named_parameters() if _matches(name, glob)]
-        if not matched:
-            names = [
-                name for name, module in network.named_modules() if name and any(True for _ in module.parameters())
-            ]
+        names = [name for name, _ in network.named_modules() if name]
+        if not matched and not any(_matches(name, glob) for name in names):  # a DAC of moments has no parameters
             near = difflib.get_close_matches(glob, [*names, *(name.removeprefix("base.") for name in names)], n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise OptionError(
-                f"`freeze` has {glob!r}, which matches no parameter of this {type(network).__name__}.{hint} Accepted "
+                f"`freeze` has {glob!r}, which matches nothing in this {type(network).__name__}.{hint} Accepted "
                 f"are globs over the names of modules and parameters, such as {', '.join(names[:5])}."
             )
         for parameter in matched:

@@ -22,7 +22,7 @@ from hairify.networks._embedding import ConditionalEmbedding
 from hairify.networks._running import for_network, number_of_inputs, settle_output
 from hairify.nn._moments_dac import MomentsDAC
 from hairify.training._averaging import WeightAverage
-from hairify.training._compute import channels_together, keep_channels_together
+from hairify.training._compute import channels_together, keep_channels_together, telling_of_the_compiler
 from hairify.training._freezing import freeze, keep_statistics
 from hairify.training._losses import Loss, is_own
 from hairify.training._objective import Objective, beside, why_not_classify
@@ -194,7 +194,8 @@ class Learner:
             batches: this process's micro-batches.
             asked: whether this process was asked to end.
         """
-        added = [self._add_gradients(batch, last=batch is batches[-1]) for batch in batches]
+        with telling_of_the_compiler(self._settings.compile):
+            added = [self._add_gradients(batch, last=batch is batches[-1]) for batch in batches]
         rows = torch.cat([rows for rows, _ in added])
         self._leave_out_unused([used for _, used in added if used is not None])
         rows = self._accelerator.gather(torch.cat([rows, torch.full_like(rows[:, :1], asked())], dim=1)).cpu()

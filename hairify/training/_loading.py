@@ -14,7 +14,7 @@ from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
 from hairify.training._progression import Stage
 
-Draw: TypeAlias = "tuple[int, int | None]"
+Draw: TypeAlias = tuple[int, int | None]
 """Which sample, and the side of its patch; None for that of the samples."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -47,6 +48,11 @@ class Looking:
         self._model, self._bar, self._writing = model, bar, writing
         self._validate, self._measure, self._keep = validate, measure, keep
 
+    def wants(self, saves: bool, looks: bool) -> bool:
+        """Whether anything is done with the network at a checkpoint, or at a look; the same in all processes."""
+        keeps = self._keep is not None and (saves or looks)
+        return keeps or (looks and (self._validate or self._measure) is not None)
+
     def keep(self, name: str, step: int) -> None:
         """Write the network as it is after a step."""
         if self._keep is not None:
@@ -79,7 +85,7 @@ class Looking:
         self, scores: Mapping[str, Mapping[str, float]], step: int, best_by: str, best: float | None, log: RunLog
     ) -> float | None:
         score = mean_score(scores, best_by)
-        is_best = score is not None and (best is None or score > best)
+        is_best = score is not None and not math.isnan(score) and (best is None or score > best)
         if is_best:
             self.keep(BEST, step)
         with self._writing(log.path):

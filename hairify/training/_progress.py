@@ -29,11 +29,12 @@ class ProgressBar:
     def __init__(self, console: Console | None, steps: int, step: int, batch_size: int) -> None:
         self._console = console
         self._losses: dict[str, float] = {}
+        self._speed = _Speed(batch_size)
         self._bar = Progress(
             TextColumn("{task.completed}/{task.total}"),
             BarColumn(20),
             TextColumn("{task.fields[losses]}"),
-            _Speed(batch_size),
+            self._speed,
             TimeElapsedColumn(),
             TimeRemainingColumn(),
             console=console,
@@ -49,6 +50,10 @@ class ProgressBar:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+    def takes(self, batch_size: int) -> None:
+        """From now on a step has so many images."""
+        self._speed.batch_size = batch_size
 
     def step(self, report: StepReport) -> None:
         """Show a step."""
@@ -80,7 +85,7 @@ class _Speed(ProgressColumn):
 
     def __init__(self, batch_size: int) -> None:
         super().__init__()
-        self._batch_size = batch_size
+        self.batch_size = batch_size
 
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed * self._batch_size:.1f} images/s" if task.speed else "")
+        return Text(f"{task.speed * self.batch_size:.1f} images/s" if task.speed else "")

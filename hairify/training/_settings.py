@@ -232,6 +232,14 @@ class TrainingSettings:
         falls = "then" if self.schedule == "step" else "along a cosine to"
         return f"{self.learning_rate:g}, {falls} {self.final_learning_rate:g}"
 
+    def batch_in_words(self) -> str:
+        """What a step takes, for a reader."""
+        if not self.progression:
+            return f"{self.batch_size} patches"
+        stages = self.stages()
+        grown = ", ".join(f"{stage.batch_size} of {stage.patch_size}²" for stage in stages)
+        return f"patches that grow: {grown}"
+
     def images_at_once(self, processes: int, batch_size: int | None = None) -> int:
         """The images of one micro-batch of one process.
 

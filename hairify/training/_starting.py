@@ -67,7 +67,12 @@ def fresh(settings: NetworkSettings, seed: int) -> Start:
 
 
 def started_from(
-    source: str, settings: NetworkSettings, said: Mapping[str, Any], seed: int, made_with: Mapping[str, Any]
+    source: str,
+    settings: NetworkSettings,
+    *,
+    seed: int = 0,
+    said: Mapping[str, Any] | None = None,
+    made_with: Mapping[str, Any] | None = None,
 ) -> Start:
     """The network of a run, a restorer or a checkpoint; one that is not converted is converted now.
 
@@ -76,9 +81,10 @@ def started_from(
     Args:
         source: folder of a run or of a restorer, "owner/name" on the Hub, a checkpoint of a run, or a file of
             `hairify.save`.
-        settings: of an unconverted network, how it is converted.
-        said: those of the settings that the user gave.
+        settings: of an unconverted network, how it is converted; of a network or a DAC of your own, and of a file of
+            `hairify.save`, its name.
         seed: of what a conversion draws.
+        said: those of the settings that the user gave; by default, those that are not as ever.
         made_with: settings that the source itself was made with, as far as they are known; they may be said again.
 
     Raises:
@@ -86,20 +92,21 @@ def started_from(
         CheckpointError: there is nothing of the kind, or it is damaged.
         NetworkError: the network cannot be built, or is foreign and was not named.
     """
+    said = _unusual(settings) if said is None else said
     path = Path(source)
     restorer = _of_file(path, settings, said) if path.is_file() else _of_folder(source, settings, said)
-    converted = isinstance(restorer.model, HairModel)
-    new = {key: value for key, value in said.items() if made_with.get(key) != value}
-    _check(source, new, restorer, converted)
+    new = {key: value for key, value in said.items() if (made_with or {}).get(key) != value}
+    _check(source, new, restorer)
     own: dict[str, Any] = {"network": restorer.network.name, "options": dict(restorer.network.options)}
     origin = _origin(source, restorer)
-    if converted:
+    if isinstance(restorer.model, HairModel):
         kept = NetworkSettings(**own, dac=restorer.dac)
         note = (
             "The network is not calibrated: it comes as it was trained, and calibrating it now would change what it "
             "computes."
         )
-        return Start(restorer.model, kept, restorer.network, restorer.dac, origin, (note,))
+        notes = (note,) if restorer.model.is_calibrated else ()  # else the run itself says why it is not, or it is
+        return Start(restorer.model, kept, restorer.network, restorer.dac, origin, notes)
     mine = dataclasses.replace(settings, **own, weights=None)
     return Start(mine.converted(restorer.model, seed), mine, restorer.network, mine.own_dac, origin)
 
@@ -109,6 +116,12 @@ def resumed(output: Path, settings: NetworkSettings) -> Start:
     name = None if settings.named().is_built_in else settings.network
     restorer = from_pretrained(output / START, network=name, dac=settings.own_dac)
     return Start(restorer.model, settings, restorer.network, restorer.dac, restorer.about.get(ORIGIN))
+
+
+def _unusual(settings: NetworkSettings) -> dict[str, Any]:
+    usual = NetworkSettings()
+    values = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    return {name: value for name, value in values.items() if value != getattr(usual, name)}
 
 
 def _of_folder(source: str, settings: NetworkSettings, said: Mapping[str, Any]) -> Restorer:
@@ -146,8 +159,9 @@ def _of_file(path: Path, settings: NetworkSettings, said: Mapping[str, Any]) -> 
     return Restorer(model.eval(), named, multiple=1, dac=settings.own_dac)
 
 
-def _check(source: str, new: Mapping[str, Any], restorer: Restorer, converted: bool) -> None:
+def _check(source: str, new: Mapping[str, Any], restorer: Restorer) -> None:
     """Refuse, by name, what the source decides already."""
+    converted = isinstance(restorer.model, HairModel)
     fields = {field.name: field for field in dataclasses.fields(NetworkSettings)}
     options = dict(restorer.network.options)
     for key, value in new.items():

@@ -110,7 +110,7 @@ def trackers_named(names: Sequence[str]) -> dict[str, Any]:
             if name not in map(str, get_available_trackers()):
                 raise OptionError(
                     f"`log_with` has {name!r}, which is not installed: pip install {_PACKAGES.get(name, name)}. Or "
-                    "leave it out."
+                    f"leave it out ({NONE!r}: no tracker)."
                 )
             found[name] = LOGGER_TYPE_TO_CLASS[name]
     return found

@@ -82,11 +82,11 @@ def train(
 ) -> TrainedRun:
     """Train a network, or go on with a run that ended early.
 
-    A copy is trained; `model` gets the averaged weights for each validation and checkpoint, and at the end. Step s
-    learns from the samples from (s - 1)·batch_size to s·batch_size, of which each process and micro-batch takes its
-    share, so the losses are the same for any number of them, but for rounding, batch statistics and dropout. Each step
-    seeds the random numbers of PyTorch, numpy and Python, so that a resumed run does exactly what an unbroken one does.
-    The random state is left as it was. A step trains the parameters that it uses: those of blocks that it skips, or of
+    A copy is trained; `model` gets the averaged weights for each validation, to be kept, and at the end. Step s learns
+    from the samples from (s - 1)·batch_size to s·batch_size, of which each process and micro-batch takes its share, so
+    the losses are the same for any number of them, but for rounding, batch statistics and dropout. Each step seeds the
+    random numbers of PyTorch, numpy and Python, so that a resumed run does exactly what an unbroken one does. The
+    random state is left as it was. A step trains the parameters that it uses: those of blocks that it skips, or of
     experts to which none of its images goes, stay as they are.
 
     Args:
@@ -204,18 +204,18 @@ class _Run:
                 if log is not None:
                     self._tell(report, log, on_step)
                 kept = self._after(stop, looking, log)
-        if not kept:  # no step was left
+        if not kept:  # no step was left, or nothing was to be done after the last
             self.learner.give_to(self.model)
             if self.accelerator.is_main_process:
                 looking.keep(MODEL, self.step)
-        if weights := self.learner.learned_weights(self._names()):
+        if (weights := self.learner.learned_weights(self._names())) and self.accelerator.is_main_process:
             self.bar.note(weights)
         unreadable = dict(gather_object([*self.unreadable.items()]))
         interrupted = self.step < self.steps
         return TrainedRun(self.model, self.step, self.losses, self._seconds(), unreadable, interrupted)
 
     def _after(self, stop: bool, looking: Looking, log: RunLog | None) -> bool:
-        """After a step, write a checkpoint and the network, and look at it, where either is due; whether it was.
+        """After a step, write a checkpoint, and the network, and look at it, as is due; whether it got its weights.
 
         All processes call it, since each may hold a part and scores some images; the main one, with the log, writes.
         """
@@ -224,7 +224,7 @@ class _Run:
         looks = not stop and (last or due(self.step, self.settings.validate_every))
         if saves:
             self._save(log)
-        if not saves and not looks:
+        if not looking.wants(saves, looks):
             return False
         self.learner.give_to(self.model)
         if log is not None:
@@ -238,6 +238,7 @@ class _Run:
         """Learn from the next `batch_size` samples; also whether any process was asked to stop."""
         self.step += 1
         self._seed(self.step)
+        self.bar.takes(self.batches.stage(self.step).batch_size)
         mine = [self._noted(batch) for batch in itertools.islice(batches, self.settings.accumulation)]
         rate = self.settings.rate(self.step, self.steps)
         with self._enough_memory(mine[0]):

@@ -742,3 +742,68 @@ def test_an_ablation_of_real_training(tmp_path: Path) -> None:
     assert len({tuple(each) for each in losses.values()}) == 10  # none is another in disguise
     assert table.tasks == ["image 0", "image 1", "average"]
     assert table.spread(table.variants[3], "average", "psnr").deviation > 0
+
+
+# Which degradations are learnt together
+
+LEARNT = ("noise15", "noise25", "rain", "haze")
+TOGETHER = AblationSettings(variants=(), combinations=("all",), seeds=1)
+
+
+class Together(Runs):
+    """Instead of training: scores of what was learnt alone."""
+
+    def __call__(
+        self, model: nn.Module, number: int, name: str, together: tuple[str, ...] = LEARNT
+    ) -> Mapping[str, Score]:
+        self.made.append((name, number))
+        gain = isinstance(model, HairModel) * len(together)
+        return {f"{one} set": Score(30 + LEARNT.index(one) + number + gain, 0.9) for one in LEARNT if one in together}
+
+
+def test_every_combination_is_learnt_by_both_networks(tmp_path: Path) -> None:
+    """The paper's seven, in its order; noise of any strength is one."""
+    run = Together()
+    table = go(tmp_path, TOGETHER, run, degradations=LEARNT)
+    asked = ["noise", "rain", "haze", "noise, rain", "noise, haze", "rain, haze", "noise, rain, haze"]
+    assert [name for name, _ in run.made] == [f"{which} of {one}" for one in asked for which in ("static", "both")]
+    assert table.combinations[6].together == ("noise15", "noise25", "rain")
+    assert {row.split for row in table.combinations} == {plan(build(0), **OPTIONS).split}
+    assert table.tasks == [*(f"{one} set" for one in LEARNT), "average"]
+    for row in table.combinations:
+        learnt = [f"{one} set" for one in row.together]
+        assert [task for task in table.tasks if table.has(row, task)] == learnt
+        if row.variant == "both":
+            assert table.difference(row, learnt[0], "psnr").mean == pytest.approx(len(learnt))
+    again = Together()
+    assert go(tmp_path, TOGETHER, again, degradations=LEARNT) == table
+    assert again.made == []
+
+
+def test_the_tables_of_combinations(tmp_path: Path) -> None:
+    settings = AblationSettings(variants=("static",), combinations=("rain", "haze/noise"), seeds=1)
+    table = go(tmp_path, settings, Together(), degradations=LEARNT)
+    lines = table.to_markdown().splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("| setting | rain | noise | haze | parameters |"))
+    lines = lines[start:]
+    static, both = count(build(0)), count(hairify(build(0), **OPTIONS))
+    assert lines[2] == f"| static | ✓ | × | × | {static:,} | – | – | 32.00 / 0.900 | – | – |"
+    assert lines[5] == (f"| both | × | ✓ | ✓ | {both:,} | 33.00 / 0.900 | 34.00 / 0.900 | – | 36.00 / 0.900 | – |")
+    assert (
+        lines[-1]
+        == f"| both | × | ✓ | ✓ | {both:,} | +3.00 / +0.000 | +3.00 / +0.000 | – | +3.00 / +0.000 | +3.00 / +0.000 |"
+    )
+    data = json.loads(table.to_json())
+    assert data["combinations"][3]["less_static"]["haze set"]["psnr"] == {"mean": 3.0, "deviation": None}
+    assert "rain set" not in data["combinations"][3]["scores"]
+    assert table.table().row_count == 5
+
+
+def test_combinations_are_checked(tmp_path: Path) -> None:
+    for asked, message in (("snow", "'snow'; accepted are noise, rain, haze"), ("noise//rain", "''; accepted are")):
+        with pytest.raises(OptionError, match=message):
+            go(tmp_path, AblationSettings(combinations=(asked,)), Runs(interrupted_at=0), degradations=LEARNT)
+    with pytest.raises(OptionError, match="would be 63"):
+        go(tmp_path, TOGETHER, Runs(interrupted_at=0), degradations=("a", "b", "c", "d", "e", "f"))
+    with pytest.raises(OptionError, match="`combinations`"):
+        AblationSettings(combinations=("rain", "rain"))

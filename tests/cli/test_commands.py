@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import layouts
 import PIL.Image
@@ -509,3 +510,85 @@ def test_importing_the_library_does_not_import_the_tool() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+EVALUATE = ["evaluate", "run", "--device", "cpu"]
+
+
+@pytest.fixture
+def a_run(home: Path) -> Path:
+    words = ["train", "--network", "unet", "--option", "width=8", *TRAIN[TRAIN.index("--data") :]]
+    assert main([*words, "--steps", "1", "--patch-size", "32", "--degradations", "noise25", "--calibration", "2"]) == 0
+    return home / "run"
+
+
+def test_evaluating_elsewhere_leaves_the_cards_numbers(a_run: Path, home: Path, capsys: Any) -> None:
+    assert main(EVALUATE) == 0
+    card, kept = a_run / "model" / "README.md", (a_run / "results.json").read_bytes()
+    assert kept == (a_run / "model" / "results.json").read_bytes()
+    before = card.read_bytes()
+    assert len((a_run / "results.csv").read_text().splitlines()) == 2
+    layouts.photographs(home / "other", count=2, height=40, width=48)
+    for words, name in (
+        (["--test-data", "other"], "hairify-other"),
+        (["--protocol", "promptir"], "promptir"),
+        (["--border", "4", "--evaluation-seed", "3"], "hairify-border-4-evaluation_seed-3"),
+    ):
+        assert main([*EVALUATE, *words]) == 0
+        folder = a_run / "evaluations" / name
+        assert (folder / "results.json").read_bytes() != kept
+        assert {path.name for path in folder.iterdir()} == {"results.json", "results.md", "results.csv"}
+        assert "The model card keeps the numbers that it has" in capsys.readouterr().out
+    assert main([*EVALUATE, "--protocol", "derain", "--output", "elsewhere"]) == 0
+    assert "Y of whole images" in (home / "elsewhere" / "results.md").read_text()
+    assert card.read_bytes() == before
+    assert (a_run / "results.json").read_bytes() == kept
+    assert main([*EVALUATE, "--test-data", "other", "--card"]) == 0
+    assert "other noise25" in card.read_text()
+    assert main([*EVALUATE, "--no-card"]) == 0
+    assert "other noise25" in card.read_text()
+
+
+def test_a_setting_of_which_sets_are_missing(home: Path, restorer: str, capsys: Any) -> None:
+    for name in ("SOTS", "LOL-v1"):
+        layouts.build(name, home / "sets")
+    words = ["evaluate", restorer, "--test-data", "sets", "--output", "results"]
+    assert main([*words, "--setting", "3-task"]) == 1
+    printed = capsys.readouterr().out
+    assert "missing Rain100L, BSD68 noise15, BSD68 noise25, BSD68 noise50 of the setting 3-task" in printed
+    assert "Found, and not measured: LOL-v1, SOTS indoor." in printed
+    assert json.loads((home / "results" / "results.json").read_text())["missing"][0] == "Rain100L"
+    assert main([*words, "--setting", "dehaze", "--on-top", "noise25,rain"]) == 0
+    tasks = json.loads((home / "results" / "results.json").read_text())["tasks"]
+    assert list(tasks) == ["SOTS + noise25", "SOTS + rain"]
+    assert main([*words, "--setting", "denoise"]) == 1
+    assert main([*words, "--metrics", "psnr"]) == 2
+    assert main(["evaluate", restorer, "--test-data", "sets", "--protocol", "matlab"]) == 2
+
+
+def test_a_table_of_runs(home: Path, capsys: Any) -> None:
+    for name, psnr in (("first", 30.0), ("second", 31.0)):
+        numbers = {"psnr": psnr, "ssim": 0.9}
+        tasks = {"SOTS": numbers | {"images": 5, "input": {"psnr": 20.0, "ssim": 0.5}}}
+        (home / name).mkdir()
+        (home / name / "results.json").write_text(json.dumps({"tasks": tasks, "unreadable": {}}))
+    assert main(["table", "ours=first", "second", "--output", "tables"]) == 0
+    assert (home / "tables" / "table.md").read_text().splitlines()[2:] == [
+        "| ours | 30.00 / **0.900** | 30.00 / **0.900** |",
+        "| second | **31.00** / **0.900** | **31.00** / **0.900** |",
+    ]
+    assert r"ours & 30.00 & \textbf{0.900}" in (home / "tables" / "table.tex").read_text()
+    assert main(["table", "first/results.json", "second", "--show", "psnr", "--setting", "3-task"]) == 0
+    capsys.readouterr()
+    assert main(["table", "first", "first"]) == 2
+    assert "Two rows would be called 'first'" in capsys.readouterr().err
+    assert main(["table", "photographs"]) == 1
+    assert "photographs has no results.json; `hairify evaluate photographs` makes them" in capsys.readouterr().err
+    (home / "third" / "evaluations" / "promptir").mkdir(parents=True)
+    (home / "third" / "evaluations" / "promptir" / "results.json").write_text(
+        (home / "first" / "results.json").read_text().replace('"tasks"', '"protocol": "promptir", "tasks"', 1)
+    )
+    assert main(["table", "third"]) == 1
+    assert "it has those of third/evaluations/promptir" in capsys.readouterr().err
+    assert main(["table", "first", "third/evaluations/promptir"]) == 1
+    assert "cannot be compared" in capsys.readouterr().out

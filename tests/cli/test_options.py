@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +15,11 @@ import typer.testing
 from typing_extensions import Doc
 
 from hairify.cli import options
-from hairify.cli.options import make_settings, read_tables, settings_classes, to_toml, with_settings
+from hairify.cli._app import app
+from hairify.cli._usual_names import LAUNCHED, USUAL, meant
+from hairify.cli.options import Said, make_settings, read_tables, settings_classes, to_toml, with_settings
 from hairify.errors import OptionError
+from hairify.training import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,43 @@ def test_what_a_file_has_wrong_is_named(
 def test_what_a_flag_has_wrong_is_named(words: dict[str, Any], message: str) -> None:
     with pytest.raises(OptionError, match=message):
         make_settings(KitchenSettings, {}, words)
+
+
+def test_a_key_of_a_former_version_is_answered_with_what_says_the_same_now() -> None:
+    with pytest.raises(
+        OptionError, match=r"'tensorboard', which is not known. It is now log_with = \[\"tensorboard\"\]"
+    ):
+        make_settings(TrainingSettings, {"tensorboard": True}, {})
+
+
+def test_a_command_learns_what_was_said_by_flags_and_by_the_file(tmp_path: Path) -> None:
+    """Not what is at its default; also where what was said is the default."""
+    (tmp_path / "kitchen.toml").write_text('[kitchen]\nmode = "fry"\ncount = 9\n')
+    told: dict[str, Any] = {}
+
+    def command(kitchen: KitchenSettings, said: Said) -> None:
+        told.update(said)
+
+    names = [field.name for field in dataclasses.fields(KitchenSettings)]
+    given = dict.fromkeys(names) | {"config": tmp_path / "kitchen.toml", "heat": 0.5, "count": 4}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(options, "settings_classes", lambda: [KitchenSettings])
+        with_settings(command)(**given)
+    assert told == {"kitchen": {"mode": "fry", "count": 4, "heat": 0.5}}
+
+
+def test_every_usual_name_leads_to_an_option_of_training_or_of_another_command() -> None:
+    flags = {
+        flag
+        for command in typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+        for parameter in command.params
+        for flag in parameter.opts
+    }
+    assert {f"--{meaning}".split()[0] for meaning in USUAL.values()} <= flags
+    assert not {f"--{name}" for name in (*USUAL, *LAUNCHED)} & flags
+    assert meant("--lr", ["--learning-rate", "--output"]) == " Did you mean --learning-rate?"
+    assert meant("--lr", ["--output"]) == ""
+    assert meant("--outptu", ["--output", "-o"]) == " Did you mean --output?"
 
 
 def test_the_settings_of_all_commands_fit_into_one_file(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,14 @@ from hairify.sharing import from_pretrained
 
 NET = ["--network", "unet", "--option", "width=4"]
 TRAIN = ["--patch-size", "32", "--batch-size", "2", "--workers", "0", "--cpu", "--log-with", "none"]
+OWN = """
+from torch import nn
+from hairify.models import unet
+
+def net(): return unet(width=4)
+def pooled(channels, giv_dim):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, giv_dim))
+"""
 NOISE, BOTH = ["--degradations", "noise25"], ["--degradations", "noise25,haze"]
 
 
@@ -131,6 +140,33 @@ def test_checkpoints_and_other_folders_are_starts_too(home: Path, capsys: pytest
     assert torch.equal(outputs(model_of("fourth")), outputs(model_of("first/best")))
 
 
+def test_a_restorer_on_the_hub_is_a_start(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda name, **_: str(home / name.replace("me/", "first/"))
+    )
+    assert trained("--from", "me/model", *BOTH, steps=0, output="second") == 0
+    assert torch.equal(outputs(model_of("second")), outputs(model_of("first")))
+
+
+def test_a_network_and_a_dac_of_ones_own_are_named(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder does not decide which code runs, but a run that was begun so is resumed without saying it again."""
+    (home / "own_stages.py").write_text(OWN)
+    monkeypatch.syspath_prepend(home)
+    named = ["--network", "own_stages:net", "--dac", "own_stages:pooled"]
+    assert trained(*named, *NOISE, steps=2, output="own") == 0
+    assert trained("--from", "own", *BOTH, steps=0, output="second") == 1
+    assert "name it yourself" in capsys.readouterr().err
+    assert trained("--from", "own", *named, *BOTH, steps=1, output="second") == 0
+    assert torch.equal(
+        outputs(from_pretrained("second/start", network=named[1], dac=named[3]).model),
+        outputs(from_pretrained("own", network=named[1], dac=named[3]).model),
+    )
+    assert main(["train", "--output", "second", "--resume", "--steps", "2"]) == 0
+    sys.modules.pop("own_stages")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -153,10 +189,13 @@ def test_what_a_start_decides_is_not_decided_again(
     assert not (home / "second").exists()
 
 
-def test_what_is_said_again_as_it_was_is_accepted(home: Path) -> None:
-    assert (
-        main(["train", "--config", "first/config.toml", "--from", "first", "--steps", "0", "--output", "second"]) == 0
-    )
+@pytest.mark.parametrize("start", ["first", "first/best", "first/checkpoints/00000002.safetensors"])
+def test_what_is_said_again_as_it_was_is_accepted(home: Path, start: str) -> None:
+    with (home / "first" / "config.toml").open("r+") as file:  # as if it had been converted by this
+        text = file.read().replace("[network]", '[network]\nsplit_at = "down2"')
+        file.seek(0)
+        file.write(text)
+    assert main(["train", "--config", "first/config.toml", "--from", start, "--steps", "0", "--output", "second"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -214,6 +253,6 @@ def test_a_run_under_way_is_used(under_way: Path, use: str, capsys: pytest.Captu
     assert main(USES[use]) == 0
     said = " ".join(capsys.readouterr().out.split())
     shown = 2 if use == "the best" else steps
-    assert f"The training run is under way: this is the restorer after {shown} of 9 steps." in said
+    assert f"This is the restorer after {shown} of 9 steps of its run." in said
     assert main(["train", "--output", "run", "--resume"]) == 0
-    assert "under way" not in (under_way / "run" / "model" / "README.md").read_text()
+    assert "within its run" not in (under_way / "run" / "model" / "README.md").read_text()

@@ -296,5 +296,5 @@ def test_masks_given_alone_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "masks" / "1.png", pixels("1", 8, 8))
     with pytest.raises(DataError, match="masks has maps or masks by its name"):
         training_tasks(DataSettings(data=(tmp_path / "masks",)))
-    with pytest.raises(DataError, match="has nothing that can be used: .*masks has maps or masks by the name of masks"):
+    with pytest.raises(DataError, match=r"has nothing that can be used: .*has maps or masks by the name of masks"):
         training_tasks(DataSettings(data=(tmp_path,)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ import numpy.typing as npt
 import pytest
 import torch
 from networks import UNet
+from peak_memory import PEAK
 from PIL import Image as PILImage
 from skimage.color import rgb2ycbcr
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
@@ -244,7 +247,7 @@ def test_large_images_are_restored_in_tiles_of_one_giv(tmp_path: Path) -> None:
         name = task.clean[index].stem
         with torch.no_grad():
             whole = restore_whole(hair, degraded[None], 8)[0]
-            tiled = restore_tiled(hair, degraded[None], TilingSettings(), 8)[0]
+            tiled = restore_tiled(hair, degraded[None], TilingSettings(tile=192), 8)[0]
         kept[name] = restored
         assert torch.equal(restored, tiled if name == "large" else whole)
         assert name == "small" or not torch.equal(whole, tiled)
@@ -268,3 +271,32 @@ def test_what_inputs_score_is_measured_once(photographs: list[Task], monkeypatch
     monkeypatch.setattr("hairify.evaluation._running.score", counted)
     assert evaluate(Dimmed(), photographs, multiple=8, inputs=inputs) == first
     assert len(calls) == 9
+
+
+# Memory
+
+VALIDATED = """
+import torch
+from hairify.data.datasets import DataSettings, test_tasks
+from hairify.evaluation import evaluate
+from hairify.models import unet
+
+torch.set_num_threads(1)
+(task,) = test_tasks(DataSettings(test_data=(Path(sys.argv[1]),), degradations=("noise25",)))
+network, before = unet(), peak()
+results = evaluate(network, [task], multiple=4)
+assert results.images[0].tiled
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_a_large_image_takes_the_memory_of_images_and_no_more(tmp_path: Path) -> None:
+    """Its degraded, clean and restored versions, 12 bytes a pixel each, and what noise, reading and one tile take.
+
+    The network's own features of the whole image, and scikit-image's of an SSIM of it, would be several times that.
+    """
+    layouts.write(tmp_path / "photographs" / "large.png", layouts.pixels("large", 1500, 1600))
+    program = [sys.executable, "-c", PEAK + VALIDATED, tmp_path / "photographs"]
+    used = int(subprocess.run(program, capture_output=True, text=True, check=True).stdout)
+    assert used < 1600 * 1500 * 120  # restored whole, it takes 350 a pixel

@@ -14,6 +14,7 @@ from training_runs import Plain, Same, broken_off, converted, recipe, run, seede
 from util import assert_close
 
 from hairify import HairModel, hairify
+from hairify.errors import TrainingError
 from hairify.training import l1_loss
 from hairify.training._compute import tf32
 from hairify.training._optimizer import RELATIVE_RATE, adamw
@@ -102,20 +103,49 @@ def test_a_run_allows_tf32_while_it_lasts(tmp_path: Path) -> None:
 
 def small() -> HairModel:
     """Few layers: compiling takes a second or more for each."""
-    layers = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(2)]
-    network = seeded(lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *layers, nn.Conv2d(4, 3, 3, padding=1)))
-    return hairify(network, split_at="0", generator=torch.Generator().manual_seed(0))
+
+    def make() -> nn.Module:
+        layers = [nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ReLU()) for _ in range(2)]
+        return nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), *layers, nn.Conv2d(4, 3, 3, padding=1))
+
+    return hairify(seeded(make), split_at="0", generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a compiler")
-def test_a_compiled_network_learns_the_same(tmp_path: Path) -> None:
-    """Also where the second loss reads its GIV, and patches grow."""
+def test_a_compiled_network_learns_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the second loss reads its GIV, and patches grow. Code is left ungenerated: that takes minutes here."""
+    compiled: list[nn.Module] = []
+
+    def without_code(network: nn.Module) -> None:
+        compiled.append(network)
+        whole(network, backend="aot_eager")
+
+    whole = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", without_code)
     options: dict[str, Any] = {"steps": 4, "learning_rate": 1e-5, "final_learning_rate": 1e-5, "calibration": 4}
     options |= {"progression": ("16x4@1", "24x2@1"), "classify": 0.1}
-    plain, compiled = (run(small(), tmp_path / str(on), compile=on, **options) for on in (False, True))
-    assert compiled.losses == pytest.approx(plain.losses, rel=1e-4)
-    assert compiled.model.state_dict().keys() == plain.model.state_dict().keys()
+    plain, fast = (run(small(), tmp_path / str(on), compile=on, **options) for on in (False, True))
+    assert [type(network) for network in compiled] == [HairModel]
+    assert fast.losses == pytest.approx(plain.losses, rel=1e-4)
+    assert fast.model.state_dict().keys() == plain.model.state_dict().keys()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile writes C++")
+def test_with_code_that_is_compiled(tmp_path: Path) -> None:
+    plain, fast = (run(seeded(Same), tmp_path / str(on), compile=on, steps=3) for on in (False, True))
+    assert fast.losses == pytest.approx(plain.losses, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_compiler_that_fails_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_compiler(graph: Any, inputs: Any) -> Any:
+        raise OSError("no such file: g++")
+
+    whole = nn.Module.compile
+    monkeypatch.setattr(nn.Module, "compile", lambda network: whole(network, backend=no_compiler))
+    with pytest.raises(TrainingError, match=r"(?s)torch.compile fails on the network: .*g\+\+.*Leave `compile` off"):
+        run(seeded(Same), tmp_path, compile=True)
 
 
 def test_rates_of_parts() -> None:
@@ -133,7 +163,7 @@ def test_a_part_learns_at_its_rate(tmp_path: Path) -> None:
     before = converted("low_rank")
     options: dict[str, Any] = {"steps": 1, "weight_decay": 0.0, "ema_decay": 0.0, "calibration": 0, "classify": 0.0}
     model: Any = run(converted("low_rank"), tmp_path, rates={"base": 0.25}, **options).model
-    moved = (model.base.patch_embed.proj.weight - before.base.patch_embed.proj.weight).abs()
+    moved = (model.base.patch_embed.proj.weight - before.base.patch_embed.proj.weight).detach().abs()
     assert float(moved.median()) == pytest.approx(0.25e-4, rel=0.02)  # of one step, the rate is the final one
     boxes = [(a - b).abs() for a, b in zip(model.boxes.parameters(), before.boxes.parameters(), strict=True)]
     largest = max(float(one.max()) for one in boxes)

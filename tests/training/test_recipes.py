@@ -174,7 +174,7 @@ SMALL = '[network]\nnetwork = "unet"\nconvert = false\noptions = { width = 4 }\n
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     layouts.photographs(tmp_path / "photographs", count=3)
-    (tmp_path / "mine.toml").write_text(SMALL + "tensorboard = false\nvalidate_every = 0\nbatch_size = 2\nseed = 5\n")
+    (tmp_path / "mine.toml").write_text(SMALL + 'log_with = ["none"]\nvalidate_every = 0\nbatch_size = 2\nseed = 5\n')
     return tmp_path
 
 
@@ -214,7 +214,7 @@ def test_a_few_steps_of_each(name: str, tmp_path: Path) -> None:
     settings = dataclasses.replace(
         data(name), data=(tmp_path / "photographs",), patch_size=16, degradations=("noise25", "rain")
     )
-    changes: dict[str, Any] = {"steps": 6, "batch_size": 2, "cpu": True, "workers": 0, "tensorboard": False}
+    changes: dict[str, Any] = {"steps": 6, "batch_size": 2, "cpu": True, "workers": 0, "log_with": ()}
     if name == "restormer":
         changes["progression"] = tuple(f"{16 + 8 * i}x2@1" for i in range(6))
     recipe = training(name, **changes)

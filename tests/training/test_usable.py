@@ -276,12 +276,12 @@ def test_frozen_statistics_stay(tmp_path: Path) -> None:
 def test_parts_of_the_base_are_known_by_their_own_names(tmp_path: Path) -> None:
     hair = converted()
     before = {name: value.clone() for name, value in hair.state_dict().items()}
-    after = run(hair, tmp_path, steps=2, freeze=("encoder_level1", "boxes")).model.state_dict()
+    after = run(hair, tmp_path, steps=2, freeze=("encoder_level1", "boxes", "dac")).model.state_dict()
     frozen = {name for name in before if name.startswith(("base.encoder_level1.", "boxes."))}
     assert frozen
     assert all(torch.equal(after[name], before[name]) for name in frozen)
     assert not torch.equal(after["base.patch_embed.proj.weight"], before["base.patch_embed.proj.weight"])
     with pytest.raises(
-        OptionError, match=r"'encoder_levl1', which matches no parameter .* mean '(base\.)?encoder_level1'"
+        OptionError, match=r"'encoder_levl1', which matches nothing in this HairModel.* mean '(base\.)?encoder_level1'"
     ):
         run(converted(), tmp_path / "other", freeze=("encoder_levl1",))

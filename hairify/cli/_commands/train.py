@@ -29,6 +29,7 @@ from hairify.networks._sizes import smallest_multiple
 from hairify.restoring._processes import together
 from hairify.sharing._hub import Restorer, from_pretrained, save_pretrained
 from hairify.training import Start, StartSettings, TrainingSettings, processes, started_from, train
+from hairify.training._checkpoints import FOLDER
 from hairify.training._looking import MODEL
 from hairify.training._starting import ORIGIN, START, fresh, resumed
 
@@ -42,7 +43,7 @@ def run(
     output: Annotated[Path, typer.Option(help="folder of the run; must be new, or hold the run to --resume")],
     resume: Annotated[bool, typer.Option("--resume", help="go on from the run's last checkpoint")] = False,
 ) -> int:
-    """Convert a network and train it on photographs, by the paper's recipe where nothing else is said.
+    """Convert a network and train it on photographs, by the paper's recipe where nothing else is said, or by another.
 
     The restorer is in the run's folder from the first checkpoint on, the newest in model/, that with the best scores
     in best/. Images that cannot be learnt from, or be validated on, are named and left out, and the exit status is 1 at
@@ -50,6 +51,7 @@ def run(
 
     [dim]hairify train --data photographs --output run
     hairify train --data photographs --output run --network my_nets:UNet --weights trained.pth --freeze-base
+    hairify train --recipe modern --data photographs --output run
     hairify train --output run --resume
     hairify train --from run --data photographs --degradations noise25,haze --output second
     accelerate launch --num_processes 8 -m hairify train --data data --output run[/dim]
@@ -112,7 +114,7 @@ def facts(
     known = {
         "degradations": ", ".join(task.degradation for task in tasks),
         "images": f"{len(files) + sum(shards.count for shards in in_shards):,}",
-        "steps": f"{steps:,} of {training.batch_size} patches",
+        "steps": f"{steps:,} of {training.batch_in_words()}",
         "learning rate": training.rate_in_words(),
         "seed": str(training.seed),
     }
@@ -133,8 +135,10 @@ def _start(network: NetworkSettings, start: StartSettings, seed: int, said: Said
         if start.start_from is None:
             return fresh(network, seed)
         said_of_network = said[table_name(NetworkSettings)]
-        made_with = _said_of(Path(start.start_from) / CONFIG, NetworkSettings)
-        return started_from(start.start_from, network, said_of_network, seed, made_with)
+        path = Path(start.start_from)  # a run, or what lies in its folder: best/, a checkpoint
+        config = next((folder / CONFIG for folder in (path, *path.parents[:2]) if (folder / FOLDER).is_dir()), path)
+        made_with = _said_of(config, NetworkSettings)
+        return started_from(start.start_from, network, seed=seed, said=said_of_network, made_with=made_with)
     for settings in (network, start):
         for name, then in _said_of(output / CONFIG, type(settings)).items():
             if (now := getattr(settings, name)) != then:
@@ -150,7 +154,7 @@ def _said_of(config: Path, cls: type) -> dict[str, Any]:
 
     What a table does not have is at its default.
     """
-    if not config.is_file():
+    if config.name != CONFIG or not config.is_file():
         return {}
     made: Any = make_settings(cls, read_tables(config).get(table_name(cls), {}), {}, config)
     return {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
