@@ -7,6 +7,7 @@ import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hairify._support.telling_names import telling_names
 from hairify.data._doubts import WAYS_OUT, check_children, only_photographs
 from hairify.data._halves import halves_beside
 from hairify.data._pairing import (
@@ -69,7 +70,7 @@ def survey(roots: Sequence[Path], option: str, named: Collection[Path] = ()) -> 
             if folder.is_relative_to(other) or other.is_relative_to(folder):
                 raise DataError(f"`{option}` has both {other} and {folder}: one lies in the other; give either.")
     found = Findings()
-    for folder, name in zip(folders, _telling_names(folders), strict=True):
+    for folder, name in zip(folders, telling_names(folders), strict=True):
         try:
             found.sources.extend(_sources(folder, name, named, found))
         except DataError as error:
@@ -286,18 +287,6 @@ def _photographs(folder: Path) -> Iterator[Source]:
 
 def _left_out(folder: str, data_set: str) -> str:
     return f"What is in folders called {folder} of {data_set} is left out."
-
-
-def _telling_names(folders: Sequence[Path]) -> list[str]:
-    """The name of each folder; of folders of one name, as much of the path as tells them apart."""
-    names = []
-    for folder in folders:
-        others = [other for other in folders if other != folder]
-        length = 1
-        while any(other.parts[-length:] == folder.parts[-length:] for other in others):
-            length += 1
-        names.append(Path(*folder.parts[-length:]).as_posix())
-    return names
 
 
 def _ending(path: Path) -> str:

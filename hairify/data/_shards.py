@@ -111,17 +111,25 @@ def find_shards(text: str, samples: int | None, window: int, cache: float) -> tu
         cache: GiB of remote shards that are kept on disk.
 
     Raises:
-        DataError: there are none, the first one cannot be read, or it has other samples than it should.
+        DataError: there are none, the first one cannot be read or has other samples than it should, or remote ones
+            that are mixed are more than is kept on disk.
     """
     name, pattern = degradation_and_pattern(text)
     urls = _expanded(pattern)
     cache_bytes = int(cache * 2**30)
-    records = Tars(1, cache_bytes).records(urls[0])
+    tars = Tars(1, cache_bytes)
+    records = tars.records(urls[0])
     has_pairs = len(records[0].images) > 1
     if has_pairs != (name is not None):
         parts = ", ".join(part for part, *_ in records[0].images)
         way = f"give a degradation, as in rain={pattern}" if has_pairs else "leave out the name of a degradation"
         raise DataError(f"`shards` has {text!r}, and {urls[0]} begins with {records[0].key} ({parts}): {way}.")
+    mixed = min(window, len(urls)) * tars.size(urls[0])
+    if is_remote(urls[0]) and mixed > cache_bytes:  # each sample would fetch its shard anew
+        raise DataError(
+            f"`shard_cache` is {cache:g} GiB, and {min(window, len(urls))} shards as large as {urls[0]}, which are "
+            f"mixed, take {mixed / 2**30:.3g} GiB. Give so many at least, or a smaller `shard_window`."
+        )
     count = samples if samples is not None else len(records)
     return name, Shards(pattern, urls, name is not None, count, min(window, len(urls)), cache_bytes)
 
@@ -192,6 +200,11 @@ class Tars:
         if len(self._records) > self.most:
             self._records.popitem(last=False)
         return records
+
+    def size(self, url: str) -> int:
+        """The bytes of a shard."""
+        with self._opened(url) as file:
+            return int(file.seek(0, os.SEEK_END))
 
     def read(self, url: str, record: Record) -> dict[str, Tensor]:
         """The images of a sample, (3, H, W) float32 in [0, 1] each, by what their names say.

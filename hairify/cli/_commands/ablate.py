@@ -16,7 +16,8 @@ from hairify.ablation.running import AblationSettings, ablate
 from hairify.ablation.tables import Run
 from hairify.cli._common import CONFIG, check_output, console, say, say_left_out
 from hairify.cli.options import table_name, to_toml
-from hairify.data.datasets import DataSettings, test_tasks, training_tasks
+from hairify.data._order import family
+from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import samples_for
 from hairify.errors import OptionError
 from hairify.evaluation._results import AVERAGE
@@ -49,6 +50,7 @@ def run(
     _check(network, output)
     tasks, tests = training_tasks(data), test_tasks(data)
     tested_too = {task.degradation for task in tests}
+    samples_for(tasks, data, 0)  # what `repeats` and `shares` have wrong is known before the first run
     base = network.build(0)
     left_out: set[str] = set()
     inputs: InputScores = {}
@@ -61,7 +63,7 @@ def run(
         learnt, tested = (
             [task for task in those if not together or task.degradation in together] for those in (tasks, tests)
         )
-        samples = samples_for(learnt, data, seed)
+        samples = samples_for(learnt, _of_these(data, learnt), seed)
         settings = dataclasses.replace(training, seed=seed)
         folder = output / "runs" / f"{name}-{seed}".replace("/", "_")
         resume = is_begun(folder)
@@ -96,6 +98,13 @@ def run(
     console.print(table.table())
     say(f"The table is in {output / 'ablation.json'} and {output / 'ablation.md'}.")
     return int(bool(left_out))
+
+
+def _of_these(data: DataSettings, tasks: Sequence[Task]) -> DataSettings:
+    """The settings for some of the tasks, without what they say of other degradations."""
+    shown = {name for task in tasks for name in (task.degradation, family(task.degradation))}
+    repeats, shares = ({k: v for k, v in one.items() if k in shown} for one in (data.repeats, data.shares))
+    return dataclasses.replace(data, repeats=repeats, shares=shares)
 
 
 def _check(network: NetworkSettings, output: Path) -> None:

@@ -40,7 +40,8 @@ from hairify.evaluation._scores import Score
 from hairify.evaluation._settings import Chosen, EvaluationSettings, choose_tasks
 from hairify.sharing._hub import Restorer, save_results
 
-_TESTED_ON = ("data", "degradations", "test_data", "hold_out")
+_IMAGES = ("data", "test_data", "pairs", "test_pairs")
+_TESTED_ON = (*_IMAGES, "degradations", "hold_out", "mix_synthetic")
 
 
 def run(
@@ -211,6 +212,8 @@ class _Place:
             write_text(self.folder / "results.md", f"{results.about}.\n\n{results.to_markdown()}")
             write_text(self.folder / "results.csv", results.to_csv())
             say(f"The numbers are in {self.folder / 'results.json'}, and results.md and results.csv beside it.")
+        elif self.card is None:
+            say("The numbers are in no file; --output names a folder for them.")
         if self.card is not None:
             save_results(restorer, self.card)
         elif self.folder is not None:
@@ -237,8 +240,10 @@ def _name(data: DataSettings, evaluation: EvaluationSettings, config: Path) -> s
     """A name for other numbers of a run, by what makes them others."""
     own, usual = _own(config), EvaluationSettings()
     parts: list[str] = [evaluation.protocol, *([evaluation.setting] if evaluation.setting else [])]
-    if own is None or any(getattr(own, n) != getattr(data, n) for n in ("data", "test_data")):
-        parts += [path.absolute().name for path in data.test_data or data.data]
+    if own is None or any(getattr(own, n) != getattr(data, n) for n in _IMAGES):
+        named = bool(data.test_data or data.test_pairs)
+        parts += [path.absolute().name for path in (data.test_data if named else data.data)]
+        parts += [text.partition(",")[0] for text in (data.test_pairs if named else data.pairs)]
     if own is not None and own.degradations != data.degradations:
         parts += data.degradations
     if own is not None and own.hold_out != data.hold_out:

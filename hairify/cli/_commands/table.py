@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from hairify._support.files import write_text
+from hairify._support.telling_names import telling_names
 from hairify.cli._common import console, say
 from hairify.errors import DataError, OptionError
 from hairify.evaluation._results import Results, read_results
@@ -43,11 +44,13 @@ def run(
     hairify table run/evaluations/promptir-3-task other/evaluations/promptir-3-task[/dim]
     """
     rows: dict[str, Results] = {}
-    for given in runs:
-        label, path = _named(given)
+    places = [_named(given) for given in runs]
+    names = telling_names([folder.resolve() for _, folder, _ in places])
+    for (said, folder, file), name in zip(places, names, strict=True):
+        label = said or name
         if label in rows:
-            raise OptionError(f"Two rows would be called {label!r}; name them, such as first={path}.")
-        rows[label] = read_results(path)
+            raise OptionError(f"Two rows would be called {label!r}; name them, such as first={folder}.")
+        rows[label] = read_results(file)
     table = ResultsTable(rows, setting, shown)
     console.print(table.table())
     for note in table.notes:
@@ -60,8 +63,8 @@ def run(
     return int(bool(table.notes))
 
 
-def _named(given: str) -> tuple[str, Path]:
-    """What a row is called, and the file with its numbers.
+def _named(given: str) -> tuple[str, Path, Path]:
+    """What a row is to be called, if it is said; the folder that else names it; and the file with its numbers.
 
     Raises:
         DataError: there is none.
@@ -70,10 +73,15 @@ def _named(given: str) -> tuple[str, Path]:
     if not equals or Path(given).exists():
         label, rest = "", given
     path = Path(rest)
+    if not path.exists():
+        raise DataError(f"There is no folder {path}; give folders of runs, or the results.json of others.")
     places = [path] if path.is_file() else [path / _FILE, path / "model" / _FILE]
     found = next((place for place in places if place.is_file()), None)
     if found is None:
-        others = sorted(str(one.parent) for one in path.glob(f"evaluations/*/{_FILE}")) if path.is_dir() else []
-        way_out = f"it has those of {', '.join(others)}" if others else f"`hairify evaluate {path}` makes them"
+        others = sorted(str(one.parent) for one in path.glob(f"evaluations/*/{_FILE}"))
+        command = (
+            f"hairify evaluate {path}" if (path / "model").is_dir() else f"hairify evaluate {path} --output {path}"
+        )
+        way_out = f"it has those of {', '.join(others)}" if others else f"`{command}` makes them"
         raise DataError(f"{path} has no {_FILE}; {way_out}.")
-    return label or (path.parent.name if path.is_file() else path.resolve().name), found
+    return label, path.parent if path.is_file() else path, found
