@@ -292,9 +292,7 @@ def test_remote_shards_are_the_same_and_kept_as_far_as_there_is_room(pattern: st
         assert keys(small, range(24)) == wanted
         assert len([*cache.glob("*.tar")]) == 1
         assert not [*cache.glob("*.part")]
-        with pytest.raises(
-            DataError, match=r"`shard_cache` is .* GiB, and 3 shards as large as memory:.*s-000\.tar"
-        ):
+        with pytest.raises(DataError, match=r"`shard_cache` is .* GiB, and 3 shards as large as memory:.*s-000\.tar"):
             samples(pattern, shard_window=3, shard_cache=2.5 * size / 2**30)
         samples(pattern, shard_window=9, shard_cache=4 * size / 2**30)
         samples(local, shard_window=3, shard_cache=0.0)
