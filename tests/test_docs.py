@@ -150,7 +150,7 @@ def command_lines(source: str) -> Iterator[list[str]]:
     """The words of each command in a block; a backslash at the end of a line joins it with the next."""
     for line in source.replace("\\\n", " ").splitlines():
         if words := shlex.split(line, comments=True):
-            yield words
+            yield words[: words.index(">")] if ">" in words else words  # into which file it goes is the shell's matter
 
 
 def run_command(words: Sequence[str], page: Path, capsys: pytest.CaptureFixture[str]) -> str:

@@ -110,7 +110,7 @@ def run(home: Path) -> Path:
     assert list(after) == list(range(1, STEPS + 1))
     # Steps that were taken twice, before the kill and after it, learned from the same images by the same weights.
     assert before == {step: after[step] for step in before}
-    assert [e["step"] for e in entries(home / "run") if "validation" in e] == [20]
+    assert [e["step"] for e in entries(home / "run") if "validation" in e] == [20, STEPS]
     return home / "run"
 
 

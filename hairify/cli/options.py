@@ -97,7 +97,11 @@ def with_settings(
             _refuse_to_go_on_by(named, given)
             recipe_tables = read_tables(recipes.path(named))
             # What a run was begun with stands in its folder; whether it is still the same, the run finds out.
-            tables = _over(tables, recipe_tables) if own_file else _over(recipe_tables, tables)
+            first, second = (tables, recipe_tables) if own_file else (recipe_tables, tables)
+            _refuse_idle_epochs(first.get(_RECIPE_TABLE, {}), second.get(_RECIPE_TABLE, {}))
+            tables = _over(first, second)
+        if trains and not given.get("resume"):  # a run that goes on knows better
+            _refuse_idle_epochs(given, tables.get(_RECIPE_TABLE, {}))
         all_said = Said()
         for name, cls in classes.items():
             said = {field.name: given.pop(field.name) for field in dataclasses.fields(cls)}
@@ -124,6 +128,21 @@ Tables: TypeAlias = Mapping[str, Mapping[str, Any]]
 def _over(first: Tables, second: Tables) -> dict[str, dict[str, Any]]:
     """The tables of two files, of which the first one counts before the second."""
     return {name: {**second.get(name, {}), **first.get(name, {})} for name in (*second, *first)}
+
+
+def _refuse_idle_epochs(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+    """Refuse epochs by which a run would not end, since what counts after them has steps.
+
+    Raises:
+        OptionError: they are given so.
+    """
+    name = next((name for name in ("epochs", "final_epochs") if first.get(name) is not None), None)
+    if name is not None and first.get("steps") is None and second.get("steps") is not None:
+        raise OptionError(
+            f"`{name}` is {first[name]}, but the length of the run is given by `steps` ({second['steps']}) in a file "
+            f"or recipe, before which epochs do not count. Give `steps` beside `{name}`, of which epochs are then "
+            "shares; or a file without them."
+        )
 
 
 def _refuse_to_go_on_by(name: str, given: Mapping[str, Any]) -> None:

@@ -16,7 +16,7 @@ from hairify.errors import DataError, OptionError
 from hairify.evaluation._protocols import PROTOCOLS, OnTop, Protocol
 from hairify.restoring._tiling import TilingSettings
 
-_TILE = 192  # smaller than `hairify restore` takes: in a validation, optimizer and gradients lie in memory, too
+_TILE = 128  # half of what `hairify restore` takes: in a validation, optimizer and gradients lie in memory, too
 TILE_ABOVE = 2.0
 """Megapixels up to which images are restored whole: all of the field's test sets."""
 

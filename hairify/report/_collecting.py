@@ -97,6 +97,11 @@ def _check_comparable(results: Results | None, baseline: Baseline) -> None:
             f"There is nothing to compare with {baseline.name}: the model has no results. Evaluate it first, as "
             "`hairify evaluate` does."
         )
+    if results.protocol != baseline.results.protocol:
+        raise DataError(
+            f"The model was evaluated by the protocol {results.protocol}, {baseline.name} by "
+            f"{baseline.results.protocol}. Evaluate both by the same."
+        )
     if dict(results.counts) != dict(baseline.results.counts):
         raise DataError(
             f"The model was evaluated on {_counted(results)}, {baseline.name} on {_counted(baseline.results)}. "

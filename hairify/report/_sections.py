@@ -330,7 +330,8 @@ def _numbers(findings: Findings) -> Markup:
         total = _scored(
             "average over tasks", sum(results.counts.values()), mean([*results.inputs.values()]), results.average
         )
-        text = "PSNR in dB and SSIM on whole RGB images, data range 1; each task counts once in the average."
+        lacking = f", which lacks {', '.join(results.missing)}" if results.missing else ""
+        text = f"{results.about}; each task counts once in the average{lacking}."
         parts += [tag("p", text), scrolling(html_table(heads, rows, total), "Results")]
     unreadable = {**findings.unreadable, **(results.unreadable if results else {})}
     if unreadable:

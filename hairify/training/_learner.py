@@ -24,7 +24,7 @@ from hairify.nn._moments_dac import MomentsDAC
 from hairify.training._averaging import WeightAverage
 from hairify.training._compute import channels_together, keep_channels_together, telling_of_the_compiler
 from hairify.training._freezing import freeze, keep_statistics
-from hairify.training._losses import Loss, is_own
+from hairify.training._losses import Loss, is_own, l1_loss, loss_for
 from hairify.training._objective import Objective, beside, why_not_classify
 from hairify.training._optimizer import RELATIVE_RATE, adamw, load_state_tensors, parts_without, state_tensors
 from hairify.training._reachability import added_parameters, reached
@@ -139,6 +139,11 @@ class Learner:
             names = ", ".join(self._idle[:3]) + (", ..." if len(self._idle) > 3 else "")
             notes.append(
                 f"{len(self._idle)} parameters got no gradient in a trial, and learn when a step uses them: {names}"
+            )
+        if self._settings.loss is not None and loss_for(self._network) is not l1_loss:
+            notes.append(
+                f"`loss` is {self._settings.loss!r}, in place of this network's own, which also teaches its encoder by "
+                "contrast. Say nothing of `loss` (nor by a recipe) for that."
             )
         if lacking := parts_without(self._network, self._settings):
             notes.append(f"`rates` has {', '.join(lacking)}, which this {type(self._network).__name__} does not have.")

@@ -159,7 +159,7 @@ class _Run:
             if start
             else (None, calibration_images(model, samples, settings.calibration, notes))
         )
-        with self._enough_memory(tried[-1]):
+        with self._enough_memory(tried[-1], self.batches.stages[-1].batch_size):
             self.learner = Learner(model, loss, settings, accelerator, tried, self._degradations(), weights, images)
         if start:
             trained_beside = {name: start.part(name) for name in ("classifier", "uncertainty")}
@@ -173,8 +173,7 @@ class _Run:
 
     def _degradations(self) -> list[int]:
         """The number of each task's degradation; several tasks may show the same."""
-        names = [task.degradation for task in self.samples.tasks]
-        return [self._names().index(name) for name in names]
+        return [self._names().index(task.degradation) for task in self.samples.tasks]
 
     def _names(self) -> list[str]:
         """The degradations by their numbers."""
@@ -238,18 +237,18 @@ class _Run:
         """Learn from the next `batch_size` samples; also whether any process was asked to stop."""
         self.step += 1
         self._seed(self.step)
-        self.bar.takes(self.batches.stage(self.step).batch_size)
+        batch_size = self.batches.stage(self.step).batch_size
+        self.bar.takes(batch_size)
         mine = [self._noted(batch) for batch in itertools.islice(batches, self.settings.accumulation)]
         rate = self.settings.rate(self.step, self.steps)
-        with self._enough_memory(mine[0]):
+        with self._enough_memory(mine[0], batch_size):
             gradients = self.learner.gradients(mine, asked)
             losses = self._checked(gradients, [name for batch in mine for name in batch["image"]])
             self.learner.update(self.step, rate)
         if self.learner.skipped >= _MOST_SKIPPED:
             raise self._not_finite(f"gradients of the last {_MOST_SKIPPED} steps to {self.step} are not finite")
         self.losses.append(gradients.losses.mean().item())
-        unreadable = len(self.unreadable)
-        report = StepReport(self.step, self.steps, self.losses[-1], losses, rate, self._seconds(), unreadable)
+        report = StepReport(self.step, self.steps, self.losses[-1], losses, rate, self._seconds(), len(self.unreadable))
         return report, gradients.stop
 
     def _batches(self, taken: int) -> Generator[Batch | DataError, None, None]:
@@ -307,15 +306,15 @@ class _Run:
         raise self._not_finite(not_finite(self.step, gradients, means, gather_object(images)))
 
     @contextlib.contextmanager
-    def _enough_memory(self, batch: Batch) -> Iterator[None]:
-        """Where memory does not suffice for learning from a micro-batch, say what to lower."""
+    def _enough_memory(self, batch: Batch, batch_size: int) -> Iterator[None]:
+        """Where memory does not suffice for learning from a micro-batch of a step, say what to lower."""
         try:
             yield
         except (MemoryError, RuntimeError) as error:
             if isinstance(error, HairError) or not is_lack_of_memory(error):
                 raise
             processes, shape = self.accelerator.num_processes, batch["degraded"].shape
-            raise lack_of_memory(error, self.settings, processes, shape, self._last_checkpoint()) from error
+            raise lack_of_memory(error, self.settings, processes, batch_size, shape, self._last_checkpoint()) from error
 
     def _not_finite(self, what: str) -> TrainingError:
         other = {"no": "", "bf16": ", or `mixed_precision` 'no'", "fp16": ", or `mixed_precision` 'bf16' or 'no'"}
@@ -374,8 +373,7 @@ class _Run:
             return
         with self._writing(self.output):
             self.output.mkdir(parents=True, exist_ok=True)
-            config = asdict(self.settings)
-            trackers = Trackers(self.settings.log_with, self.output, self.step, config, self.bar.note)
+            trackers = Trackers(self.settings.log_with, self.output, self.step, asdict(self.settings), self.bar.note)
             log = RunLog(self.output, self.step, trackers)
         try:
             yield log

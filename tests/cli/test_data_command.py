@@ -8,6 +8,7 @@ from pathlib import Path
 import layouts
 import numpy as np
 import pytest
+import webdataset
 from layouts import photographs, pixels, write
 from PIL import Image
 
@@ -115,3 +116,21 @@ def test_a_sheet_says_what_cannot_be_read(tmp_path: Path) -> None:
     assert sheet.height == plain.height + 72
     red = np.asarray(sheet).reshape(-1, 3)
     assert ((red[:, 0] > 200) & (red[:, 1:] < 100).all(axis=1)).any()
+
+
+def test_shards_are_listed_and_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for i in range(2):
+        with webdataset.TarWriter(str(tmp_path / f"s-{i}.tar")) as sink:
+            for n in range(3):
+                path = write(tmp_path / "one.png", pixels(f"{i}{n}"))
+                sink.write({"__key__": f"{i}{n}", "png": path.read_bytes()})
+    pattern, sheet = f"{tmp_path}/s-{{0..1}}.tar", tmp_path / "sheet.png"
+    status, out = said(capsys, "--shards", pattern, "--degradations", "jpeg", "--preview", sheet, "--patch-size", "32")
+    assert status == 0
+    assert f"{pattern}: 2 shards of 3 clean photographs each" in out
+    assert "training jpeg in shards (6)" in out
+    assert "No images to test on: found none" in out
+    assert sheet.exists()
+    status, out = said(capsys, "--shards", f"rain={pattern}", "--json")
+    assert status == 1
+    assert "leave out the name of a degradation" in json.loads(out)["not_understood"][0]

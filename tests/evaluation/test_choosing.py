@@ -116,7 +116,7 @@ def test_settings_are_checked(options: dict[str, Any], named: str) -> None:
 def test_tiles_fit_every_network(multiple: int) -> None:
     tiling = tiling_for(multiple)
     tiling.check(multiple)
-    assert 192 <= tiling.tile <= 192 + 2 * multiple
+    assert 128 <= tiling.tile <= 128 + 2 * multiple
     if multiple <= 128:
         assert tiling.overlap == 32
 

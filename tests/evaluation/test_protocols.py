@@ -235,10 +235,11 @@ def test_of_a_composition_each_part_is_as_the_protocol_has_it(photographs: list[
 # Large images
 
 
-def test_large_images_are_restored_in_tiles_of_one_giv(tmp_path: Path) -> None:
+def test_large_images_are_restored_in_tiles_of_one_giv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against `restore_tiled` itself; images up to the bound are restored whole."""
+    monkeypatch.setattr("hairify.evaluation._settings._TILE", 64)
     hair = perturb(hairify(UNet().eval()))
-    layouts.write(tmp_path / "sizes" / "large.png", layouts.pixels("large", 300, 290))
+    layouts.write(tmp_path / "sizes" / "large.png", layouts.pixels("large", 100, 90))
     layouts.write(tmp_path / "sizes" / "small.png", layouts.pixels("small", 60, 70))
     (task,) = tasks_to_test(DataSettings(test_data=(tmp_path / "sizes",), degradations=("noise25",)))
     kept: dict[str, Tensor] = {}
@@ -247,15 +248,15 @@ def test_large_images_are_restored_in_tiles_of_one_giv(tmp_path: Path) -> None:
         name = task.clean[index].stem
         with torch.no_grad():
             whole = restore_whole(hair, degraded[None], 8)[0]
-            tiled = restore_tiled(hair, degraded[None], TilingSettings(tile=192), 8)[0]
+            tiled = restore_tiled(hair, degraded[None], TilingSettings(tile=64), 8)[0]
         kept[name] = restored
         assert torch.equal(restored, tiled if name == "large" else whole)
         assert name == "small" or not torch.equal(whole, tiled)
 
-    results = evaluate(hair, [task], multiple=8, tile_above=0.08, keep=keep)
+    results = evaluate(hair, [task], multiple=8, tile_above=0.008, keep=keep)
     assert set(kept) == {"large", "small"}
-    assert {(one.size, one.tiled) for one in results.images} == {((290, 300), True), ((70, 60), False)}
-    assert not any(one.tiled for one in evaluate(hair, [task], multiple=8, tile_above=0.087).images)
+    assert {(one.size, one.tiled) for one in results.images} == {((90, 100), True), ((70, 60), False)}
+    assert not any(one.tiled for one in evaluate(hair, [task], multiple=8, tile_above=0.009).images)
 
 
 def test_what_inputs_score_is_measured_once(photographs: list[Task], monkeypatch: pytest.MonkeyPatch) -> None:

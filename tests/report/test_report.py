@@ -536,3 +536,10 @@ def test_the_console_is_heard(page: str, tmp_path: Path) -> None:
     document, console = browse(tmp_path / "report.html", tmp_path / "profile")
     assert 'data-ready="true"' not in document
     assert console
+
+
+def test_numbers_of_different_protocols_are_not_compared() -> None:
+    own = Results({"SOTS": Score(30, 0.9)}, {"SOTS": 2}, {"SOTS": Score(20, 0.5)})
+    other = Baseline("static", dataclasses.replace(own, protocol="promptir"))
+    with pytest.raises(DataError, match="by the protocol hairify, static by promptir"):
+        collect(torch.nn.Identity(), [], multiple=1, title="", results=own, baseline=other)

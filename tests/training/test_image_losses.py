@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from training_runs import Plain, Same, Samples, Task, broken_off, converted, recipe, run, seeded
 
 from hairify.errors import OptionError, TrainingError
+from hairify.models import airnet
 from hairify.training import l1_loss, train
 from hairify.training._image_losses import image_loss
 from hairify.training._losses import is_own, loss_named
@@ -299,3 +301,15 @@ def test_one_degradation_has_nothing_to_be_weighed_against(tmp_path: Path) -> No
     samples.tasks = (Task("a", "noise25"), Task("b", "noise25"))
     with pytest.raises(OptionError, match="`uncertainty` weighs the losses of several degradations"):
         run(seeded(Same), tmp_path, samples, uncertainty=True)
+
+
+def test_a_loss_in_place_of_airnet_s_own_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """As the recipes have it: its encoder, which learns by the contrast, is then reached by nothing."""
+    for name in ("l1", None):
+        caplog.clear()
+        network = seeded(lambda: airnet(dim=8, blocks=2, batch_size=4))
+        with caplog.at_level(logging.WARNING):
+            train(network, Samples(), recipe(steps=1, loss=name), output=tmp_path / str(name))
+        said = "\n".join(caplog.messages)
+        assert ("in place of this network's own" in said) is (name is not None)
+        assert ("got no gradient in a trial" in said) is (name is not None)

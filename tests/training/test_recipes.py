@@ -191,6 +191,24 @@ def test_flags_count_before_the_file_and_the_file_before_the_recipe(home: Path) 
     assert written["data"]["patch_size"] == 16
 
 
+def test_epochs_that_would_not_count_are_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recipe or a file that has steps would end the run in their place."""
+    small = "--data photographs --degradations noise25,rain --patch-size 16"
+    (home / "steps.toml").write_text(SMALL + "steps = 9\n")
+    (home / "epochs.toml").write_text(SMALL + "final_epochs = 2\n")
+    for words, name in (
+        ("--recipe quick --epochs 3", "--epochs is 3"),
+        ("--config steps.toml --epochs 3", "--epochs is 3"),
+        ("--recipe quick --config epochs.toml", "--final-epochs is 2"),
+    ):
+        assert main(["train", *words.split(), *small.split(), "--output", "run"]) == 2
+        error = " ".join(capsys.readouterr().err.split())
+        assert name in error
+        assert "the length of the run is given by --steps" in error
+    words = "--recipe quick --config mine.toml --epochs 3 --final-epochs 1 --steps 0"
+    assert main(["train", *words.split(), *small.split(), "--output", "run"]) == 0
+
+
 def test_a_run_that_goes_on_takes_no_recipe(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--recipe", "paper", "--resume", "--output", "run"]) == 2
     assert "--recipe is 'paper', but a run that goes on" in " ".join(capsys.readouterr().err.split())

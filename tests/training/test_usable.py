@@ -178,6 +178,25 @@ def test_lack_of_memory_in_the_first_trial_is_said_too(tmp_path: Path) -> None:
         run(seeded(Same), tmp_path, loss=loss, batch_size=4, accumulation=2)
 
 
+def test_lack_of_memory_where_patches_grow_is_of_the_stage(tmp_path: Path) -> None:
+    """The batch size of the settings, which no step has, cannot even be shared by the micro-batches."""
+
+    def loss(network: nn.Module, degraded: Tensor, clean: Tensor) -> Tensor:
+        if len(degraded) == 8:  # the trials have two
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return (network(degraded) - clean).abs().mean(dim=(1, 2, 3))
+
+    with pytest.raises(TrainingError) as caught:
+        run(seeded(Same), tmp_path, loss=loss, batch_size=3, accumulation=2, progression=("8x12@1", "24x16@1"))
+    message = str(caught.value)
+    assert (
+        "In force are batches of 16 by `progression` over 1 process(es) and `accumulation` 2, which makes 8" in message
+    )
+    assert "patch(es) of 24×24 pixels" in message
+    assert "`accumulation` 4 (4 at once" in message
+    assert "`patch_size`" not in message
+
+
 # Trackers
 
 TRACKER = """

@@ -16,7 +16,7 @@ def run(
     """List the recipes that `train --recipe` takes; with a name, print that one: it is a file for --config.
 
     [dim]hairify recipes
-    hairify recipes paper > mine.toml
+    hairify recipes paper
     hairify train --recipe paper --data photographs --output run[/dim]
     """
     if name is not None:
