@@ -200,7 +200,7 @@ class _Scan:
         self, folder: Path, children: Mapping[str, Path], paired_set: PairedSet, halves: tuple[str, str], name: str
     ) -> Source:
         """The pairs of a data set that is known by its name, or by that of its task."""
-        split = split_of(folder, self.root) or paired_set.split
+        split = split_of(folder, self.root) or paired_set.split or ("test" if HERE in halves else None)
         rest = [child for name, child in children.items() if name not in halves and find_images(child)]
         self.notes.extend(_left_out(one.name, paired_set.name) for one in rest)
         degraded, clean = (folder if half == HERE else children[half] for half in halves)

@@ -11,7 +11,10 @@ from typing import Literal
 Split = Literal["train", "test"]
 
 HERE = "."
-"""In place of the name of a half's folder: its images lie right in the folder that holds the other half."""
+"""In place of the name of a half's folder: its images lie right in the folder that holds the other half.
+
+So lie copies for tests alone, whose folders need not say that.
+"""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ class ResultsTable:
             cells = []
             for head in self.columns:
                 parts = [Text(text, style="bold" if best else "") for text, best in self._cell(label, head)]
-                cells.append(Text(" / ").join(parts))
+                cells.append(Text(NOTHING) if self.score(label, head) is None else Text(" / ").join(parts))
             table.add_row(Text(label), *cells)
         return table
 

@@ -90,6 +90,10 @@ TREES = {
         learnt={},
         tested={"Dehaze": numbered("test/dehaze/input/a{}.png", "test/dehaze/target/a{}.png", 1, 2)},
     ),
+    "PReNet side by side": Tree(
+        learnt={"rain": numbered("RainTrainL/rain-{}.png", "RainTrainL/norain-{}.png", 1, 2)},
+        tested={"Rain100L": numbered("Rain100L/rainy/rain-{}.png", "Rain100L/norain-{}.png", "001", "100")},
+    ),
     "PReNet": Tree(
         learnt={"rain": numbered("train/RainTrainL/rain-{}.png", "train/RainTrainL/norain-{}.png", 1, 2, 200)},
         tested={

@@ -34,6 +34,11 @@ def test_markdown() -> None:
     ]
 
 
+def test_what_is_not_there_is_one_dash_in_the_terminal_too() -> None:
+    table = ResultsTable({"Restormer": STATIC, "a": PART}).table()
+    assert [str(cell) for cell in table.columns[2].cells] == ["36.00 / 0.980", "–"]
+
+
 def test_latex() -> None:
     text = ResultsTable({"Res_HAIR & co": HAIR, "100%": PART}, shown="both").to_latex()
     assert text.splitlines() == [

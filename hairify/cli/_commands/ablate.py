@@ -103,8 +103,11 @@ def run(
 def _of_these(data: DataSettings, tasks: Sequence[Task]) -> DataSettings:
     """The settings for some of the tasks, without what they say of other degradations."""
     shown = {name for task in tasks for name in (task.degradation, family(task.degradation))}
-    repeats, shares = ({k: v for k, v in one.items() if k in shown} for one in (data.repeats, data.shares))
-    return dataclasses.replace(data, repeats=repeats, shares=shares)
+    return dataclasses.replace(
+        data,
+        repeats={name: times for name, times in data.repeats.items() if name in shown},
+        shares={name: share for name, share in data.shares.items() if name in shown},
+    )
 
 
 def _check(network: NetworkSettings, output: Path) -> None:

@@ -45,8 +45,8 @@ def second_order(clean: Tensor, generator: Generator) -> Tensor:
 
     Each image gets its own chain, with the published probabilities. Blur is by Gaussian kernels, longer than wide and
     turned, or by kernels that ring (sinc); noise is Gaussian or Poisson, coloured or grey; at the end, the image is
-    brought back to its size and, before or after JPEG, may ring once more. Generalised Gaussian and plateau-shaped
-    kernels of the paper are left out, and images are not made smaller in the end.
+    brought back to its size and, before or after JPEG, may ring once more. Of the paper's other kernels, round
+    Gaussian, generalised Gaussian and plateau-shaped ones, there are none, and images are not made smaller in the end.
 
     Returns: (B, 3, H, W), multiples of 1/255 in [0, 1].
     """
