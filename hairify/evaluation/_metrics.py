@@ -34,13 +34,11 @@ class Metric:
 
     Attributes:
         name: as it was asked for.
-        higher_is_better: whether a larger number is the better one.
         function: of the image and the clean one, both (1, 3, H, W) in [0, 1]; one without reference leaves it aside.
         device: where it computes.
     """
 
     name: str
-    higher_is_better: bool
     function: Callable[[Tensor, Tensor], Tensor]
     device: torch.device
 
@@ -113,7 +111,7 @@ def _from_torchmetrics(name: str, plain: str, library: Any, device: torch.device
         metric.reset()  # else it gathers all images for a mean of its own
         return value
 
-    return Metric(name, bool(metric.higher_is_better), function, device)
+    return Metric(name, function, device)
 
 
 def _from_pyiqa(name: str, plain: str, library: Any, device: torch.device) -> Metric:
@@ -128,7 +126,7 @@ def _from_pyiqa(name: str, plain: str, library: Any, device: torch.device) -> Me
         value: Tensor = metric(image) if metric.metric_mode == "NR" else metric(image, clean)
         return value
 
-    return Metric(name, not metric.lower_better, function, device)
+    return Metric(name, function, device)
 
 
 def _made(name: str, make: Callable[[], Any]) -> Any:

@@ -144,7 +144,7 @@ def darkness(image: Tensor, clean: Tensor) -> Tensor:
 
 def test_further_metrics_are_measured_of_input_and_result(task: Task, tmp_path: Path) -> None:
     results = evaluate(
-        nn.Sequential(nn.AvgPool2d(3, 1, 1)), [task], multiple=1, metrics=[Metric("darkness", False, darkness, CPU)]
+        nn.Sequential(nn.AvgPool2d(3, 1, 1)), [task], multiple=1, metrics=[Metric("darkness", darkness, CPU)]
     )
     before, after = results.metrics["darkness"][task.name]
     assert before == pytest.approx(sum(one.before["darkness"] for one in results.images) / 3)
@@ -158,7 +158,7 @@ def test_further_metrics_are_measured_of_input_and_result(task: Task, tmp_path: 
 
 
 def test_each_image_has_a_line(task: Task) -> None:
-    results = evaluate(nn.AvgPool2d(3, 1, 1), [task], multiple=1, metrics=[Metric("darkness", False, darkness, CPU)])
+    results = evaluate(nn.AvgPool2d(3, 1, 1), [task], multiple=1, metrics=[Metric("darkness", darkness, CPU)])
     lines = list(csv.DictReader(io.StringIO(results.to_csv())))
     assert [line["clean"] for line in lines] == [str(path) for path in task.clean]
     assert [(line["task"], line["width"], line["height"], line["tiled"]) for line in lines] == [
@@ -181,7 +181,7 @@ def test_an_image_that_a_metric_fails_on_is_left_out_and_named(task: Task) -> No
     evaluate(
         Mirror(), [task], multiple=1, keep=lambda _, index, __, clean, ___: first.set_(clean) if not index else None
     )
-    results = evaluate(Mirror(), [task], multiple=1, metrics=[Metric("fussy", True, failing, CPU)])
+    results = evaluate(Mirror(), [task], multiple=1, metrics=[Metric("fussy", failing, CPU)])
     assert list(results.unreadable.items()) == [(str(task.clean[0]), "fussy cannot be computed: ValueError: too small")]
     assert results.counts == {task.name: 2}
 
@@ -189,9 +189,9 @@ def test_an_image_that_a_metric_fails_on_is_left_out_and_named(task: Task) -> No
 class Pyiqa(ModuleType):
     """Stands in for pyiqa, whose weights would have to be downloaded: what hairify uses of it."""
 
-    def __init__(self, kind: str, lower_better: bool) -> None:
+    def __init__(self, kind: str) -> None:
         super().__init__("pyiqa")
-        self.kind, self.lower_better = kind, lower_better
+        self.kind = kind
 
     def list_models(self) -> list[str]:
         return ["lpips", "niqe", "musiq", "fsim"]
@@ -199,13 +199,12 @@ class Pyiqa(ModuleType):
     def create_metric(self, name: str, device: torch.device) -> nn.Module:
         assert name in self.list_models()
         made = Scored(self.kind)
-        made.lower_better, made.metric_mode = self.lower_better, self.kind
+        made.metric_mode = self.kind
         return made.to(device)
 
 
 class Scored(nn.Module):
     metric_mode: str
-    lower_better: bool
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -219,12 +218,11 @@ class Scored(nn.Module):
 
 @pytest.mark.parametrize("kind", ["FR", "NR"])
 def test_metrics_of_pyiqa(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pyiqa", Pyiqa(kind, lower_better=kind == "FR"))
+    monkeypatch.setitem(sys.modules, "pyiqa", Pyiqa(kind))
     metric = metric_named("fsim", CPU)
     image, clean = torch.rand(2, 3, 8, 9)
     expected = image.mean() if kind == "NR" else (image - clean).abs().mean()
     assert metric(image, clean) == pytest.approx(float(expected))
-    assert metric.higher_is_better == (kind == "NR")
     with pytest.raises(OptionError, match=r"'niqee'.*Did you mean niqe"):
         metric_named("niqee", CPU)
 
@@ -233,7 +231,6 @@ def test_metrics_of_torchmetrics() -> None:
     """MS-SSIM of torchmetrics, with one scale, is SSIM; its own mean over images must not reach the next one."""
     library = torchmetrics()
     metric = metric_named("torchmetrics:ms-ssim", CPU)
-    assert metric.higher_is_better
     clean = torch.rand(3, 180, 190)
     images = [(clean + noise * torch.randn_like(clean)).clamp(0, 1) for noise in (0.02, 0.3)]
     fresh = [
