@@ -278,3 +278,8 @@ def set_tracer(graph: torch.fx.Graph, tracer: type[torch.fx.Tracer]) -> None:
 def traced_constants(root: nn.Module) -> dict[str, Any]:
     """Tensors that torch.fx put on a module while it traced it: constants of the graph, under the names used there."""
     return {name: value for name, value in vars(root).items() if name.startswith("_tensor_constant")}
+
+
+def is_of_the_compiler(error: BaseException) -> bool:
+    """Whether `torch.compile` itself fails, not what it compiles; false where its errors live elsewhere by now."""
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from hairify._support.torch_internals import is_of_the_compiler
 from hairify.errors import TrainingError
 
 
@@ -44,7 +45,7 @@ def telling_of_the_compiler(is_compiled: bool) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if is_compiled and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if is_compiled and is_of_the_compiler(error):
             raise TrainingError(
                 f"torch.compile fails on the network: {type(error).__name__}: {error}. Leave `compile` off; a run can "
                 "go on without it."

@@ -63,7 +63,7 @@ def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "--box-size", "many"], 2, "'--box-size'"),
         (["plan", "--config", "nothing.toml"], 2, "nothing.toml cannot be read as TOML"),
         (["train", "--output", "run"], 1, "--data is empty"),
-        ([*TRAIN, "--degradations", "snow"], 2, "snow"),
+        ([*TRAIN, "--degradations", "hail"], 2, "hail"),
         ([*TRAIN, "--network", "res_hair", "--no-convert"], 2, "--convert is off"),
         ([*TRAIN, "--resume"], 1, "no checkpoint"),
         (["evaluate", "nowhere"], 1, "nowhere is no folder of a restorer"),
@@ -583,7 +583,10 @@ def test_a_table_of_runs(home: Path, capsys: Any) -> None:
     assert main(["table", "first", "first"]) == 2
     assert "Two rows would be called 'first'" in capsys.readouterr().err
     assert main(["table", "photographs"]) == 1
-    assert "photographs has no results.json; `hairify evaluate photographs` makes them" in capsys.readouterr().err
+    assert (
+        "photographs has no results.json; `hairify evaluate photographs --output photographs`"
+        in capsys.readouterr().err
+    )
     (home / "third" / "evaluations" / "promptir").mkdir(parents=True)
     (home / "third" / "evaluations" / "promptir" / "results.json").write_text(
         (home / "first" / "results.json").read_text().replace('"tasks"', '"protocol": "promptir", "tasks"', 1)

@@ -367,3 +367,18 @@ def test_graphs_are_pickled_with_their_tracer_and_constants() -> None:
 
 class Tracer(torch.fx.Tracer):
     pass
+
+
+def test_an_error_of_the_compiler_is_told_from_one_of_what_it_compiles() -> None:
+    def branching(x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+    def failing(x: Tensor) -> Tensor:
+        return x @ x.new_zeros(7, 7)
+
+    with pytest.raises(Exception, match=r"(?i)data.dependent|unsupported") as unsupported:
+        torch.compile(branching, backend="eager", fullgraph=True)(torch.ones(2))
+    assert internals.is_of_the_compiler(unsupported.value)
+    with pytest.raises(RuntimeError) as ordinary:
+        failing(torch.ones(2, 2))
+    assert not internals.is_of_the_compiler(ordinary.value)
