@@ -1,8 +1,10 @@
-"""Names of modules, and which share parameters."""
+"""Names of modules: which share parameters, and which a glob matches."""
 
 from __future__ import annotations
 
+import fnmatch
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import nn
@@ -37,3 +39,10 @@ def all_names(model: nn.Module) -> dict[str, list[str]]:
 def full_name(block: str, layer: str) -> str:
     """Name of a layer in the model, from that of its block and its own within it ("" for the block itself)."""
     return f"{block}.{layer}" if layer else block
+
+
+def matches(names: Iterable[str], globs: Sequence[str]) -> bool:
+    """Whether a glob matches a module or parameter, under any of its names, or a module that holds it."""
+    parts = [name.split(".") for name in names]
+    around = [".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)]
+    return any(fnmatch.fnmatchcase(name, glob) for name in around for glob in globs)

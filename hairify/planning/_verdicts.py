@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import fnmatch
 import math
 from collections import ChainMap
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import nn
 
-from hairify._support.module_names import all_names
+from hairify._support.module_names import all_names, matches
 from hairify._support.torch_internals import CONVOLUTION
 from hairify.nn._converted import within_converted
 from hairify.nn._layers import is_layer, why_not
@@ -51,7 +49,7 @@ def judge_layers(probe: Probe, pairs: Pairs, graphs: Graphs, split: str, choices
     layers = {name: module for name, module in model.named_modules() if is_layer(module)}
     dependents, idle, tracer = graphs.dependence(split)
     names = all_names(model)
-    chosen = {n for n in layers if _matches(names[n], choices.include) and not _matches(names[n], choices.exclude)}
+    chosen = {n for n in layers if matches(names[n], choices.include) and not matches(names[n], choices.exclude)}
     known = ChainMap(  # reasons against layers; where there are several, the first
         {name: reason for name, layer in layers.items() if (reason := why_not(layer)) is not None},
         dict.fromkeys(within_converted(model), "belongs to a HairModel within the model"),
@@ -88,10 +86,3 @@ def _before(recording: Recording | None, split: str) -> set[str]:
     first = recording.first_calls() if recording else {}
     end = first[split].end if split in first else math.inf
     return {name for name, call in first.items() if call.start < end}
-
-
-def _matches(names: Sequence[str], patterns: Sequence[str]) -> bool:
-    """Whether a glob matches the module, under any of its names, or one that holds it."""
-    parts = [name.split(".") for name in names]
-    around = [".".join(p[:i]) for p in parts for i in range(1, len(p) + 1)]
-    return any(fnmatch.fnmatchcase(name, pattern) for name in around for pattern in patterns)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from torch import nn
 
+from hairify._support.module_names import matches
 from hairify.errors import OptionError
 
 
@@ -43,12 +43,4 @@ def keep_statistics(network: nn.Module, globs: Sequence[str] = ("*",)) -> None:
 
 
 def _matches(name: str, glob: str) -> bool:
-    return any(fnmatch.fnmatchcase(one, glob) for one in _around(name)) or any(
-        fnmatch.fnmatchcase(one, glob) for one in _around(name.removeprefix("base."))
-    )
-
-
-def _around(name: str) -> Iterator[str]:
-    """A name, and those of the modules around it."""
-    parts = name.split(".")
-    return (".".join(parts[:count]) for count in range(len(parts), 0, -1))
+    return matches((name, name.removeprefix("base.")), (glob,))
