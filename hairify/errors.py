@@ -113,5 +113,9 @@ class TorchVersionError(HairError, RuntimeError):
     """This release of PyTorch lacks something undocumented that hairify uses."""
 
 
+class TuningError(HairError, ValueError):
+    """A file is no tuning, or one for another device, number of threads or release of PyTorch."""
+
+
 class HairWarning(UserWarning):
     """It worked, but not as one would expect: little of a model was converted, or images were left out."""

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from hairify._support.nested import image_size
 from hairify._support.observing import untouched_buffers
 from hairify._support.torch_internals import backward_pass, checkpointed_call, is_traced
-from hairify.errors import BakeError, ExportError, GIVError, RecomputationError
+from hairify.errors import BakeError, ExportError, GIVError, RecomputationError, TuningError
+from hairify.functional._tuning import Recorder, Tuning, tuned
 from hairify.nn._baking import bake
 from hairify.nn._boxes import LowRankBox, WeightBox
 from hairify.nn._calibration import calibrate, check_untrained
@@ -235,6 +236,66 @@ class HairModel(Converted):
         """
         for box in self.boxes:
             cast(WeightBox, box).recompute = enabled
+        return self
+
+    def tune(self, *args: Any, **kwargs: Any) -> HairModel:
+        """Choose the kernels of per-image layers by measurement, where the rules go by shapes alone.
+
+        For example:
+
+            hair.train().tune(batch)  # as in training, with autocast and channels last where they are used there
+
+        What is quickest depends on the processor, the layer and the batch. Each of the layers that these inputs lead
+        through is timed once for its shape, forward and backward, by each kernel that can compute it; the choices are
+        kept for such inputs, as by `torch.backends.cudnn.benchmark`. Outputs stay the same up to rounding. With one
+        image, or one GIV for all, layers compute as ordinary ones, and there is nothing to choose. Compilers and
+        exporters go by the rules. Copies and pickles of the model keep the choices; checkpoints do not.
+
+        Args:
+            args: the network's inputs, as many images as in the batches to come. They are run once, in evaluation mode;
+                where the model is in training mode, with gradients recorded, so that the layers do as in training.
+            kwargs: further inputs.
+
+        Returns:
+            The model itself; `hair.tuning` has the choices.
+        """
+        recorder = Recorder()
+        before, self._context.tuning = self._context.tuning, recorder
+        gradients = self.training and not torch.is_inference_mode_enabled()
+        try:
+            with self._context.observing(self.base, self._hypernetwork), torch.set_grad_enabled(gradients):
+                self(*args, **kwargs)
+        finally:
+            self._context.tuning = before
+        device = next(self.boxes.parameters()).device
+        found = tuned(recorder.cases, device)
+        if isinstance(before, Tuning) and before.fits(device):
+            found.measured = before.measured | found.measured
+        self._context.tuning = found
+        return self
+
+    @property
+    def tuning(self) -> Tuning | None:
+        """The kernels that were chosen by measurement; `print` shows them. None without."""
+        tuning = self._context.tuning
+        return tuning if isinstance(tuning, Tuning) else None
+
+    def use_tuning(self, tuning: Tuning | None) -> HairModel:
+        """Choose kernels by a tuning made before, as `Tuning.load` reads it; None goes back to the rules.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            TuningError: it was made on another device, for another number of threads or with another PyTorch.
+        """
+        device = next(self.boxes.parameters()).device
+        if tuning is not None and not tuning.fits(device):
+            raise TuningError(
+                f"The tuning was made on {tuning.device} with {tuning.threads} threads by PyTorch {tuning.torch}, and "
+                f"says nothing about this one ({device}). Make another: `hair.tune(images)`."
+            )
+        self._context.tuning = tuning
         return self
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:

@@ -5,7 +5,20 @@ from __future__ import annotations
 import sys
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+
+def is_sharded(module: nn.Module) -> bool:
+    """Whether a module's parameters are whole during its call alone, or never."""
+    for parameter in module.parameters():
+        if hasattr(parameter, "to_local"):
+            return True
+        break  # they are sharded together
+    if torch.compiler.is_compiling():
+        return False
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # who shards has imported it, which takes long
+    return fsdp is not None and isinstance(module, (fsdp.FSDPModule, fsdp.FullyShardedDataParallel))
 
 
 def free_gathered(network: nn.Module, found: Tensor) -> None:

@@ -33,7 +33,8 @@ _NEEDED: tuple[tuple[Any, str], ...] = (
     (_python_dispatch, "TorchDispatchMode"),
     (torch.ops.aten.bernoulli_.float, "_schema"),
     (torch.ops.aten.bernoulli_.float, "overloadpacket"),
-    *((nn.Module(), name) for name in ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")),
+    *((nn.Module(), name) for name in ("_parameters", "_buffers", "_modules")),
+    *((nn.Module(), f"_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")),
     *((pytree, name) for name in ("tree_flatten", "tree_unflatten", "tree_leaves", "tree_map", "tree_map_only")),
     (nn.modules.conv, "_ConvNd"),
     (nn.modules.batchnorm, "_BatchNorm"),
@@ -200,6 +201,13 @@ def forward_hooks(module: nn.Module) -> MutableMapping[int, Callable[..., Any]]:
 def forward_pre_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
     """A module's own forward pre-hooks."""
     return module._forward_pre_hooks
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether a module has hooks of its own that a call would run."""
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
 
 
 CONVOLUTION: type[nn.Module] = nn.modules.conv._ConvNd

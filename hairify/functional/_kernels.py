@@ -28,10 +28,11 @@ speed; on another, 1×1, 96 → 288 at 32² took 3.2 ms by matmul, 10.3 by the l
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -43,6 +44,52 @@ from hairify.functional._operations import Convolution, Operation
 from hairify.functional._unfolding import unfolded
 
 Kernel: TypeAlias = Literal["plain", "matmul", "grouped", "loop", "unfolded"]
+
+class Choice(NamedTuple):
+    """The kernels for an operation and for its gradients."""
+
+    forward: Kernel
+    backward: Kernel
+
+
+class Case(NamedTuple):
+    """All by which a kernel is chosen.
+
+    Attributes:
+        operation: what is computed.
+        batch: B.
+        input: its shape, (k·B, ...).
+        weight: shape of one image's weight.
+        dtype: of the weights.
+        input_dtype: of the input, which is another one under autocast.
+        device: type of the device.
+        channels_last: whether the input is so in memory.
+    """
+
+    operation: Operation
+    batch: int
+    input: torch.Size
+    weight: torch.Size
+    dtype: torch.dtype
+    input_dtype: torch.dtype
+    device: str
+    channels_last: bool
+
+    def by_rule(self) -> Kernel:
+        """What `choose_kernel` chooses."""
+        itemsize = self.dtype.itemsize
+        return choose_kernel(
+            self.operation, self.batch, self.input, self.weight, itemsize, self.device, self.channels_last
+        )
+
+
+class Chooser(Protocol):
+    """What knows better than the rules, for some cases."""
+
+    def choice(self, case: Case) -> Choice | None:
+        """The kernels for a case, None for those of the rules."""
+
+
 Needed: TypeAlias = tuple[bool, bool, bool]
 Gradients: TypeAlias = tuple[Tensor | None, Tensor | None, Tensor | None]
 
@@ -112,7 +159,9 @@ def choose_kernel(
     return "grouped" if is_small and all(c % _CHANNELS_IN_A_BLOCK == 0 for c in per_group) else "loop"
 
 
-def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def per_image(
+    operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | None, kernel: Kernel | None = None
+) -> Tensor:
     """Apply an operation with weights of its own to each image.
 
     Args:
@@ -120,6 +169,7 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
         input: shape (k·B, ...).
         weight: shape (B, *shape).
         bias: shape (B, out) or None.
+        kernel: one that is able to; None for what the rules say.
 
     Raises:
         BatchMismatchError: the input's first dimension is not a multiple of B.
@@ -128,7 +178,7 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
     out = operation.channels(weight.shape[1:])[1]
     if bias is not None and bias.shape != (weight.shape[0], out):
         raise ShapeError(f"The bias has shape {tuple(bias.shape)}; with this weight it is ({weight.shape[0]}, {out}).")
-    kernel = kernel_for(operation, input, weight)
+    kernel = kernel or choice_for(operation, input, weight).forward
     if kernel == "plain":
         return operation(input, weight[0], None if bias is None else bias[0])
     rows_per_image(input, weight.shape[0])
@@ -136,17 +186,44 @@ def per_image(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor 
     return laid_out_like(operation, input, output)
 
 
-def kernel_for(operation: Operation, input: Tensor, weight: Tensor) -> Kernel:
-    """The kernel that `choose_kernel` takes for these tensors."""
-    return choose_kernel(
+def choice_for(operation: Operation, input: Tensor, weight: Tensor, tuning: Chooser | None = None) -> Choice:
+    """The kernels for these tensors: those of a tuning, where it has some, else what `choose_kernel` says.
+
+    Compilers and exporters see the rules alone.
+    """
+    case = Case(
         operation,
         weight.shape[0],
         input.shape,
         weight.shape[1:],
-        weight.element_size(),
+        weight.dtype,
+        input.dtype,
         input.device.type,
         _is_channels_last(input),
     )
+    if torch.compiler.is_compiling() or any(map(is_symbolic, (weight.shape[0], *input.shape))):
+        return Choice(case.by_rule(), case.by_rule())
+    if tuning is not None and (choice := tuning.choice(case)) is not None:
+        return choice
+    return _remembering(choose_kernel)(case)
+
+
+@functools.cache
+def _remembering(choose: Callable[..., Kernel]) -> Callable[[Case], Choice]:
+    """The rule, which remembers its last answers."""
+
+    @functools.lru_cache(maxsize=4096)
+    def remember(case: Case) -> Choice:
+        return Choice(case.by_rule(), case.by_rule())
+
+    return remember
+
+
+def able(operation: Operation) -> list[Kernel]:
+    """The kernels among which can be chosen for several images, with gradients of their own."""
+    if not isinstance(operation, Convolution):
+        return ["matmul"]
+    return ["matmul", "grouped", "loop"] if operation.is_matrix_product else ["grouped", "loop"]
 
 
 def rows_per_image(input: Tensor, batch: int) -> int:
@@ -267,8 +344,10 @@ def _is_channels_last(input: Tensor) -> bool:
     return input.ndim == 4 and not input.is_contiguous() and input.permute(0, 2, 3, 1).is_contiguous()
 
 
-def per_image_backward(operation: Operation, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed) -> Gradients:
-    """The gradients of `per_image`, by the kernel that it takes.
+def per_image_backward(
+    operation: Operation, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed, kernel: Kernel | None = None
+) -> Gradients:
+    """The gradients of `per_image`.
 
     Args:
         operation: with its settings.
@@ -276,11 +355,12 @@ def per_image_backward(operation: Operation, grad: Tensor, input: Tensor, weight
         input: as given to `per_image`.
         weight: as given to `per_image`.
         needed: whether the gradients of input, weight and bias are.
+        kernel: one that is able to; None for what the rules say.
 
     Returns:
         Those gradients, None where not needed.
     """
-    kernel = kernel_for(operation, input, weight)
+    kernel = kernel or choice_for(operation, input, weight).backward
     if not isinstance(operation, Convolution) or kernel == "matmul":
         return _matmul_backward(operation, grad, input, weight, needed)
     batch = weight.shape[0]

@@ -43,7 +43,7 @@ class Linear:
         return weights.flatten(0, 1)
 
 
-@dataclass  # not frozen: compilers before PyTorch 2.12 follow no call of an object of a frozen one
+@dataclass(unsafe_hash=True)  # not frozen: compilers before PyTorch 2.12 follow no call of an object of a frozen one
 class Convolution:
     """`F.conv1d`, `F.conv2d` or `F.conv_transpose2d` with these settings.
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from hairify._support.symbolic import is_symbolic
 from hairify._support.torch_internals import own_modules
-from hairify.functional._kernels import per_image
-from hairify.functional._mixing import mix, mix_low_rank, mix_outputs, outputs_are_cheaper
+from hairify.functional._kernels import Chooser
+from hairify.functional._mixing import (
+    mix,
+    mix_low_rank,
+    mix_low_rank_of_blocks,
+    mix_of_blocks,
+    mix_outputs,
+    outputs_are_cheaper,
+)
 from hairify.functional._operations import Operation, Prepare
-from hairify.functional._recomputation import is_possible, is_worthwhile, recomputed
+from hairify.functional._recomputation import applied, is_possible, is_worthwhile, recomputed
+from hairify.nn._weights import BlockWeights, Weights
 
 FACTORS = ("left", "right", "bias_change")
 """Names of the parameters by which rows of a low-rank box differ."""
+
+# The weights of several images are made for all blocks of a level at once while they are so few: they are held until
+# the forward ends, in training until the backward pass.
+_FEW_BYTES = 2**20
 
 
 class WeightBox(nn.Module):
@@ -38,6 +51,7 @@ class WeightBox(nn.Module):
 
     def __init__(self, rows: Mapping[str, Mapping[str, nn.Parameter]]) -> None:
         super().__init__()
+        self._layers = tuple(rows)
         for layer_name, parameters in rows.items():
             home: nn.Module = self
             for part in layer_name.split(".") if layer_name else ():
@@ -71,23 +85,96 @@ class WeightBox(nn.Module):
             Weight (B, *shape) and bias (B, out) or None; with `prepare` the layer's output.
         """
         parameters = self._parameters_of(layer_name, block)
-        selecting = selecting.to(parameters[0].device)
         if prepare is None:
-            return self._generate(selecting, *parameters)
+            return self._generate(selecting.to(parameters[0].device), *parameters)
         assert input is not None
+        return self.compute(selecting, parameters, prepare, input, settings)
+
+    def compute(
+        self,
+        selecting: Tensor,
+        parameters: tuple[Tensor, ...],
+        prepare: Prepare,
+        input: Tensor,
+        settings: Mapping[str, Any],
+        tuning: Chooser | None = None,
+    ) -> Tensor:
+        """What one layer computes.
+
+        Args:
+            selecting: selecting vectors, shape (B, N).
+            parameters: what the layer's weights are made of.
+            prepare: makes the operation.
+            input: shape (k·B, ...).
+            settings: of the operation.
+            tuning: chooses kernels; None for the rules.
+        """
+        selecting = selecting.to(parameters[0].device)
         input, operation = prepare(input, self._kernel(parameters[0]), **settings)
         output = self._by_outputs(operation, input, selecting, parameters)
         if output is not None:
             return output
         if self._recomputes(operation, input, selecting, parameters):
-            return recomputed(operation, input, self._generate, selecting, *parameters)
-        return per_image(operation, input, *self._generate(selecting, *parameters))
+            return recomputed(operation, input, self._generate, selecting, *parameters, tuning=tuning)
+        return applied(operation, input, *self._generate(selecting, *parameters), tuning)
+
+    def weights_of_blocks(
+        self, selecting: Tensor, *, ahead: bool, tuning: Chooser | None = None
+    ) -> list[BlockWeights]:
+        """What the layers of each of the M blocks compute with in one forward. Not for sharded boxes.
+
+        The weights of a single GIV are made here: those of all blocks in one product for each parameter, which reads
+        the rows once. They are as many numbers as the network itself had. So are those of several images, where they
+        are few. Else each block gets its part of the parameters; they are cut for all blocks at once, since a block
+        that cuts its own part out of the whole would have a gradient as large as that.
+
+        Args:
+            selecting: shape (B, M, N).
+            ahead: False leaves making weights to the layers.
+            tuning: chooses kernels; None for the rules.
+        """
+        images, blocks = selecting.shape[:2]
+        vectors = selecting.transpose(0, 1)
+        weights = [BlockWeights(self, m, v, tuning) for m, v in enumerate(vectors.unbind())]
+        is_single = not is_symbolic(images) and images == 1
+        if self.recompute and torch.is_grad_enabled():
+            ahead = False
+        for layer_name in self._layers:
+            rows = self._rows(layer_name)
+            if ahead and (is_single or self._are_few(images, blocks, rows)):
+                made = self._generate_for_blocks(vectors.to(rows.weight.device), rows)
+                for block, *of_block in zip(weights, *map(Tensor.unbind, made), strict=True):
+                    if is_single:
+                        block.shared[layer_name] = _weight_and_bias(t.squeeze(0) for t in of_block)
+                    else:
+                        block.made[layer_name] = _weight_and_bias(of_block)
+            else:
+                for block, parameters in zip(weights, self._parts(rows, blocks), strict=True):
+                    block.parameters[layer_name] = parameters
+        return weights
+
+    def _are_few(self, images: int, blocks: int, rows: Any) -> bool:
+        if is_symbolic(images):
+            return False
+        weight = rows.weight
+        return bool(images * blocks * weight[0].numel() * weight.element_size() <= _FEW_BYTES)
+
+    def _generate_for_blocks(self, selecting: Tensor, rows: Any) -> list[Tensor]:
+        """One layer's weights (M, B, *shape), and biases (M, B, out) if it has some, for vectors (M, B, N)."""
+        return [mix(selecting, parameter) for parameter in self._members(rows)]
+
+    def _parts(self, rows: Any, blocks: int) -> Iterable[tuple[Tensor, ...]]:
+        """What the weights of one layer are made of, for each block."""
+        return [self._members(rows)] * blocks
+
+    @staticmethod
+    def _members(rows: Any) -> tuple[Tensor, ...]:
+        bias = getattr(rows, "bias", None)
+        return (rows.weight,) if bias is None else (rows.weight, bias)
 
     def _parameters_of(self, layer_name: str, block: int) -> tuple[Tensor, ...]:
         """What the weights of one layer are made of, as arguments of `_generate`."""
-        rows = self._rows(layer_name)
-        bias = getattr(rows, "bias", None)
-        return (rows.weight,) if bias is None else (rows.weight, bias)
+        return self._members(self._rows(layer_name))
 
     def _rows(self, layer_name: str) -> Any:
         """The module that holds one layer's parameters, as attributes: replicas of `nn.DataParallel` have no others."""
@@ -160,11 +247,21 @@ class LowRankBox(WeightBox):
         )
 
     def _parameters_of(self, layer_name: str, block: int) -> tuple[Tensor, ...]:
-        rows = self._rows(layer_name)
+        return tuple(p[block if len(p) > 1 else 0] for p in self._members(self._rows(layer_name)))
+
+    def _generate_for_blocks(self, selecting: Tensor, rows: Any) -> list[Tensor]:
+        weight, left, right, *biases = self._members(rows)
+        made = [mix_low_rank_of_blocks(selecting, weight, left, right)]
+        return [*made, mix_of_blocks(selecting, *biases)] if biases else made
+
+    def _parts(self, rows: Any, blocks: int) -> Iterable[tuple[Tensor, ...]]:
+        parts = (p.unbind() if len(p) > 1 else (p[0],) * blocks for p in self._members(rows))
+        return zip(*parts, strict=True)
+
+    @staticmethod
+    def _members(rows: Any) -> tuple[Tensor, ...]:
         bias = getattr(rows, "bias", None)
-        own = block if rows.left.shape[0] > 1 else 0
-        biases = () if bias is None else (bias[block], rows.bias_change[own])
-        return rows.weight[block], rows.left[own], rows.right[own], *biases
+        return (rows.weight, rows.left, rows.right, *(() if bias is None else (bias, rows.bias_change)))
 
     @staticmethod
     def _generate(selecting: Tensor, *parameters: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -189,3 +286,8 @@ class LowRankBox(WeightBox):
     def _terms(parameters: tuple[Tensor, ...]) -> int:
         _, left, *_ = parameters
         return left.shape[0] * left.shape[2]
+
+
+def _weight_and_bias(made: Iterable[Tensor]) -> Weights:
+    weight, *biases = made
+    return weight, biases[0] if biases else None

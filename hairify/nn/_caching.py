@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from hairify._support.comparing import Numbers
 from hairify._support.torch_internals import own_buffers, own_modules, own_parameters
+from hairify.nn._weights import BlockWeights
 
-Weights: TypeAlias = tuple[Tensor, Tensor | None]
-"""Weight (B, *shape) and bias (B, out) of one hyper layer for each image."""
-
+Made: TypeAlias = tuple[list[Tensor], list[list[BlockWeights]]]
+"""Selecting vectors of each level, (1, M, N), and what the layers of its blocks compute with."""
 
 @dataclass
 class WeightCache:
@@ -27,10 +27,7 @@ class WeightCache:
     They are those of one CUDA stream: work on another would have to wait for it, which nobody would know.
     """
 
-    _selecting: list[Tensor] = field(default_factory=list)
-    """Selecting vectors of each level, (1, M, N); empty until they are made."""
-    _weights: dict[tuple[int, int, str], Weights] = field(default_factory=dict)
-    """By level, block and layer name."""
+    _made: Made | None = None
     _streams: list[int] = field(default_factory=list)
     """CUDA streams, of which there is one for each device."""
     _made_of: Numbers | None = None
@@ -50,26 +47,18 @@ class WeightCache:
         streams = [torch.cuda.current_stream(device).cuda_stream for device in devices]
         if self._made_of is not None and streams == self._streams and self._made_of.are_still_held(tensors):
             return True
-        self._selecting, self._weights, self._made_of = [], {}, None
+        self._made = self._made_of = None
         if not Numbers.can_be_compared(tensors):
             return False
         self._streams, self._made_of = streams, Numbers(tensors)
         return True
 
-    def selecting_vectors(self, make: Callable[[], list[Tensor]]) -> list[Tensor]:
-        """Selecting vectors of each level, made at the first call."""
-        if not self._selecting:
+    def kept(self, make: Callable[[], Made]) -> Made:
+        """What `make` returned at the first call."""
+        if self._made is None:
             with _ordinary_tensors():
-                self._selecting = make()
-        return self._selecting
-
-    def weights(self, level: int, block: int, layer_name: str, make: Callable[[], Weights]) -> Weights:
-        """The weights of one hyper layer, made at the first call for it."""
-        key = (level, block, layer_name)
-        if key not in self._weights:
-            with _ordinary_tensors():
-                self._weights[key] = make()
-        return self._weights[key]
+                self._made = make()
+        return self._made
 
 
 def _members(module: nn.Module) -> Iterator[Tensor]:

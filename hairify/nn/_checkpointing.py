@@ -7,13 +7,13 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from hairify._support.nested import tensors
 from hairify._support.torch_internals import version
 from hairify.errors import RecomputationError
-from hairify.nn._context import ForwardContext, Hypernetwork
+from hairify.nn._context import ForwardContext, RunningForward
 from hairify.nn._twins import twin_with_buffers
 
 
@@ -36,6 +36,7 @@ def checkpoint_blocks(base: nn.Module, context: ForwardContext, blocks: Iterable
                 "so the block cannot be run again on the buffers that it started from. Make that a method of the block "
                 "(`types.MethodType(function, block)`), or do without `checkpoint_blocks`."
             )
+    context.makes_ahead = False
     for name, block in chosen.items():
         if not isinstance(block.__dict__.get("forward"), _CheckpointedForward):
             block.__dict__["forward"] = _CheckpointedForward(block, name, context)
@@ -48,6 +49,7 @@ def is_checkpointed(base: nn.Module) -> bool:
 
 def stop_checkpointing(base: nn.Module, context: ForwardContext) -> None:
     """Undo `checkpoint_blocks`."""
+    context.makes_ahead = True
     for module in base.modules():
         forward = module.__dict__.get("forward")
         if isinstance(forward, _CheckpointedForward) and forward.context is context:
@@ -58,7 +60,7 @@ def stop_checkpointing(base: nn.Module, context: ForwardContext) -> None:
 class _CheckpointedForward:
     """Stands on a block in place of its forward. An object, not a closure: a copy of it belongs to the block's copy.
 
-    The selecting vectors go through the checkpoint as arguments. So the second run uses those of its own first
+    The forward goes through the checkpoint as an argument. So the second run uses the selecting vectors of its own first
     run, whatever forwards came in between and in whichever thread the backward pass runs.
 
     Args:
@@ -77,18 +79,17 @@ class _CheckpointedForward:
             return self._plain(self.block, args, kwargs)
         # Compilers see to buffers and to writes in place by themselves, and trace no state.
         run = self.run if torch.compiler.is_compiling() else _Runs(self)
-        return checkpoint(run, running.hypernetwork, running.selecting, args, kwargs, use_reentrant=False)
+        return checkpoint(run, running, args, kwargs, use_reentrant=False)
 
     def run(
         self,
-        hypernetwork: Hypernetwork,
-        selecting: list[Tensor],
+        forward: RunningForward,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         block: nn.Module | None = None,
     ) -> Any:
         """The block's own forward, on the block or a twin of it."""
-        with self.context.selected(hypernetwork, selecting):
+        with self.context.resumed(forward):
             return self._plain(self.block if block is None else block, args, kwargs)
 
     def _plain(self, block: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -111,16 +112,14 @@ class _Runs:
         self._versions: list[int] = []
         self._start = twin_with_buffers(forward.block)
 
-    def __call__(
-        self, hypernetwork: Hypernetwork, selecting: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
+    def __call__(self, forward: RunningForward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inputs = tensors((args, kwargs))
         if not self._first:
             self._check(inputs)
             block = None if self._start is None else twin_with_buffers(self._start)
-            return self._forward.run(hypernetwork, selecting, args, kwargs, block)
+            return self._forward.run(forward, args, kwargs, block)
         self._first, self._versions = False, list(map(version, inputs))
-        output = self._forward.run(hypernetwork, selecting, args, kwargs)
+        output = self._forward.run(forward, args, kwargs)
         self._check(inputs)
         return output
 

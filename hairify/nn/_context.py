@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -15,14 +14,15 @@ from torch import Tensor, nn
 
 from hairify._support.nested import Size, image_size, tensors
 from hairify._support.observing import Observation
-from hairify._support.sharding import free_gathered
-from hairify._support.torch_internals import backward_pass, checkpointed_call
+from hairify._support.sharding import free_gathered, is_sharded
+from hairify._support.torch_internals import backward_pass, checkpointed_call, is_hooked
 from hairify.errors import GIVError, OutsideForwardError
-from hairify.functional._kernels import per_image
-from hairify.functional._operations import Prepare
-from hairify.nn._caching import WeightCache, Weights
+from hairify.functional._kernels import Chooser
+from hairify.nn._boxes import WeightBox
 from hairify.nn._features import Feature, read_feature, size_of_map
 from hairify.nn._given import Given, GivenGIVs
+from hairify.nn._hsn import selecting_vectors
+from hairify.nn._weights import BlockSlot, BlockWeights, Weights
 
 _RUN_AGAIN = (
     "was run again during a backward pass, as gradient checkpointing does, where the selecting vectors of its own "
@@ -42,7 +42,7 @@ class Hypernetwork:
         dac: F_g → (B, D).
         standardization: what the DAC returns → GIV.
         hsn: per level, GIV (B, D) → selecting vectors (B, M, N).
-        boxes: per level, (layer name, selecting vectors (B, N), block) → per-image weight and bias.
+        boxes: per level, selecting vectors → per-image weights.
     """
 
     dac: nn.Module
@@ -52,7 +52,27 @@ class Hypernetwork:
 
     def selecting_vectors(self, giv: Tensor) -> list[Tensor]:
         """Map GIVs (B, D) to the selecting vectors of each level, (B, M, N)."""
-        return [hsn(giv) for hsn in self.hsn]
+        return selecting_vectors(self.hsn, giv)
+
+    def weights_of_blocks(
+        self, selecting: list[Tensor], *, ahead: bool = True, tuning: Chooser | None = None
+    ) -> list[list[BlockWeights]]:
+        """What the layers of each level's blocks compute with; empty where a box must be called for each layer.
+
+        Args:
+            selecting: of each level, (B, M, N).
+            ahead: whether weights may be made here, before the layers run.
+            tuning: chooses kernels; None for the rules.
+        """
+        return [
+            box.weights_of_blocks(vectors, ahead=ahead, tuning=tuning) if _is_open(box) and isinstance(vectors, Tensor) else []
+            for box, vectors in zip(self.boxes, selecting, strict=False)
+        ]
+
+
+def _is_open(box: nn.Module) -> bool:
+    """Whether a box's parameters can be used without calling it: none may miss its hooks, or be sharded."""
+    return isinstance(box, WeightBox) and not is_hooked(box) and not is_sharded(box)
 
 
 @dataclass(frozen=True)
@@ -67,6 +87,7 @@ class WeightAddress:
         bias: whether there is a bias.
         level_name: name of the level, for messages.
         box_size: N of the Weight Box, for `print`.
+        slot: where the weights of the block are found.
     """
 
     context: ForwardContext
@@ -76,13 +97,17 @@ class WeightAddress:
     bias: bool
     level_name: str
     box_size: int
+    slot: BlockSlot = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "slot", self.context.slot(self.level, self.block))
 
 
 Until: TypeAlias = Literal["feature", "giv"]
 
 
 @dataclass
-class _Forward:
+class RunningForward:
     """One running forward."""
 
     hypernetwork: Hypernetwork
@@ -96,21 +121,22 @@ class _Forward:
     """F_g or the GIV, whichever the forward is run for."""
     selecting: list[Tensor] = field(default_factory=list)
     """Selecting vectors of each level, (B, M, N); empty until the split has run."""
-    cache: WeightCache | None = None
-    """Keeps the weights that are made, where they are the same for all images."""
+    blocks: list[list[BlockWeights]] = field(default_factory=list)
+    """What the layers of each level's blocks compute with; empty where the level's box is called for each layer."""
+    in_program: bool = field(default_factory=torch.compiler.is_compiling)
+    """Whether a compiler follows the forward from its start, so that layers need no slots to find their weights in."""
     within_backward: int = field(default_factory=backward_pass)
     """Number of the backward pass within which the forward started, -1 where in none."""
     with_gradients: bool = field(default_factory=torch.is_grad_enabled)
     """Whether gradients were recorded where the forward started."""
 
-    def selecting_of(self, address: WeightAddress) -> Tensor:
-        """The selecting vectors (B, N) of one block."""
-        return self.selecting[address.level][:, address.block]
-
-    def weights_at(self, address: WeightAddress) -> Weights:
-        """The per-image weight (B, *shape) and bias (B, out) of one hyper layer."""
-        box = self.hypernetwork.boxes[address.level]
-        return box(address.layer_name, self.selecting_of(address), address.block)
+    def weights_of(self, address: WeightAddress) -> BlockWeights:
+        """The weights of one block."""
+        blocks = self.blocks[address.level]
+        if blocks:
+            return blocks[address.block]
+        vectors = self.selecting[address.level][:, address.block]
+        return BlockWeights(self.hypernetwork.boxes[address.level], address.block, vectors)
 
     def end(self, found: Tensor) -> NoReturn:
         """End the forward at the split, with what it is run for."""
@@ -118,7 +144,7 @@ class _Forward:
         raise SplitReached
 
 
-def _is_run_again(forward: _Forward | None) -> bool:
+def _is_run_again(forward: RunningForward | None) -> bool:
     """Whether this is a backward pass that runs a part of some other forward again."""
     if torch.compiler.is_compiling():  # compilers have no number to compare
         return False
@@ -133,26 +159,27 @@ class _Local(threading.local):
     """What belongs to one thread."""
 
     def __init__(self) -> None:  # runs in each thread; compilers compile anew once an absent attribute appears
-        self.forward: _Forward | None = None
+        self.forward: RunningForward | None = None
+        self.slots_are_filled = False
 
 
-class _TimeOf(AbstractContextManager[_Forward]):
+class _TimeOf(AbstractContextManager[RunningForward]):
     """The time for which a forward is the one that runs in its thread.
 
     It is a class because the compilers of PyTorch 2.6 follow none that `contextlib` makes of a generator.
     """
 
-    def __init__(self, local: _Local, forward: _Forward) -> None:
-        self._local, self._forward = local, forward
-        self._before: _Forward | None = None
+    def __init__(self, context: ForwardContext, forward: RunningForward) -> None:
+        self._context, self._forward = context, forward
+        self._before: RunningForward | None = None
 
-    def __enter__(self) -> _Forward:
-        self._before = self._local.forward  # a hook in the model may run the model, say for its GIV
-        self._local.forward = self._forward
+    def __enter__(self) -> RunningForward:
+        self._before = self._context.running()  # a hook in the model may run the model, say for its GIV
+        self._context.run(self._forward)
         return self._forward
 
     def __exit__(self, *error: object) -> None:
-        self._local.forward = self._before
+        self._context.run(self._before)
 
 
 class ForwardContext:
@@ -167,23 +194,40 @@ class ForwardContext:
 
     Attributes:
         givens: the GIVs given by `conditioned_on`.
+        makes_ahead: whether weights may be made at the split: where blocks are checkpointed, they are to be made again.
+        tuning: chooses kernels; None for the rules.
     """
 
-    def __init__(self, split: str, feature: Feature) -> None:
-        self.split, self.feature = split, feature
+    def __init__(
+        self,
+        split: str,
+        feature: Feature,
+        slots: dict[tuple[int, int], BlockSlot] | None = None,
+        makes_ahead: bool = True,
+        tuning: Chooser | None = None,
+    ) -> None:
+        self.tuning = tuning
+        self.split, self.feature, self.makes_ahead = split, feature, makes_ahead
+        self._slots = {} if slots is None else slots
         self._local = _Local()
         self.givens = GivenGIVs()
         self._observation = Observation()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"split": self.split, "feature": self.feature}
+        return {
+            "split": self.split,
+            "feature": self.feature,
+            "slots": self._slots,
+            "makes_ahead": self.makes_ahead,
+            "tuning": self.tuning,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def forward(
         self, hypernetwork: Hypernetwork, image: Size | None, *, until: Until | None = None
-    ) -> AbstractContextManager[_Forward]:
+    ) -> AbstractContextManager[RunningForward]:
         """The time of one forward: within it, hyper layers have weights once the split has run.
 
         Args:
@@ -191,7 +235,7 @@ class ForwardContext:
             image: size of the input images.
             until: end at the split, with F_g as the DAC gets it or the GIV in `found`.
         """
-        return _TimeOf(self._local, _Forward(hypernetwork, image, until=until))
+        return _TimeOf(self, RunningForward(hypernetwork, image, until=until))
 
     def at_split(
         self, until: Until, hypernetwork: Hypernetwork, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -216,13 +260,33 @@ class ForwardContext:
         parts = (hypernetwork.dac, hypernetwork.standardization, *hypernetwork.hsn, *hypernetwork.boxes)
         return self._observation(base, *parts)
 
-    def running(self) -> _Forward | None:
+    def running(self) -> RunningForward | None:
         """The forward that runs in this thread."""
         return self._local.forward
 
-    def selected(self, hypernetwork: Hypernetwork, selecting: list[Tensor]) -> AbstractContextManager[_Forward]:
-        """The time of a part of a forward behind the split, run with the selecting vectors given."""
-        return _TimeOf(self._local, _Forward(hypernetwork, selecting=selecting))
+    def run(self, forward: RunningForward | None) -> None:
+        """Have a forward, or none, be the one that runs in this thread, and its weights in the slots."""
+        self._local.forward = forward
+        self._fill_slots(forward)
+
+    def _fill_slots(self, forward: RunningForward | None) -> None:
+        """Put the weights of a forward into the slots, or take out those of another."""
+        blocks = [] if forward is None or forward.in_program else forward.blocks
+        if not blocks and not self._local.slots_are_filled:
+            return
+        self._local.slots_are_filled = bool(blocks)
+        for (level, block), slot in self._slots.items():
+            slot.weights = blocks[level][block] if blocks and blocks[level] else None
+            slot.within_backward = -1 if forward is None else forward.within_backward
+
+    def slot(self, level: int, block: int) -> BlockSlot:
+        """Where the layers of one block find their weights."""
+        return self._slots.setdefault((level, block), BlockSlot())
+
+    def resumed(self, forward: RunningForward) -> AbstractContextManager[RunningForward]:
+        """The time of a part of a forward behind the split, with its selecting vectors, maybe in a backward pass."""
+        again = RunningForward(forward.hypernetwork, selecting=forward.selecting, blocks=forward.blocks)
+        return _TimeOf(self, again)
 
     def check_checkpointing(self, inputs: Any) -> None:
         """Refuse to run under a GIV what will be run again, in a backward pass, where that is not known.
@@ -278,20 +342,24 @@ class ForwardContext:
         else:
             self._select(forward, output)
 
-    def _select(self, forward: _Forward, output: Any) -> None:
+    def _select(self, forward: RunningForward, output: Any) -> None:
         """Find the selecting vectors of all levels, or end the forward with what it is run for."""
         given = None if forward.until else self._given()
         giv = self._read_giv(forward, output) if given is None else self._checked_giv(given.giv, output)
         if forward.until == "giv":
             forward.end(giv)
         hypernetwork = forward.hypernetwork
-        forward.cache = None if given is None else given.cache(hypernetwork.hsn, hypernetwork.boxes)
-        if forward.cache is None:
-            forward.selecting = hypernetwork.selecting_vectors(giv)
-        else:
-            forward.selecting = forward.cache.selecting_vectors(lambda: hypernetwork.selecting_vectors(giv))
+        cache = None if given is None else given.cache(hypernetwork.hsn, hypernetwork.boxes)
 
-    def _read_giv(self, forward: _Forward, output: Any) -> Tensor:
+        def make() -> tuple[list[Tensor], list[list[BlockWeights]]]:
+            selecting = hypernetwork.selecting_vectors(giv)
+            ahead = self.makes_ahead or not torch.is_grad_enabled()
+            return selecting, hypernetwork.weights_of_blocks(selecting, ahead=ahead, tuning=self.tuning)
+
+        forward.selecting, forward.blocks = make() if cache is None else cache.kept(make)
+        self._fill_slots(forward)
+
+    def _read_giv(self, forward: RunningForward, output: Any) -> Tensor:
         """The GIV that the DAC finds in the split's output; a forward that is run for F_g ends here."""
         dac, standardization = forward.hypernetwork.dac, forward.hypernetwork.standardization
         grid = self.feature.grid
@@ -313,32 +381,15 @@ class ForwardContext:
             )
         return giv
 
-    def generate(self, address: WeightAddress) -> Weights:
-        """The per-image weight (B, *shape) and bias (B, out) of one hyper layer.
+    def weights_of(self, address: WeightAddress) -> BlockWeights:
+        """The weights of one block's layers.
 
         Raises:
             OutsideForwardError: no forward is running in this thread, or the split has not run yet.
         """
-        return self._selected_forward(address).weights_at(address)
+        return self._selected_forward(address).weights_of(address)
 
-    def compute(self, address: WeightAddress, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
-        """What one hyper layer computes: an operation, prepared by `prepare`, with per-image weights.
-
-        Raises:
-            OutsideForwardError: no forward is running in this thread, or the split has not run yet.
-        """
-        forward = self._selected_forward(address)
-        if forward.cache is None or torch.is_grad_enabled():
-            box = forward.hypernetwork.boxes[address.level]
-            return box(address.layer_name, forward.selecting_of(address), address.block, prepare, input, **settings)
-        weight, bias = forward.cache.weights(
-            address.level, address.block, address.layer_name, lambda: forward.weights_at(address)
-        )
-        kernel = weight.shape[3:]  # of (B, out, in, *kernel)
-        input, operation = prepare(input, kernel, **settings)
-        return per_image(operation, input, weight, bias)
-
-    def _selected_forward(self, address: WeightAddress) -> _Forward:
+    def _selected_forward(self, address: WeightAddress) -> RunningForward:
         """The running forward, which has selecting vectors."""
         forward = self.running()
         if _is_run_again(forward):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
-from collections.abc import Sequence
-from typing import cast
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hairify._support.precision import full_precision
+from hairify._support.sharding import is_sharded
+from hairify._support.torch_internals import is_hooked
 from hairify.errors import OptionError
 
 _SPREAD = 2.0
@@ -62,9 +66,13 @@ class HyperSelectingNet(nn.Module):
 
     def forward(self, giv: Tensor) -> Tensor:
         """Map the GIV (B, D) to the selecting vectors (B, M, N): positive, with sum 1 over N."""
+        return self.through(giv, self.layers)
+
+    def through(self, giv: Tensor, layers: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
+        """Map the GIV (B, D) through layers (M or 1, B, ·) → (M, B, ·) to selecting vectors (B, M, N)."""
         with full_precision(giv.device):
             x = giv.unsqueeze(0)
-            for i, layer in enumerate(self.layers):
+            for i, layer in enumerate(layers):
                 x = layer(F.gelu(x) if i else x)
             return self.vectors_of(x).transpose(0, 1)
 
@@ -140,8 +148,13 @@ class StackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (M or 1, B, in_features) to (M, B, out_features)."""
-        x = x.to(self.weight.dtype).expand(self.weight.shape[0], -1, -1)
-        return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
+        return stacked_linear(x, self.weight, self.bias)
+
+
+def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Map (M or 1, B, in) to (M, B, out) by M weights (M, out, in) and biases (M, out)."""
+    x = x.to(weight.dtype).expand(weight.shape[0], -1, -1)
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
 
 class GIVStandardization(nn.Module):
@@ -187,6 +200,46 @@ class GIVStandardization(nn.Module):
     def extra_repr(self) -> str:
         """D."""
         return str(len(self.mean))
+
+
+def selecting_vectors(nets: Sequence[nn.Module], giv: Tensor) -> list[Tensor]:
+    """The selecting vectors (B, M, N) of each level's HSNs; those of levels alike are computed as one.
+
+    Args:
+        nets: of each level.
+        giv: shape (B, D).
+    """
+    if not isinstance(giv, Tensor):  # torch.fx follows
+        return [net(giv) for net in nets]
+    found: dict[int, Tensor] = {}
+    alike: dict[Any, list[int]] = defaultdict(list)
+    for level, net in enumerate(nets):
+        alike[level if (kind := _kind(net)) is None else kind].append(level)
+    for levels in alike.values():
+        of_one = [cast(HyperSelectingNet, nets[level]) for level in levels]
+        together = [of_one[0](giv)] if len(levels) == 1 else _side_by_side(of_one, giv)
+        found.update(zip(levels, together, strict=True))
+    return [found[level] for level in range(len(nets))]
+
+
+def _kind(net: nn.Module) -> Any:
+    """What HSNs must have in common to be computed as one; None where a net has to be called."""
+    if type(net) is not HyperSelectingNet or is_hooked(net) or is_sharded(net):
+        return None
+    layers = [layer for layer in net.layers if type(layer) is StackedLinear and not is_hooked(layer)]
+    if len(layers) != len(net.layers):
+        return None
+    weights = [layer.weight for layer in layers]
+    return net.limit, *((w.shape[1:], w.dtype, w.device) for w in weights)
+
+
+def _side_by_side(nets: Sequence[HyperSelectingNet], giv: Tensor) -> Sequence[Tensor]:
+    """What HSNs alike return, as one net of all their blocks."""
+    first = nets[0]
+    stacks = zip(*(cast(Iterable[StackedLinear], net.layers) for net in nets), strict=True)
+    layers = [tuple(torch.cat([getattr(s, name) for s in stack]) for name in ("weight", "bias")) for stack in stacks]
+    vectors = first.through(giv, [functools.partial(stacked_linear, weight=w, bias=b) for w, b in layers])
+    return vectors.split([len(cast(StackedLinear, net.layers[0]).weight) for net in nets], dim=1)
 
 
 def published_widths(giv_dim: int) -> tuple[int, ...]:

@@ -20,6 +20,7 @@ from hairify.errors import NoWeightError
 from hairify.functional._operations import Ints, Prepare, convolution, linear, transposed_convolution
 from hairify.functional._per_image import hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
 from hairify.nn._context import WeightAddress
+from hairify.nn._weights import BlockWeights, Weights
 
 # In `HairModel.graph()` each is one named node: they branch on shapes, which torch.fx cannot follow.
 for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "output_padding_for"):
@@ -106,21 +107,27 @@ class HyperLayer(nn.Module):
 HyperLayer.weight = property(_NoWeight)
 
 
-def generated(layer: HyperLayer) -> tuple[Tensor, Tensor | None]:
-    """A hyper layer's weight (B, *shape) and bias (B, out) for the images of the running forward.
+def weights_of(layer: HyperLayer) -> BlockWeights:
+    """What a hyper layer's block computes with in the running forward.
 
     Raises:
         OutsideForwardError: no forward is running, or it has not reached the split yet.
     """
-    return layer.hair_address.context.generate(layer.hair_address)
+    address = layer.hair_address
+    return address.slot.current() or address.context.weights_of(address)
+
+
+def _for_all(layer: HyperLayer) -> Weights | None:
+    """A layer's weight and bias where all images have the same: it computes as an ordinary layer then."""
+    return weights_of(layer).for_all(layer.hair_address.layer_name)
 
 
 def _compute(layer: HyperLayer, op: Callable[..., Tensor], prepare: Prepare, input: Tensor, **settings: Any) -> Tensor:
     """Apply a `hyper_*` operation, prepared by `prepare`, with the weights for the images of the running forward."""
+    weights, name = weights_of(layer), layer.hair_address.layer_name
     if isinstance(input, torch.fx.Proxy):  # in `HairModel.graph()` weights and operation are nodes of their own
-        weight, bias = generated(layer)
-        return op(input, weight, bias, **settings)
-    return layer.hair_address.context.compute(layer.hair_address, prepare, input, settings)
+        return op(input, *weights.of(name), **settings)
+    return weights.compute(name, prepare, input, settings)
 
 
 class HyperLinear(HyperLayer, nn.Linear):
@@ -130,6 +137,8 @@ class HyperLinear(HyperLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, *, in_features) to (k·B, *, out_features); image b's rows meet image b's weights."""
+        if (same := _for_all(self)) is not None:
+            return F.linear(input, *same)
         return _compute(self, hyper_linear, linear, input)
 
 
@@ -140,7 +149,7 @@ class HyperConv1d(HyperLayer, nn.Conv1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, C, L) to (k·B, out, L'); image b's rows meet image b's weights."""
-        return _convolve(self, hyper_conv1d, input)
+        return _convolve(self, F.conv1d, hyper_conv1d, input)
 
 
 class HyperConv2d(HyperLayer, nn.Conv2d):
@@ -150,11 +159,15 @@ class HyperConv2d(HyperLayer, nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, C, H, W) to (k·B, out, H', W'); image b's rows meet image b's weights."""
-        return _convolve(self, hyper_conv2d, input)
+        return _convolve(self, F.conv2d, hyper_conv2d, input)
 
 
-def _convolve(layer: HyperConv1d | HyperConv2d, op: Callable[..., Tensor], input: Tensor) -> Tensor:
+def _convolve(
+    layer: HyperConv1d | HyperConv2d, plain: Callable[..., Tensor], op: Callable[..., Tensor], input: Tensor
+) -> Tensor:
     input, padding = _pad(layer, input)
+    if (same := _for_all(layer)) is not None:
+        return plain(input, *same, layer.stride, padding, layer.dilation, layer.groups)
     return _compute(
         layer,
         op,
@@ -179,6 +192,8 @@ class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
         output_padding: Any = self.output_padding
         if output_size is not None:
             output_padding = output_padding_for(input, output_size, stride, padding, kernel_size, dilation)
+        if (same := _for_all(self)) is not None:
+            return F.conv_transpose2d(input, *same, stride, padding, output_padding, self.groups, dilation)
         return _compute(
             self,
             hyper_conv_transpose2d,

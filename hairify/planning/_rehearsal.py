@@ -15,6 +15,7 @@ from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
 from hairify.nn._context import WeightAddress
 from hairify.nn._layers import make_hyper
+from hairify.nn._weights import BlockSlot
 from hairify.planning._pairs import Pairs, same_up_to_rounding
 from hairify.planning._probe import Probe
 from hairify.planning._recording import Recording
@@ -22,20 +23,26 @@ from hairify.planning._recording import Recording
 
 @dataclass(frozen=True)
 class _Fixed:
-    """Stands in for a context: each of two images gets the weights that the layer had."""
+    """Stands in for a context and for a block's weights: each of two images gets the weights that the layer had."""
 
     weight: Tensor
     bias: Tensor | None
 
-    def generate(self, address: WeightAddress) -> tuple[Tensor, Tensor | None]:
+    def slot(self, level: int, block: int) -> BlockSlot:
+        return BlockSlot()  # an empty one, so that the layer asks for its weights
+
+    def weights_of(self, address: WeightAddress) -> _Fixed:
+        return self
+
+    def for_all(self, layer_name: str) -> None:
+        return None
+
+    def compute(self, layer_name: str, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
+        input, operation = prepare(input, self.weight.shape[2:], **settings)
         # Generated weights are contiguous, whatever the layer's own were.
         weight, bias = (None if t is None else t.contiguous().expand(2, *t.shape) for t in (self.weight, self.bias))
         assert weight is not None
-        return weight, bias
-
-    def compute(self, address: WeightAddress, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
-        input, operation = prepare(input, self.weight.shape[2:], **settings)
-        return per_image(operation, input, *self.generate(address))
+        return per_image(operation, input, weight, bias)
 
 
 def unfaithful(probe: Probe, pairs: Pairs, layers: list[str]) -> set[str]:

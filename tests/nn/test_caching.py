@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -19,6 +20,8 @@ from util import assert_close, assert_differs, perturb, published
 
 from hairify import HairModel, hairify
 from hairify.nn import _boxes as boxes
+from hairify.nn import _context as context
+from hairify.nn._hsn import selecting_vectors
 
 SIZE = (16, 24)
 
@@ -47,30 +50,33 @@ def hair() -> HairModel:
 
 
 class Calls:
-    """Counts what makes weights: calls of boxes and of HSNs."""
+    """Counts what makes weights and selecting vectors: of each box, and of all HSNs at once."""
 
     def __init__(self, hair: HairModel) -> None:
         self.boxes = self.hsns = 0
         for box in hair.boxes:
-            box.register_forward_hook(self._box)
-        for hsn in hair.hsn:
-            hsn.register_forward_hook(self._hsn)
+            for name in ("weights_of_blocks", "forward"):
+                setattr(box, name, functools.partial(self._box, getattr(box, name)))
 
-    def _box(self, *args: Any) -> None:
+    def _box(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         self.boxes += 1
+        return method(*args, **kwargs)
 
-    def _hsn(self, *args: Any) -> None:
+    def _hsn(self, *args: Any) -> list[Tensor]:
         self.hsns += 1
+        return selecting_vectors(*args)
 
     def of(self, call: Callable[[], Any]) -> tuple[int, int]:
         """Those during one call."""
         before = self.boxes, self.hsns
-        call()
+        with mock.patch.object(context, "selecting_vectors", self._hsn):
+            call()
         return self.boxes - before[0], self.hsns - before[1]
 
 
-def layers(hair: HairModel) -> int:
-    return sum(len(level.blocks) * len(level.layers) for level in hair.plan.levels)
+def all_of(hair: HairModel) -> tuple[int, int]:
+    """The calls of a forward that makes all weights anew."""
+    return len(hair.boxes), 1
 
 
 def uncached(hair: HairModel, giv: Tensor, x: Tensor) -> Tensor:
@@ -86,7 +92,7 @@ def test_weights_are_made_once_for_one_giv(name: str, box: str) -> None:
     hair, giv = converted(name, box), a_giv()
     calls, static = Calls(hair), hair.bake(giv=giv)
     with torch.no_grad(), hair.conditioned_on(giv):
-        assert calls.of(lambda: hair(images())) == (layers(hair), len(hair.hsn))
+        assert calls.of(lambda: hair(images())) == all_of(hair)
         for batch in (1, 3):
             x = images(batch)
             assert calls.of(lambda x=x: hair(x)) == (0, 0)
@@ -255,7 +261,7 @@ def test_parts_that_are_no_plain_tensors_are_not_trusted(hair: HairModel) -> Non
     x, calls = images(), Calls(hair)
     with torch.no_grad(), hair.conditioned_on(a_giv()):
         for _ in range(2):
-            assert calls.of(lambda: hair(x)) == (layers(hair), len(hair.hsn))
+            assert calls.of(lambda: hair(x)) == all_of(hair)
 
 
 class RecordsInside(nn.Module):
@@ -326,7 +332,7 @@ def test_with_grad_nothing_is_kept(hair: HairModel) -> None:
         with torch.no_grad():
             hair(x)
         for _ in range(2):
-            assert calls.of(lambda: hair(x)) == (layers(hair), len(hair.hsn))
+            assert calls.of(lambda: hair(x)) == all_of(hair)
         found = torch.autograd.grad(hair(x).square().mean(), parameters)
     with hair.conditioned_on(giv):
         expected = torch.autograd.grad(hair(x).square().mean(), parameters)
@@ -376,14 +382,14 @@ def test_many_givs_are_not_kept(hair: HairModel) -> None:
     x, calls = images(), Calls(hair)
     with torch.no_grad(), hair.conditioned_on(a_giv(batch=2)):
         for _ in range(2):
-            assert calls.of(lambda: hair(x)) == (layers(hair), len(hair.hsn))
+            assert calls.of(lambda: hair(x)) == all_of(hair)
 
 
 def test_without_a_given_giv_nothing_is_kept(hair: HairModel) -> None:
     x, calls = images(1), Calls(hair)
     with torch.no_grad():
         for _ in range(2):
-            assert calls.of(lambda: hair(x)) == (layers(hair), len(hair.hsn))
+            assert calls.of(lambda: hair(x)) == all_of(hair)
 
 
 def test_blocks_within_blocks(hair: HairModel) -> None:
@@ -438,7 +444,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StorageWeakRef]]:
         found.append(StorageWeakRef(mixed.untyped_storage()))
         return mixed
 
-    for name in ("mix", "mix_low_rank"):
+    for name in ("mix", "mix_low_rank", "mix_of_blocks", "mix_low_rank_of_blocks"):
         original = getattr(boxes, name)
         monkeypatch.setattr(boxes, name, lambda *args, original=original: record(original(*args)))
     return found
@@ -456,7 +462,7 @@ def test_nothing_is_kept_after_the_block(box: str, made: list[StorageWeakRef]) -
         with hair.conditioned_on(a_giv(1)):
             hair(x)
             kept = alive(made)
-            assert kept >= layers(hair)
+            assert kept >= sum(len(level.layers) for level in hair.plan.levels)
             with hair.conditioned_on(a_giv(2)):
                 hair(x)
                 assert alive(made) == 2 * kept

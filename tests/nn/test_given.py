@@ -374,14 +374,14 @@ def test_models_have_givs_of_their_own(trial: Trial) -> None:
 def test_what_was_made_for_a_giv_goes_with_its_block(trial: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[weakref.ref[Tensor]] = []
     box = trial.hair.boxes[0]
-    original = type(box).forward
+    original = type(box).weights_of_blocks
 
     def noted(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        made.extend(weakref.ref(t) for t in result if isinstance(t, Tensor))
-        return result
+        blocks = original(*args, **kwargs)
+        made.extend(weakref.ref(weight) for block in blocks for weight, _ in block.shared.values())
+        return blocks
 
-    monkeypatch.setattr(type(box), "forward", noted)
+    monkeypatch.setattr(type(box), "weights_of_blocks", noted)
     with trial.given("a"):
         trial.sees("a")
         kept = contextvars.copy_context()
