@@ -126,7 +126,8 @@ def _compute(layer: HyperLayer, op: Callable[..., Tensor], prepare: Prepare, inp
     """Apply a `hyper_*` operation, prepared by `prepare`, with the weights for the images of the running forward."""
     weights, name = weights_of(layer), layer.hair_address.layer_name
     if isinstance(input, torch.fx.Proxy):  # in `HairModel.graph()` weights and operation are nodes of their own
-        return op(input, *weights.of(name), **settings)
+        weight, bias = weights.of(name)
+        return op(input, weight, bias, **settings)
     return weights.compute(name, prepare, input, settings)
 
 

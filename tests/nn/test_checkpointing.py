@@ -60,7 +60,7 @@ def test_gradients_are_the_same(name: str, options: dict[str, object]) -> None:
     assert_same(gradients(other), gradients(hair))
     buffers = dict(other.named_buffers())
     for key, buffer in hair.named_buffers():  # running statistics have moved once, not twice
-        assert torch.equal(buffers[key], buffer), key
+        assert_close(buffers[key], buffer, 1e-12)  # weights that are made ahead are rounded otherwise
 
 
 def test_draws_are_repeated() -> None:
