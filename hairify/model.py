@@ -299,7 +299,7 @@ class HairModel(Converted):
         if tuning is not None and not tuning.fits(self._device):
             here = Tuning.of_device(self._device, {})
             there, now = (
-                f"{t.device}{f' with {t.threads} thread(s)' if t.threads else ''} by PyTorch {t.torch}"
+                f"{t.device}{f' with {t.threads} thread(s)' if t.threads else ''} by PyTorch {t.release}"
                 for t in (tuning, here)
             )
             raise TuningError(

@@ -54,13 +54,13 @@ class Tuning:
 
     Attributes:
         device: name of the device.
-        torch: release of PyTorch.
+        release: of PyTorch.
         threads: of the CPU; 0 for other devices.
         measured: what was measured, by case.
     """
 
     device: str
-    torch: str
+    release: str
     threads: int
     measured: Mapping[Case, Measured] = field(default_factory=dict)
 
@@ -81,7 +81,7 @@ class Tuning:
 
     def fits(self, device: torch.device) -> bool:
         """Whether it was measured on such a device, with this PyTorch and as many threads."""
-        return (self.device, self.torch, self.threads) == _key(device)
+        return (self.device, self.release, self.threads) == _key(device)
 
     @property
     def differing(self) -> int:
@@ -117,7 +117,7 @@ class Tuning:
             {**_plain_case(case), **asdict(measured), "choice": measured.choice._asdict()}
             for case, measured in self.measured.items()
         ]
-        head = {"version": _VERSION, "device": self.device, "torch": self.torch, "threads": self.threads}
+        head = {"version": _VERSION, "device": self.device, "torch": self.release, "threads": self.threads}
         return json.dumps({**head, "cases": cases}, indent=1) + "\n"
 
     @classmethod
@@ -146,7 +146,7 @@ class Tuning:
     def __str__(self) -> str:
         threads = f", {self.threads} thread(s)" if self.threads else ""
         lines = [
-            f"Tuning on {self.device}{threads}, PyTorch {self.torch}: {self.differing} of {len(self.measured)} cases "
+            f"Tuning on {self.device}{threads}, PyTorch {self.release}: {self.differing} of {len(self.measured)} cases "
             "differ from the rules"
         ]
         for case, measured in self.measured.items():
@@ -212,12 +212,13 @@ def _plain_case(case: Case) -> dict[str, Any]:
 
 def _case(data: Mapping[str, Any]) -> tuple[Case, Measured]:
     """A case and what was measured, out of JSON; a choice that would not compute it is no choice."""
-    sizes = [torch.Size(data[name]) for name in ("input", "weight")]
+    input, weight = (torch.Size(data[name]) for name in ("input", "weight"))
     dtype = getattr(torch, data["dtype"])
     if not isinstance(dtype, torch.dtype):
         raise ValueError(f"{data['dtype']!r} is no dtype")
     operation = _operation(data["operation"])
-    case = Case(operation, int(data["batch"]), *sizes, dtype, str(data["device"]), bool(data["channels_last"]))
+    batch, device, channels_last = int(data["batch"]), str(data["device"]), bool(data["channels_last"])
+    case = Case(operation, batch, input, weight, dtype, device, channels_last)
     choice = Choice(data["choice"]["forward"], data["choice"]["backward"])
     times = {name: _times(data[name]) for name in ("forward", "backward")}
     known = set(able(operation))
@@ -232,7 +233,8 @@ def _case(data: Mapping[str, Any]) -> tuple[Case, Measured]:
 def _operation(data: Any) -> Operation:
     if data == "linear":
         return Linear()
-    return Convolution(**{name: tuple(value) if isinstance(value, list) else value for name, value in data.items()})
+    settings: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in data.items()}
+    return Convolution(**settings)
 
 
 def _times(data: Mapping[str, Any]) -> dict[Any, float]:

@@ -176,7 +176,7 @@ def test_what_was_measured_before_stays(monkeypatch: pytest.MonkeyPatch) -> None
     Clock(monkeypatch, {"grouped": SLOW, "loop": QUICK}, {"grouped": SLOW, "loop": QUICK})
     more = tuned([case_of(DENSE), case_of(DENSE, per=2)], CPU, before)
     assert [more.choice(case_of(DENSE, per)) for per in (1, 2)] == [("grouped", "grouped"), ("loop", "loop")]
-    elsewhere = Tuning("abacus", before.torch, before.threads, before.measured)
+    elsewhere = Tuning("abacus", before.release, before.threads, before.measured)
     assert tuned([case_of(DENSE)], CPU, elsewhere).choice(case_of(DENSE)) == ("loop", "loop")
 
 
@@ -290,7 +290,7 @@ def test_it_fits_the_same_device_threads_and_release(monkeypatch: pytest.MonkeyP
     made = some()
     assert made.fits(CPU)
     assert not made.fits(torch.device("meta"))
-    for other in ({"device": "abacus"}, {"torch": "1.0"}, {"threads": made.threads + 1}):
+    for other in ({"device": "abacus"}, {"release": "1.0"}, {"threads": made.threads + 1}):
         assert not Tuning(**{**vars(made), **other}).fits(CPU)
     monkeypatch.setattr(torch, "get_num_threads", lambda: made.threads + 1)
     assert not made.fits(CPU)
