@@ -243,7 +243,7 @@ class Chain(nn.Sequential):
         super().__init__(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_an_export_is_that_of_an_untuned_model(strict: bool) -> None:
     hair, x = converted(Chain, split_at="0").eval(), images()
     plain, tuned = (

@@ -32,7 +32,7 @@ _SECONDS_A_TRY = 0.1
 # Of two kernels, the one that takes so many times as long at first is not measured again.
 _FAR = 2.5
 
-# The kernel that rules name is left for another only where that is clearly quicker: measurements are noisy.
+# The usual kernel is left for another only where that is clearly quicker: measurements are noisy.
 _CLEARLY = 0.95
 
 
@@ -78,11 +78,13 @@ def _measured(case: Case, device: torch.device) -> Measured | None:
     forward = _times({k: _forward(case, input, weight, k) for k in kernels}, device)
     if not forward:
         return None
-    grad = torch.empty_like(_forward(case, input, weight, _quickest(forward, by_rule))()).normal_(generator=generator)
+    chosen = _quickest(forward, by_rule)
+    grad = torch.empty_like(_forward(case, input, weight, chosen)()).normal_(generator=generator)
     backward = _times({k: _backward(case, grad, input, weight, k) for k in kernels}, device)
     if not backward:
         return None
-    return Measured(Choice(_quickest(forward, by_rule), _quickest(backward, by_rule)), by_rule, forward, backward)
+    # Gradients by the kernel of the forward are autograd's own; others take some more calls.
+    return Measured(Choice(chosen, _quickest(backward, chosen)), by_rule, forward, backward)
 
 
 def _forward(case: Case, input: Tensor, weight: Tensor, kernel: Kernel) -> Callable[[], Tensor]:
@@ -153,6 +155,6 @@ def _wait(device: torch.device) -> None:
         torch.get_device_module(device).synchronize()
 
 
-def _quickest(times: Mapping[Kernel, float], by_rule: Kernel) -> Kernel:
+def _quickest(times: Mapping[Kernel, float], usual: Kernel) -> Kernel:
     best = min(times, key=lambda kernel: times[kernel])
-    return best if times[best] < _CLEARLY * times.get(by_rule, float("inf")) else by_rule
+    return best if times[best] < _CLEARLY * times.get(usual, float("inf")) else usual
