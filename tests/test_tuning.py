@@ -138,7 +138,7 @@ class Noisy(UNet):
     """Draws in evaluation mode, too."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x + 0.01 * torch.randn_like(x))
+        return super().forward(x + 0.01 * torch.randn(x.shape, dtype=x.dtype))
 
 
 def test_random_numbers_of_the_network_are_not_used_up() -> None:
