@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from hairify._support.nested import image_size
 from hairify._support.observing import untouched_buffers
-from hairify._support.torch_internals import backward_pass, checkpointed_call, is_traced
+from hairify._support.randomness import own_generators
+from hairify._support.torch_internals import backward_pass, checkpointed_call, is_traced, without_compiler
 from hairify.errors import BakeError, ExportError, GIVError, RecomputationError, TuningError
-from hairify.functional._tuning import Recorder, Tuning, tuned
+from hairify.functional._measuring import ONE_AT_A_TIME, Recorder, tuned
+from hairify.functional._tuning import Tuning
 from hairify.nn._baking import bake
 from hairify.nn._boxes import LowRankBox, WeightBox
 from hairify.nn._calibration import calibrate, check_untrained
@@ -243,35 +245,34 @@ class HairModel(Converted):
 
         For example:
 
-            hair.train().tune(batch)  # as in training, with autocast and channels last where they are used there
+            hair.train().tune(batch)  # within autocast, and with channels last, where they are used later
 
         What is quickest depends on the processor, the layer and the batch. Each of the layers that these inputs lead
-        through is timed once for its shape, forward and backward, by each kernel that can compute it; the choices are
-        kept for such inputs, as by `torch.backends.cudnn.benchmark`. Outputs stay the same up to rounding. With one
-        image, or one GIV for all, layers compute as ordinary ones, and there is nothing to choose. Compilers and
-        exporters go by the rules. Copies and pickles of the model keep the choices; checkpoints do not.
+        through is timed for its shape, forward and backward, by each kernel that can compute it; the choices are
+        kept for such inputs, as by `torch.backends.cudnn.benchmark`. Outputs stay the same up to rounding. What was
+        measured before stays; after `hair.use_tuning(None)` it is measured anew. With one image, or one GIV for all,
+        layers compute as ordinary ones, and there is nothing to choose. Compilers, exporters and FSDP go by the rules.
+        Copies and pickles of the model keep the choices; checkpoints do not.
 
         Args:
-            args: the network's inputs, as many images as in the batches to come. They are run once, in evaluation mode;
-                where the model is in training mode, with gradients recorded, so that the layers do as in training.
+            args: the network's inputs, as many images as in the batches to come. They are run once, in evaluation mode
+                and without gradients: the layers of a training step have the same shapes.
             kwargs: further inputs.
 
         Returns:
-            The model itself; `hair.tuning` has the choices.
+            The model itself; `hair.tuning` has the choices. Random numbers, modes and buffers are as before.
         """
-        recorder = Recorder()
-        before, self._context.tuning = self._context.tuning, recorder
-        gradients = self.training and not torch.is_inference_mode_enabled()
-        try:
-            with self._context.observing(self.base, self._hypernetwork), torch.set_grad_enabled(gradients):
-                self(*args, **kwargs)
-        finally:
-            self._context.tuning = before
-        device = next(self.boxes.parameters()).device
-        found = tuned(recorder.cases, device)
-        if isinstance(before, Tuning) and before.fits(device):
-            found.measured = before.measured | found.measured
-        self._context.tuning = found
+        recorder, device = Recorder(), self._device
+        with (
+            without_compiler(),
+            own_generators(0, () if device.type in ("cpu", "meta") else (device,)),
+            torch.no_grad(),
+            self._context.observing(self.base, self._hypernetwork),
+            self._context.recording(recorder),
+        ):
+            self(*args, **kwargs)
+        with ONE_AT_A_TIME:
+            self._context.tuning = tuned(recorder.cases, device, self.tuning)
         return self
 
     @property
@@ -283,20 +284,34 @@ class HairModel(Converted):
     def use_tuning(self, tuning: Tuning | None) -> HairModel:
         """Choose kernels by a tuning made before, as `Tuning.load` reads it; None goes back to the rules.
 
+        For example:
+
+            hair.tuning.save("tuning.json")
+            hair.use_tuning(Tuning.load("tuning.json"))  # from hairify.functional import Tuning
+
         Returns:
             The model itself.
 
         Raises:
-            TuningError: it was made on another device, for another number of threads or with another PyTorch.
+            TuningError: it was made on another device, for another number of threads or with another PyTorch. The
+                model keeps what it had.
         """
-        device = next(self.boxes.parameters()).device
-        if tuning is not None and not tuning.fits(device):
+        if tuning is not None and not tuning.fits(self._device):
+            here = Tuning.of_device(self._device, {})
+            there, now = (
+                f"{t.device}{f' with {t.threads} thread(s)' if t.threads else ''} by PyTorch {t.release}"
+                for t in (tuning, here)
+            )
             raise TuningError(
-                f"The tuning was made on {tuning.device} with {tuning.threads} threads by PyTorch {tuning.torch}, and "
-                f"says nothing about this one ({device}). Make another: `hair.tune(images)`."
+                f"The tuning was measured on {there}, and says nothing about {now}. Measure anew: `hair.tune(images)`."
             )
         self._context.tuning = tuning
         return self
+
+    @property
+    def _device(self) -> torch.device:
+        """Where the boxes are."""
+        return next(self.boxes.parameters()).device
 
     def parameter_groups(self, weight_decay: float) -> list[dict[str, Any]]:
         """Groups for an optimizer that decay all parameters but the factors of low-rank boxes.

@@ -31,9 +31,12 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 def lowered(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A tensor as operations get it under autocast to `dtype`, which leaves float64 alone."""
-    if dtype is None or not tensor.is_floating_point() or tensor.dtype == torch.float64:
-        return tensor
-    return tensor.to(dtype)
+    return tensor.to(lowered_dtype(tensor.dtype, dtype))
+
+
+def lowered_dtype(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
+    """In which dtype operations get a tensor of their own one under autocast to `dtype`."""
+    return own if dtype is None or not own.is_floating_point or own == torch.float64 else dtype
 
 
 @contextlib.contextmanager

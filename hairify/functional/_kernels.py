@@ -37,6 +37,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
+from hairify._support.precision import autocast_dtype, is_autocast, lowered_dtype
 from hairify._support.symbolic import is_symbolic
 from hairify._support.torch_internals import in_function_transform
 from hairify.errors import BatchMismatchError, ShapeError
@@ -44,6 +45,7 @@ from hairify.functional._operations import Convolution, Operation
 from hairify.functional._unfolding import unfolded
 
 Kernel: TypeAlias = Literal["plain", "matmul", "grouped", "loop", "unfolded"]
+
 
 class Choice(NamedTuple):
     """The kernels for an operation and for its gradients."""
@@ -60,8 +62,7 @@ class Case(NamedTuple):
         batch: B.
         input: its shape, (k·B, ...).
         weight: shape of one image's weight.
-        dtype: of the weights.
-        input_dtype: of the input, which is another one under autocast.
+        dtype: in which it is computed: under autocast its own.
         device: type of the device.
         channels_last: whether the input is so in memory.
     """
@@ -71,7 +72,6 @@ class Case(NamedTuple):
     input: torch.Size
     weight: torch.Size
     dtype: torch.dtype
-    input_dtype: torch.dtype
     device: str
     channels_last: bool
 
@@ -191,18 +191,12 @@ def choice_for(operation: Operation, input: Tensor, weight: Tensor, tuning: Choo
 
     Compilers and exporters see the rules alone.
     """
-    case = Case(
-        operation,
-        weight.shape[0],
-        input.shape,
-        weight.shape[1:],
-        weight.dtype,
-        input.dtype,
-        input.device.type,
-        _is_channels_last(input),
-    )
-    if torch.compiler.is_compiling() or any(map(is_symbolic, (weight.shape[0], *input.shape))):
+    batch, one, device = weight.shape[0], weight.shape[1:], input.device
+    case = Case(operation, batch, input.shape, one, weight.dtype, device.type, _is_channels_last(input))
+    if torch.compiler.is_compiling() or any(map(is_symbolic, (batch, *input.shape))):
         return Choice(case.by_rule(), case.by_rule())
+    if is_autocast(device):
+        case = case._replace(dtype=lowered_dtype(weight.dtype, autocast_dtype(device)))
     if tuning is not None and (choice := tuning.choice(case)) is not None:
         return choice
     return _remembering(choose_kernel)(case)

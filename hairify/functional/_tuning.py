@@ -1,39 +1,27 @@
-"""Kernels chosen by measurement, where shapes do not tell: which is quickest, on this device, for each layer.
-
-    a forward ── Recorder ──► cases ── tuned() ──► Tuning ── choice_for() ──► the kernels of later calls
+"""Kernels that were found the quickest by measurement, and the file that keeps them.
 
 As with `torch.backends.cudnn.benchmark`, results are the same up to rounding whatever is chosen.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
+import math
 import platform
-import statistics
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import torch
-from torch import Tensor
 
 from hairify._support.files import write_text
 from hairify.errors import TuningError
-from hairify.functional._kernels import Case, Choice, Kernel, able, per_image, per_image_backward
+from hairify.functional._kernels import Case, Choice, Kernel, able
 from hairify.functional._operations import Convolution, Linear, Operation
 
 _VERSION = 1
-_ROUNDS = 5
-_SECONDS_A_ROUND = 0.002
-
-# Of two kernels, the one that takes so many times as long at first is not measured again.
-_FAR = 2.5
-
-# The kernel that rules name is left for another only where that is clearly quicker: measurements are noisy.
-_CLEARLY = 0.95
 
 
 @dataclass(frozen=True)
@@ -43,43 +31,48 @@ class Measured:
     Attributes:
         choice: the kernels taken.
         by_rule: the kernel that is taken without measurement.
-        forward: milliseconds by kernel.
-        backward: milliseconds by kernel.
+        forward: milliseconds by kernel, of those that ran.
+        backward: the same of the gradients.
     """
 
     choice: Choice
     by_rule: Kernel
-    forward: dict[Kernel, float]
-    backward: dict[Kernel, float]
+    forward: Mapping[Kernel, float]
+    backward: Mapping[Kernel, float]
+
+    @property
+    def differs(self) -> bool:
+        """Whether it is computed otherwise than by the rules."""
+        return set(self.choice) != {self.by_rule}
 
 
-class Recorder:
-    """Stands for a tuning while cases are gathered; leaves choices to the rules."""
-
-    def __init__(self) -> None:
-        self.cases: dict[Case, None] = {}
-
-    def choice(self, case: Case) -> Choice | None:
-        """None, for the rule."""
-        self.cases[case] = None
-        return None
-
-
-@dataclass
+@dataclass(frozen=True)
 class Tuning:
     """The quickest kernels for some cases, on one kind of device with one release of PyTorch.
 
+    `HairModel.tune` makes it; `print` shows it.
+
     Attributes:
         device: name of the device.
-        torch: release of PyTorch.
+        release: of PyTorch.
         threads: of the CPU; 0 for other devices.
         measured: what was measured, by case.
     """
 
     device: str
-    torch: str
+    release: str
     threads: int
-    measured: dict[Case, Measured] = field(default_factory=dict)
+    measured: Mapping[Case, Measured] = field(default_factory=dict)
+
+    @classmethod
+    def of_device(cls, device: torch.device, measured: Mapping[Case, Measured]) -> Tuning:
+        """What was measured on this device, with as many threads as there are now.
+
+        Args:
+            device: the device.
+            measured: by case.
+        """
+        return cls(*_key(device), measured)
 
     def choice(self, case: Case) -> Choice | None:
         """The kernels for a case; None where it was not measured."""
@@ -88,148 +81,164 @@ class Tuning:
 
     def fits(self, device: torch.device) -> bool:
         """Whether it was measured on such a device, with this PyTorch and as many threads."""
-        return (self.device, self.torch, self.threads) == _key(device)
+        return (self.device, self.release, self.threads) == _key(device)
+
+    @property
+    def differing(self) -> int:
+        """For how many cases other kernels were chosen than by the rules."""
+        return sum(m.differs for m in self.measured.values())
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON.
+        """Write it as JSON, whole or not at all.
 
         Raises:
             OSError: the file cannot be written.
         """
-        cases = [{**_as_json(case), **asdict(m)} for case, m in self.measured.items()]
-        head = {"version": _VERSION, "device": self.device, "torch": self.torch, "threads": self.threads}
-        text = json.dumps({**head, "cases": cases}, indent=1) + "\n"
-        write_text(Path(path), text)
+        write_text(Path(path), self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Tuning:
         """Read what `save` wrote.
 
         Raises:
-            TuningError: the file is no tuning, or of a newer version.
+            TuningError: the file is no tuning, damaged, or of a newer version.
             OSError: it cannot be read.
         """
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
-            if data["version"] != _VERSION:
-                raise TuningError(f"{path} is of version {data['version']}; this hairify reads version {_VERSION}.")
-            made = cls(str(data["device"]), str(data["torch"]), int(data["threads"]))
-            made.measured.update(map(_from_json, data["cases"]))
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise TuningError(f"{path}: It holds no tuning: it is no text. `hair.tune(images)` makes one.") from error
+        except TuningError as error:
+            raise TuningError(f"{path}: {error}") from error.__cause__
+
+    def to_json(self) -> str:
+        """It as text."""
+        cases = [
+            {**_plain_case(case), **asdict(measured), "choice": measured.choice._asdict()}
+            for case, measured in self.measured.items()
+        ]
+        head = {"version": _VERSION, "device": self.device, "torch": self.release, "threads": self.threads}
+        return json.dumps({**head, "cases": cases}, indent=1) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Tuning:
+        """What `to_json` made.
+
+        Raises:
+            TuningError: the text is no tuning, damaged, or of a newer version.
+        """
+        version: Any = None
+        try:
+            data = json.loads(text)
+            version = data["version"]
+            if version == _VERSION:
+                read = [_case(one) for one in data["cases"]]
+                return cls(str(data["device"]), str(data["torch"]), int(data["threads"]), dict(read))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise TuningError(
-                f"{path} holds no tuning ({type(error).__name__}: {error}). `hair.tune(images)` makes one."
+                f"It holds no tuning ({type(error).__name__}: {error}). `hair.tune(images)` makes one."
             ) from error
-        return made
+        raise TuningError(
+            f"It is of version {version!r}, and this hairify reads version {_VERSION}. Install a newer hairify, or "
+            "measure anew by `hair.tune(images)`."
+        )
 
     def __str__(self) -> str:
-        threads = f", {self.threads} threads" if self.threads else ""
-        lines = [f"Tuning of {len(self.measured)} cases on {self.device}{threads}, PyTorch {self.torch}"]
-        for case, m in self.measured.items():
-            changed = "" if set(m.choice) == {m.by_rule} else f"  (by rule: {m.by_rule})"
-            lines.append(f"  {_describe(case)}: {m.choice.forward}, backward {m.choice.backward}{changed}")
+        threads = f", {self.threads} thread(s)" if self.threads else ""
+        lines = [
+            f"Tuning on {self.device}{threads}, PyTorch {self.release}: {self.differing} of {len(self.measured)} cases "
+            "differ from the rules"
+        ]
+        for case, measured in self.measured.items():
+            by_rule = f"; by rule {measured.by_rule}" if measured.differs else ""
+            times = [
+                f"{name} {kernel} ({_milliseconds(kernel, by_kernel)})"
+                for name, kernel, by_kernel in (
+                    ("forward", measured.choice.forward, measured.forward),
+                    ("backward", measured.choice.backward, measured.backward),
+                )
+            ]
+            lines.append(f"  {_describe(case)}: {', '.join(times)}{by_rule}")
         return "\n".join(lines)
 
 
-def tuned(cases: Iterable[Case], device: torch.device) -> Tuning:
-    """Measure the kernels of each case on a device."""
-    made = Tuning(*_key(device))
-    for case in cases:
-        kernels = able(case.operation)
-        if case.batch > 1 and len(kernels) > 1:
-            made.measured[case] = _measured(case, kernels, device)
-    return made
-
-
-def _measured(case: Case, kernels: Sequence[Kernel], device: torch.device) -> Measured:
-    input, weight = _tensors(case, device)
-    with torch.no_grad():
-        grad = torch.randn_like(per_image(case.operation, input, weight, None, case.by_rule()))
-        forward = {k: _forward(case, input, weight, k) for k in kernels}
-        backward = {k: _backward(case, grad, input, weight, k) for k in kernels}
-        times = [_times(calls, device) for calls in (forward, backward)]
-    by_rule = case.by_rule()
-    return Measured(Choice(*(_quickest(t, by_rule) for t in times)), by_rule, *times)
-
-
-def _forward(case: Case, input: Tensor, weight: Tensor, kernel: Kernel) -> Callable[[], object]:
-    return lambda: per_image(case.operation, input, weight, None, kernel)
-
-
-def _backward(case: Case, grad: Tensor, input: Tensor, weight: Tensor, kernel: Kernel) -> Callable[[], object]:
-    needed = (True, True, False)
-    return lambda: per_image_backward(case.operation, grad, input, weight.to(input.dtype), needed, kernel)
-
-
-def _tensors(case: Case, device: torch.device) -> tuple[Tensor, Tensor]:
-    input = torch.randn(case.input, dtype=case.input_dtype, device=device)
-    if case.channels_last:
-        input = input.contiguous(memory_format=torch.channels_last)
-    return input, torch.randn((case.batch, *case.weight), dtype=case.dtype, device=device)
-
-
-def _times(calls: dict[Kernel, Callable[[], object]], device: torch.device) -> dict[Kernel, float]:
-    """Milliseconds of each call: medians of rounds in which they take turns, once of those that are far behind."""
-    first = {}
-    for kernel, call in calls.items():
-        call()  # it may compile, or choose an algorithm
-        first[kernel] = _timed(call, 1, device)
-    near = [kernel for kernel in calls if first[kernel] <= _FAR * min(first.values())]
-    times: dict[Kernel, list[float]] = {kernel: [] for kernel in near}
-    for _, kernel in itertools.product(range(_ROUNDS), near):
-        repeats = max(1, int(_SECONDS_A_ROUND / max(first[kernel], 1e-9)))
-        times[kernel].append(_timed(calls[kernel], repeats, device))
-    medians = {kernel: statistics.median(times[kernel]) if kernel in times else first[kernel] for kernel in calls}
-    return {kernel: round(1000 * seconds, 4) for kernel, seconds in medians.items()}
-
-
-def _timed(call: Callable[[], object], repeats: int, device: torch.device) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        call()
-    _wait(device)
-    return (time.perf_counter() - start) / repeats
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
-
-
-def _quickest(times: dict[Kernel, float], by_rule: Kernel) -> Kernel:
-    best = min(times, key=lambda kernel: times[kernel])
-    return best if times[best] < _CLEARLY * times.get(by_rule, float("inf")) else by_rule
-
-
-def _key(device: torch.device) -> tuple[str, str, int]:
-    if device.type == "cpu":
-        return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})", torch.__version__, torch.get_num_threads()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return name, torch.__version__, 0
+def _milliseconds(chosen: Kernel, times: Mapping[Kernel, float]) -> str:
+    others = [f"{kernel} {time:.3g}" for kernel, time in times.items() if kernel != chosen]
+    return "; ".join([f"{times[chosen]:.3g} ms", *others])
 
 
 def _describe(case: Case) -> str:
+    operation = "linear"
+    if isinstance(case.operation, Convolution):
+        size = "×".join(map(str, case.operation.kernel))
+        parts = ["transposed"] * case.operation.transposed + [f"{case.operation.groups} groups"] * (
+            case.operation.groups > 1
+        )
+        operation = " ".join([size, "convolution", *([f"({', '.join(parts)})"] if parts else [])])
     layout = ", channels last" if case.channels_last else ""
     dtype = str(case.dtype).removeprefix("torch.")
-    return f"{tuple(case.input)} by {case.batch} weights of {tuple(case.weight)}, {dtype}{layout}"
+    return f"{operation}, {case.batch} weights {tuple(case.weight)}, input {tuple(case.input)}, {dtype}{layout}"
 
 
-def _as_json(case: Case) -> dict[str, Any]:
-    operation = {"linear": True} if isinstance(case.operation, Linear) else asdict(case.operation)
-    dtypes = {"dtype": str(case.dtype).removeprefix("torch."), "input_dtype": str(case.input_dtype).removeprefix("torch.")}
-    return {**case._asdict(), "operation": operation, **dtypes, "input": list(case.input), "weight": list(case.weight)}
+def _key(device: torch.device) -> tuple[str, str, int]:
+    version = str(torch.__version__)  # else a pickle would hold a class of PyTorch's own
+    if device.type == "cpu":
+        return _processor(), version, torch.get_num_threads()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    return name, version, 0
 
 
-def _from_json(data: dict[str, Any]) -> tuple[Case, Measured]:
-    values = {name: data[name] for name in Case._fields}
-    operation = values["operation"]
-    made: Operation = Linear() if "linear" in operation else Convolution(
-        **{k: tuple(v) if isinstance(v, list) else v for k, v in operation.items()}
-    )
-    dtypes = {name: getattr(torch, values[name]) for name in ("dtype", "input_dtype")}
-    sizes = {name: torch.Size(values[name]) for name in ("input", "weight")}
-    choice = Choice(*data["choice"])
-    if not {*choice, data["by_rule"]} <= set(get_args(Kernel)):
-        raise ValueError(f"unknown kernels {list(choice)}")
-    case = Case(**{**values, "operation": made, **dtypes, **sizes})
-    return case, Measured(choice, data["by_rule"], data["forward"], data["backward"])
+@functools.cache
+def _processor() -> str:
+    """The CPU by the name that its maker gave it, where the system tells, and the vectors that PyTorch uses."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # another system, or another kind of processor
+    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+
+
+def _plain_case(case: Case) -> dict[str, Any]:
+    """A case as JSON has it."""
+    is_convolution = isinstance(case.operation, Convolution)
+    return {
+        **case._asdict(),
+        "operation": asdict(case.operation) if is_convolution else "linear",
+        "dtype": str(case.dtype).removeprefix("torch."),
+    }
+
+
+def _case(data: Mapping[str, Any]) -> tuple[Case, Measured]:
+    """A case and what was measured, out of JSON; a choice that would not compute it is no choice."""
+    input, weight = (torch.Size(data[name]) for name in ("input", "weight"))
+    dtype = getattr(torch, data["dtype"])
+    if not isinstance(dtype, torch.dtype):
+        raise ValueError(f"{data['dtype']!r} is no dtype")
+    operation = _operation(data["operation"])
+    batch, device, channels_last = int(data["batch"]), str(data["device"]), bool(data["channels_last"])
+    case = Case(operation, batch, input, weight, dtype, device, channels_last)
+    choice = Choice(data["choice"]["forward"], data["choice"]["backward"])
+    times = {name: _times(data[name]) for name in ("forward", "backward")}
+    known = set(able(operation))
+    named = {data["by_rule"], *choice, *times["forward"], *times["backward"]}
+    if not named <= known or case.batch < 2:
+        raise ValueError(f"{sorted(named - known)} cannot compute {case.batch} weights of {operation}")
+    if choice.forward not in times["forward"] or choice.backward not in times["backward"]:
+        raise ValueError(f"{choice} was not measured")
+    return case, Measured(choice, data["by_rule"], **times)
+
+
+def _operation(data: Any) -> Operation:
+    if data == "linear":
+        return Linear()
+    settings: dict[str, Any] = {k: tuple(value) if isinstance(value, list) else value for k, value in data.items()}
+    return Convolution(**settings)
+
+
+def _times(data: Mapping[str, Any]) -> dict[Any, float]:
+    times = {name: float(time) for name, time in data.items()}
+    if not all(math.isfinite(time) for time in times.values()):
+        raise ValueError("a time is not finite")
+    return times

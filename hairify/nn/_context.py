@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NoReturn, TypeAlias
@@ -65,7 +66,9 @@ class Hypernetwork:
             tuning: chooses kernels; None for the rules.
         """
         return [
-            box.weights_of_blocks(vectors, ahead=ahead, tuning=tuning) if _is_open(box) and isinstance(vectors, Tensor) else []
+            box.weights_of_blocks(vectors, ahead=ahead, tuning=tuning)
+            if _is_open(box) and isinstance(vectors, Tensor)
+            else []
             for box, vectors in zip(self.boxes, selecting, strict=False)
         ]
 
@@ -161,6 +164,7 @@ class _Local(threading.local):
     def __init__(self) -> None:  # runs in each thread; compilers compile anew once an absent attribute appears
         self.forward: RunningForward | None = None
         self.slots_are_filled = False
+        self.recorder: Chooser | None = None
 
 
 class _TimeOf(AbstractContextManager[RunningForward]):
@@ -260,6 +264,15 @@ class ForwardContext:
         parts = (hypernetwork.dac, hypernetwork.standardization, *hypernetwork.hsn, *hypernetwork.boxes)
         return self._observation(base, *parts)
 
+    @contextlib.contextmanager
+    def recording(self, recorder: Chooser) -> Iterator[None]:
+        """Within it, the forwards of this thread ask `recorder` for kernels; those of others go by the tuning."""
+        self._local.recorder = recorder
+        try:
+            yield
+        finally:
+            self._local.recorder = None
+
     def running(self) -> RunningForward | None:
         """The forward that runs in this thread."""
         return self._local.forward
@@ -354,7 +367,9 @@ class ForwardContext:
         def make() -> tuple[list[Tensor], list[list[BlockWeights]]]:
             selecting = hypernetwork.selecting_vectors(giv)
             ahead = self.makes_ahead or not torch.is_grad_enabled()
-            return selecting, hypernetwork.weights_of_blocks(selecting, ahead=ahead, tuning=self.tuning)
+            # A compiler that read the tuning would compile anew with each one.
+            tuning = None if torch.compiler.is_compiling() else self._local.recorder or self.tuning
+            return selecting, hypernetwork.weights_of_blocks(selecting, ahead=ahead, tuning=tuning)
 
         forward.selecting, forward.blocks = make() if cache is None else cache.kept(make)
         self._fill_slots(forward)

@@ -16,7 +16,7 @@ from hairify.training._settings import TrainingSettings
 FREE = frozenset(
     {
         *("accumulation", "checkpoint_blocks", "save_every", "validate_every", "keep_checkpoints", "workers"),
-        *("log_with", "best_by", "fsdp", "cpu"),
+        *("log_with", "best_by", "fsdp", "cpu", "tune"),
     }
 )
 """Settings that change nothing of what is learned, but for rounding."""

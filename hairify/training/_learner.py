@@ -17,6 +17,7 @@ from hairify._support.copying import copy_model
 from hairify._support.isolation import pass_on_lack_of_memory
 from hairify.data.samples import Batch
 from hairify.errors import OptionError, TrainingError
+from hairify.functional import Tuning
 from hairify.model import HairModel
 from hairify.networks._embedding import ConditionalEmbedding
 from hairify.networks._running import for_network, number_of_inputs, settle_output
@@ -30,6 +31,7 @@ from hairify.training._optimizer import RELATIVE_RATE, adamw, load_state_tensors
 from hairify.training._reachability import added_parameters, reached
 from hairify.training._settings import TrainingSettings
 from hairify.training._sharding import like, whole
+from hairify.training._tuning import RunTuning
 
 _CLASSIFY = 0.1
 """Weight of telling the degradation from the GIV where no other is given; docs/conditioning.md has the measurements."""
@@ -153,6 +155,16 @@ class Learner:
                 "`classify` at 0 leaves it out."
             )
         return notes
+
+    def tune(self, tuning: RunTuning, batch: Batch) -> tuple[list[str], Tuning | None]:
+        """Choose kernels for micro-batches like this one, where that was not done yet. All processes call it.
+
+        Returns what to say of it, and what to write, if anything; in the main process.
+        """
+        if tuning.is_done(batch["degraded"].shape):
+            return [], None
+        assert isinstance(self._network, HairModel)
+        return tuning.measure(self._network, self._images(batch)[0])
 
     def learned_weights(self, names: Sequence[str]) -> str | None:
         """The weights that the losses of degradations have now, in words; None where they are not learned.
@@ -347,8 +359,9 @@ def _idle(network: nn.Module, loss: Loss, degraded: Tensor, clean: Tensor) -> li
 def _prepared(model: nn.Module, settings: TrainingSettings) -> nn.Module:
     """A copy in training mode, with what the settings say of its base and blocks."""
     network = copy_model(model).train()
-    if (settings.freeze_base or settings.checkpoint_blocks) and not isinstance(network, HairModel):
-        name = "freeze_base" if settings.freeze_base else "checkpoint_blocks"
+    of_converted = [name for name in ("freeze_base", "checkpoint_blocks", "tune") if getattr(settings, name)]
+    if of_converted and not isinstance(network, HairModel):
+        name = of_converted[0]
         raise OptionError(
             f"`{name}` is for networks converted by hairify; this {type(network).__name__} is not. Convert it, or "
             f"leave `{name}` off."

@@ -76,6 +76,13 @@ class TrainingSettings:
         False
     )
     compile: Annotated[bool, Doc("compile the network (torch.compile): slow to start, then faster")] = False
+    tune: Annotated[
+        bool,
+        Doc(
+            "measure at the start by which kernels this device is quickest at layers with weights of each image, and "
+            "keep them in tuning.json"
+        ),
+    ] = False
     clip_norm: Annotated[float | None, Doc("largest norm of the gradient; a longer one is shortened to it")] = None
     ema_decay: Annotated[
         float, Doc("of the exponential moving average of the weights, which is the result; 0: no average")
@@ -133,6 +140,14 @@ class TrainingSettings:
             check_loss_name(self.loss)
         if self.channels_last and self.fsdp:
             raise OptionError("`channels_last` is on, but FSDP shards tensors whose rows are contiguous. Leave it off.")
+        if self.tune and self.compile:
+            raise OptionError(
+                "`tune` and `compile` are both on, but compilers choose without measuring. Leave one off."
+            )
+        if self.tune and self.fsdp:
+            raise OptionError(
+                "`tune` is on, but layers whose weights FSDP shards go by the rules. Leave it off, or `fsdp`."
+            )
         for stage in self.stages():
             self.images_at_once(processes=1, batch_size=stage.batch_size)
 

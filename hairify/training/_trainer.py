@@ -40,6 +40,7 @@ from hairify.training._randomness import forked_random_state, seed_all
 from hairify.training._settings import TrainingSettings, due
 from hairify.training._sharding import accelerated
 from hairify.training._trackers import Trackers, trackers_named
+from hairify.training._tuning import TUNING, RunTuning
 
 _MOST_SKIPPED = 30  # updates in a row: fp16's scale, 65536 at first, has been halved as often
 
@@ -93,7 +94,7 @@ def train(
         model: a HairModel or any other network; all processes give the same.
         samples: what it learns from.
         settings: the recipe.
-        output: the run's folder, the same for all processes: checkpoints/, log.jsonl and what trackers
+        output: the run's folder, the same for all processes: checkpoints/, log.jsonl, tuning.json and what trackers
             write are made there.
         loss: what is brought down; by default `settings.loss`.
         validate: scores of a network, {task: {"psnr": ..., "ssim": ...}}; all processes call it, with the same
@@ -164,6 +165,7 @@ class _Run:
         if start:
             trained_beside = {name: start.part(name) for name in ("classifier", "uncertainty")}
             self.learner.go_on(start.part("optimizer"), start.part("average"), trained_beside, start.about.scaler)
+        self.tuning = RunTuning(accelerator, output / TUNING, resume=resume) if settings.tune else None
         self.began = time.monotonic() - (start.about.seconds if start else 0)
         notes += self.learner.notes()
         console = console if accelerator.is_main_process else None
@@ -242,6 +244,7 @@ class _Run:
         mine = [self._noted(batch) for batch in itertools.islice(batches, self.settings.accumulation)]
         rate = self.settings.rate(self.step, self.steps)
         with self._enough_memory(mine[0], batch_size):
+            self._tune(mine[0])
             gradients = self.learner.gradients(mine, asked)
             losses = self._checked(gradients, [name for batch in mine for name in batch["image"]])
             self.learner.update(self.step, rate)
@@ -250,6 +253,17 @@ class _Run:
         self.losses.append(gradients.losses.mean().item())
         report = StepReport(self.step, self.steps, self.losses[-1], losses, rate, self._seconds(), len(self.unreadable))
         return report, gradients.stop
+
+    def _tune(self, batch: Batch) -> None:
+        """Measure kernels, where that is wanted, before the first batch of each shape."""
+        if self.tuning is None:
+            return
+        notes, new = self.learner.tune(self.tuning, batch)
+        for note in notes:
+            self.bar.note(note)
+        if new is not None:
+            with self._writing(self.tuning.path):
+                new.save(self.tuning.path)
 
     def _batches(self, taken: int) -> Generator[Batch | DataError, None, None]:
         """This process's micro-batches after so many steps. Closing it ends the processes that load them."""

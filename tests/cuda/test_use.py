@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from util import START, assert_close, assert_differs, perturb
 
 from hairify import HairModel, hairify, load, plan, save
+from hairify.functional import Tuning
 
 pytestmark = gpu.needed
 
@@ -41,6 +42,22 @@ def gradients(model: nn.Module, x: Tensor) -> Tensor:
     torch.manual_seed(0)
     model(x).square().mean().backward()
     return torch.cat([p.grad.flatten().clone() for p in model.parameters() if p.grad is not None])
+
+
+def test_tuned(hair: HairModel, x: Tensor, tmp_path: Path) -> None:
+    expected, state = gradients(hair, x), torch.cuda.get_rng_state()
+    tuning = hair.tune(x).tuning
+    assert tuning is not None
+    assert torch.equal(torch.cuda.get_rng_state(), state)
+    assert {case.device for case in tuning.measured} == {"cuda"}
+    assert tuning.device == torch.cuda.get_device_name(DEVICE)
+    assert_close(gradients(hair, x), expected, TOLERANCE)
+    tuning.save(tmp_path / "tuning.json")
+    assert Tuning.load(tmp_path / "tuning.json") == tuning
+    halved = hair.float()
+    with torch.autocast("cuda", torch.bfloat16):
+        halved.tune(x.float())
+    assert {case.dtype for case in halved.tuning.measured} == {torch.float64, torch.bfloat16}  # type: ignore[union-attr]
 
 
 def test_baked_conditioned_and_selected(hair: HairModel, x: Tensor) -> None:

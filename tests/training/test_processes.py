@@ -30,7 +30,9 @@ from training_runs import (
 )
 from util import assert_close, assert_differs
 
+from hairify.functional import Tuning
 from hairify.training import TrainedRun
+from hairify.training._tuning import TUNING
 
 SCRIPT = Path(__file__).parents[1] / "helpers" / "training_runs.py"
 ROOT = SCRIPT.parents[2]
@@ -179,6 +181,16 @@ def test_data_parallel_promptir(together: Path, tmp_path: Path) -> None:
     moved = {name for name, value in before.items() if not torch.equal(value, got[name])}
     assert {name.partition(".")[0] for name in moved} >= {"base", "hsn", "boxes"}
     assert any(name.startswith("base.") and name not in moved for name in before)
+
+
+def test_both_processes_compute_by_what_the_main_one_measured(together: Path, tmp_path: Path) -> None:
+    got, alone = (
+        results(together, "data_parallel_tuned"),
+        run(converted("low_rank"), tmp_path, steps=2, batch_size=8, **GENTLE),
+    )
+    assert_like(got, alone, weights=1e-4)
+    kept = Tuning.load(together / "data_parallel_tuned" / TUNING)
+    assert {case.batch for case in kept.measured} == {4}
 
 
 @pytest.mark.parametrize("job", ["data_parallel_experts", "sharded_experts"])
