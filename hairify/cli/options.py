@@ -23,7 +23,7 @@ import typer
 from typing_extensions import Doc
 
 from hairify import recipes
-from hairify.data.datasets import REPEATED
+from hairify.data._settings import REPEATED
 from hairify.errors import OptionError
 
 if sys.version_info >= (3, 11):
@@ -226,14 +226,13 @@ def read_tables(path: Path) -> dict[str, dict[str, Any]]:
 
 def settings_classes() -> list[type]:
     """All settings classes: one file may have tables for several commands."""
-    from hairify.ablation.running import AblationSettings
-    from hairify.data.datasets import DataSettings
+    from hairify.ablation._settings import AblationSettings
+    from hairify.data._settings import DataSettings
     from hairify.evaluation._settings import EvaluationSettings
     from hairify.networks._named import NetworkSettings
-    from hairify.report import ReportSettings
-    from hairify.restoring._restored_files import RestoringSettings
-    from hairify.restoring._tiling import TilingSettings
-    from hairify.training import StartSettings, TrainingSettings
+    from hairify.report._settings import ReportSettings
+    from hairify.restoring._settings import RestoringSettings, TilingSettings
+    from hairify.training._settings import StartSettings, TrainingSettings
 
     return [
         NetworkSettings,

@@ -16,9 +16,10 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from hairify.data._order import Order
+from hairify.data._settings import Augmentation, DataSettings
 from hairify.data._shard_order import ShardOrder
 from hairify.data._shards import Record, halves
-from hairify.data.datasets import Augmentation, DataSettings, Task, fit, seeded_generator
+from hairify.data.datasets import Task, fit, seeded_generator
 from hairify.data.degradations import degradation
 from hairify.data.images import read_rgb
 from hairify.errors import DataError, ImageError
