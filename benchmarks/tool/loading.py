@@ -66,7 +66,7 @@ def _measured(paths: tuple[Path, ...], ending: str, degradation: str, patches: i
 def _worker(paths: tuple[Path, ...], ending: str, patches: int) -> Row:
     """A process of a DataLoader, as training has it, with all photographs in memory in the end."""
     samples = TrainingSamples([Task("noise25", "noise25", paths, None)], PATCH, 0, 2**30)
-    batches = [range(first, first + BATCH) for first in range(0, patches + 16 * BATCH, BATCH)]
+    batches = [[*range(first, first + BATCH)] for first in range(0, patches + 16 * BATCH, BATCH)]
     loaded = iter(DataLoader(samples, batch_sampler=batches, collate_fn=collate, num_workers=1))
     for _ in itertools.islice(loaded, 16):  # in which it decodes them
         pass

@@ -14,7 +14,7 @@ from benchmarks.tool.rounds import Row, by_turns
 from hairify import HairModel, hairify
 from hairify.data.images import Image, write
 from hairify.models import restormer, unet
-from hairify.restoring import TilingSettings, giv_of, restore_files, restore_tiled
+from hairify.restoring import RestoringSettings, TilingSettings, giv_of, restore_files, restore_tiled
 from hairify.restoring._tiling import tile_starts
 
 SIDES = (704, 1056)
@@ -48,7 +48,7 @@ def _row(name: str, image: Tensor, seconds: dict[str, list[float]], aim: float |
 
 def _tiled(name: str, network: nn.Module, image: Tensor, tile: int, rounds: int) -> Row:
     settings = TilingSettings(tile, OVERLAP)
-    calls = {
+    calls: dict[str, Callable[[], object]] = {
         "ours": functools.partial(restore_tiled, network, image, settings, MULTIPLE),
         "bare": functools.partial(_each, network, tiles_of(image, tile)),
         "whole": functools.partial(_each, network, [image]),
@@ -80,7 +80,9 @@ def _files(name: str, network: nn.Module, image: Tensor, rounds: int) -> Row:
 
         def ours() -> None:
             output = Path(folder, str(next(counted)))
-            (outcome,) = restore_files(network, [source], output, multiple=MULTIPLE, tiling=settings)
+            (outcome,) = restore_files(
+                network, [source], output, multiple=MULTIPLE, tiling=settings, settings=RestoringSettings()
+            )
             assert outcome.status == "restored", outcome.message
 
         bare = functools.partial(_each, network, tiles_of(image, 256))

@@ -88,7 +88,7 @@ def bare_steps(network: nn.Module, settings: TrainingSettings) -> Iterator[None]
         AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay)) if settings.ema_decay else None
     )
     losses: list[float] = []
-    batches = [range(first, first + BATCH) for first in range(0, settings.batch_size * (settings.steps or 0), BATCH)]
+    batches = [[*range(first, first + BATCH)] for first in range(0, settings.batch_size * (settings.steps or 0), BATCH)]
     for batch in DataLoader(samples(), batch_sampler=batches, collate_fn=collate):
         optimizer.zero_grad()
         loss = (network(batch["degraded"]) - batch["clean"]).abs().mean()

@@ -155,11 +155,8 @@ class _Run:
         self.losses: list[float] = start.tensors["losses"].tolist() if start else []
         self._seed(0)
         tried = examples(samples, self.batches.stages)
-        weights, images = (
-            (start.part("model"), None)
-            if start
-            else (None, calibration_images(model, samples, settings.calibration, notes))
-        )
+        weights = start.part("model") if start else None
+        images = None if start else calibration_images(model, samples, settings.calibration, notes)
         with self._enough_memory(tried[-1], self.batches.stages[-1].batch_size):
             self.learner = Learner(model, loss, settings, accelerator, tried, self._degradations(), weights, images)
         if start:

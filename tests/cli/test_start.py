@@ -43,7 +43,6 @@ def test_help_imports_no_pytorch(words: list[str]) -> None:
         ["train", "--output", "run", "--config", "none.toml"],
         ["plan", "--network", "res_hair", "--no-convert"],
         ["restore", "picture.png", "--model", "run", "--output", "restored", "--quality", "0"],
-        ["report", "run", "--examples", "-1"],
     ],
     ids=" ".join,
 )
