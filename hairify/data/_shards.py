@@ -207,7 +207,7 @@ class Tars:
             return int(file.seek(0, os.SEEK_END))
 
     def read(self, url: str, record: Record) -> dict[str, Tensor]:
-        """The images of a sample, (3, H, W) float32 in [0, 1] each, by what their names say.
+        """The images of a sample, (3, H, W) uint8 or uint16 each, by what their names say.
 
         Raises:
             ImageError: one cannot be read.
