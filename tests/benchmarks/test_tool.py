@@ -40,7 +40,7 @@ def test_a_quick_run_writes_all(tmp_path: Path) -> None:
 def test_the_bare_loop_learns_what_ours_learns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "PATCH", 16)
     settings = TrainingSettings(
-        steps=4, batch_size=training.BATCH, workers=0, cpu=True, ema_decay=0, log_with=("none",), epochs=0
+        steps=4, batch_size=training.BATCH, workers=0, cpu=True, ema_decay=0, log_with=("none",), final_epochs=0
     )
     torch.manual_seed(0)
     network, ours = unet(), unet()
