@@ -34,7 +34,8 @@ What is compared runs by turns in one process; given are medians, and as share t
 - **training**: after each step of `hairify.training.train`, one of a bare loop on the same batch, with the same
   network, loss, optimizer and, where weights are averaged, average.
 - **loading**: one process, of photographs of two megapixels.
-- **restoring**: `restore_tiled` beside the network on the same tiles; from file to file, too.
+- **restoring**: after each tile of `restore_tiled`, the network alone on the same one, in pixels of tiles, which
+  overlap; and from file to file.
 - **starting**: from the start of Python to its end."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from benchmarks.tool.rounds import Row, by_turns
-from hairify import HairModel, hairify
+from hairify import hairify
 from hairify.data.images import Image, write
 from hairify.models import restormer, unet
 from hairify.restoring import RestoringSettings, TilingSettings, giv_of, restore_files, restore_tiled
@@ -25,7 +26,7 @@ AIM = 0.95
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "unet": unet,
-    "restormer-16": lambda: restormer(dim=16, num_blocks=(1, 1, 1, 2), num_refinement_blocks=1),
+    "restormer-8": lambda: restormer(dim=8, num_blocks=(1, 1, 1, 2), num_refinement_blocks=1),
 }
 
 
@@ -38,37 +39,33 @@ def rows(rounds: int) -> Iterator[Row]:
         turns = rounds if name == "unet" else max(rounds // 3, 1)
         for tile in TILES:
             yield _tiled(f"{name}, tiles of {tile}²", network, image, tile, turns)
-        yield _converted(name, hairify(network), image, turns)
+        hair = hairify(network)
+        giv = giv_of(hair, image, TilingSettings(), MULTIPLE)
+        yield _tiled(f"{name}, converted, tiles of 256²", hair, image, 256, turns, giv)
         yield _files(name, network, image, turns)
 
 
-def _row(name: str, image: Tensor, seconds: dict[str, list[float]], aim: float | None) -> Row:
-    more = {"megapixels/s as a whole": _megapixels(image) / min(seconds["whole"])} if "whole" in seconds else {}
-    return Row(name, "megapixels", _megapixels(image), seconds["ours"], seconds["bare"], aim, more)
+def _tiled(name: str, network: nn.Module, image: Tensor, tile: int, rounds: int, giv: Tensor | None = None) -> Row:
+    """After each tile of ours, the network on the same one; a GIV is known to both."""
+    tiles = tiles_of(image, tile)
+    ours: list[float] = []
+    bare: list[float] = []
+    began = [0.0]
 
+    def on_tile(done: int, of: int) -> None:
+        assert of == len(tiles)
+        ended = time.perf_counter()
+        if began[0]:  # the first one of all warms up
+            ours.append(ended - began[0])
+        again = time.perf_counter()
+        network(tiles[done - 1])
+        if began[0]:
+            bare.append(time.perf_counter() - again)
+        began[0] = time.perf_counter()
 
-def _tiled(name: str, network: nn.Module, image: Tensor, tile: int, rounds: int) -> Row:
-    settings = TilingSettings(tile, OVERLAP)
-    calls: dict[str, Callable[[], object]] = {
-        "ours": functools.partial(restore_tiled, network, image, settings, MULTIPLE),
-        "bare": functools.partial(_each, network, tiles_of(image, tile)),
-        "whole": functools.partial(_each, network, [image]),
-    }
-    return _row(name, image, by_turns(calls, rounds), AIM)
-
-
-def _converted(name: str, hair: HairModel, image: Tensor, rounds: int) -> Row:
-    """Beside the converted network under the GIV of the image, which is known to both."""
-    settings = TilingSettings(256, OVERLAP)
-    giv = giv_of(hair, image, settings, MULTIPLE)
-    tiles = tiles_of(image, 256)
-
-    def bare() -> None:
-        with hair.conditioned_on(giv):
-            _each(hair, tiles)
-
-    ours = functools.partial(restore_tiled, hair, image, settings, MULTIPLE, giv=giv)
-    return _row(f"{name}, converted, tiles of 256²", image, by_turns({"ours": ours, "bare": bare}, rounds), AIM)
+    for _ in range(max(rounds, 2 if len(tiles) == 1 else 1)):
+        restore_tiled(network, image, TilingSettings(tile, OVERLAP), MULTIPLE, giv=giv, on_tile=on_tile)
+    return Row(name, "megapixels", tiles[0].shape[2] * tiles[0].shape[3] / 1e6, ours, bare, AIM)
 
 
 def _files(name: str, network: nn.Module, image: Tensor, rounds: int) -> Row:
@@ -87,7 +84,9 @@ def _files(name: str, network: nn.Module, image: Tensor, rounds: int) -> Row:
             assert outcome.status == "restored", outcome.message
 
         bare = functools.partial(_each, network, tiles_of(image, 256))
-        return _row(f"{name}, JPEG to JPEG", image, by_turns({"ours": ours, "bare": bare}, rounds), None)
+        seconds = by_turns({"ours": ours, "bare": bare}, rounds)
+        megapixels = image.shape[2] * image.shape[3] / 1e6
+        return Row(f"{name}, JPEG to JPEG in tiles of 256²", "megapixels", megapixels, seconds["ours"], seconds["bare"])
 
 
 def tiles_of(image: Tensor, tile: int) -> list[Tensor]:
@@ -106,7 +105,3 @@ def tiles_of(image: Tensor, tile: int) -> list[Tensor]:
 def _each(network: nn.Module, images: list[Tensor]) -> None:
     for image in images:
         network(image)
-
-
-def _megapixels(image: Tensor) -> float:
-    return image.shape[2] * image.shape[3] / 1e6
