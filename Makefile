@@ -19,7 +19,7 @@ OLDEST := .venv-oldest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo bench bench-kernels bench-planning bench-gpu evidence second-stages test test-slow test-oldest zoo zoo-page commands-page docs check clean
+.PHONY: help demo bench bench-kernels bench-planning bench-tool bench-gpu evidence second-stages test test-slow test-oldest zoo zoo-page commands-page docs check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +35,9 @@ bench-kernels: $(VENV)/.installed-bench ## measure the kernels by which per-imag
 
 bench-planning: $(VENV)/.installed-bench ## measure what converting takes, in seconds and memory
 	$(BIN)/python -m benchmarks.planning $(ARGS)
+
+bench-tool: $(VENV)/.installed-tool ## measure what training, loading, restoring and starting cost beside the network
+	$(BIN)/python -m benchmarks.tool $(ARGS)
 
 # In no environment of its own: the PyTorch that is installed is the one for this GPU.
 bench-gpu: ## test and measure on a GPU, nine minutes, with the PyTorch that PYTHON has

@@ -7,22 +7,23 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from typing_extensions import Doc
 
 from hairify._support.counting import count
 from hairify._support.files import write_text
+from hairify.ablation._settings import AblationSettings
 from hairify.ablation.combinations import rows_of
 from hairify.ablation.tables import AblationTable, Row, Run, plain_run, run_from
-from hairify.ablation.variants import VARIANTS, make_variant
+from hairify.ablation.variants import make_variant
 from hairify.errors import HairError, OptionError, TrainingError
 from hairify.evaluation._scores import Score
-from hairify.networks._named import number_or_name
 from hairify.planning._planner import plan as make_plan
 from hairify.planning._plans import Plan
+
+__all__ = ["FILE", "AblationSettings", "TrainAndEvaluate", "ablate"]
 
 # The model, the seed, the row's name and, of rows of `combinations` alone, the degradations that it is to learn.
 TrainAndEvaluate: TypeAlias = Callable[..., Mapping[str, Score]]
@@ -30,61 +31,6 @@ TrainAndEvaluate: TypeAlias = Callable[..., Mapping[str, Score]]
 FILE = "runs.json"
 _VERSION = 1
 _OF_COMBINATIONS = ("static", "both")
-
-
-@dataclass(frozen=True)
-class AblationSettings:
-    """What is compared."""
-
-    variants: Annotated[
-        tuple[str, ...],
-        Doc(
-            "static: the network as it is; dac: the GIV as an embedding of ordinary blocks; hsn: learned vectors in "
-            "place of the GIV; both: as converted"
-        ),
-    ] = VARIANTS
-    splits: Annotated[
-        tuple[str, ...],
-        Doc("positions of the split to compare: names of modules, or fractions of the layer calls in (0, 1)"),
-    ] = ()
-    sweep: Annotated[
-        int, Doc("number of further positions, evenly spaced over the layer calls; the paper compares 6, by name")
-    ] = 0
-    combinations: Annotated[
-        tuple[str, ...],
-        Doc(
-            "which degradations to learn together, such as noise/rain, or all for every combination, noise of any "
-            "strength being one; each by the static and the converted network"
-        ),
-    ] = ()
-    seeds: Annotated[int, Doc("runs of each setting, with the seeds 0, 1, ...")] = 3
-
-    def __post_init__(self) -> None:
-        for name, values in (
-            *(("variants", self.variants), ("splits", self.splits)),
-            ("combinations", self.combinations),
-        ):
-            if len(set(values)) < len(values) or "" in values:
-                raise OptionError(f"`{name}` is {values!r}; accepted are names that differ.")
-        if unknown := [name for name in self.variants if name not in VARIANTS]:
-            raise OptionError(f"`variants` holds {unknown[0]!r}; accepted are {', '.join(map(repr, VARIANTS))}.")
-        for name, number, least in (("sweep", self.sweep, 0), ("seeds", self.seeds, 1)):
-            if number < least:
-                raise OptionError(f"`{name}` is {number}; accepted is an integer from {least} up.")
-        if not (self.variants or self.splits or self.sweep or self.combinations):
-            raise OptionError(
-                "`variants` is empty, and so are `splits`, `sweep` and `combinations`; there is nothing to compare."
-            )
-
-    def positions(self, network: nn.Module) -> list[tuple[str, str | float]]:
-        """All positions in a network, each as it was asked for and as `split_at`.
-
-        Module names may look like numbers ("0.5" in nested `nn.Sequential`s); they go before fractions.
-        """
-        names = {name for name, _ in network.named_modules(remove_duplicate=False)}
-        asked = [(text, text if text in names else number_or_name(text)) for text in self.splits]
-        fractions = [i / (self.sweep + 1) for i in range(1, self.sweep + 1)]
-        return list(dict.fromkeys([*asked, *((f"{fraction:.3g}", fraction) for fraction in fractions)]))
 
 
 def ablate(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal, TypeAlias, cast, get_args
+from typing import Any, cast
 
 import torch
 from einops import rearrange
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from hairify._support.copying import copy_model
 from hairify._support.counting import count
 from hairify._support.randomness import cpu_generator
+from hairify.ablation._settings import VARIANTS, Variant
 from hairify.conversion import assemble
 from hairify.errors import OptionError
 from hairify.model import HairModel
@@ -19,8 +20,7 @@ from hairify.networks._embedding import embed
 from hairify.nn._hsn import HyperSelectingNet
 from hairify.planning._plans import Plan
 
-Variant: TypeAlias = Literal["static", "dac", "hsn", "both"]
-VARIANTS: tuple[str, ...] = get_args(Variant)
+__all__ = ["VARIANTS", "LearnedGIVs", "NoDAC", "Variant", "make_variant", "with_learned_givs"]
 
 
 def make_variant(

@@ -13,7 +13,6 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from hairify._support.memory import is_lack_of_memory
 from hairify.cli import INTERRUPTED
 from hairify.cli._commands import (
     ablate,
@@ -74,6 +73,8 @@ def _reporting(command: Callable[..., Any]) -> Callable[..., Any]:
             _complain(f"{error}.{full}")
             raise typer.Exit(1) from error
         except (MemoryError, RuntimeError) as error:
+            from hairify._support.memory import is_lack_of_memory  # brings PyTorch
+
             if not is_lack_of_memory(error):
                 raise
             _complain(

@@ -1,4 +1,7 @@
-"""What commands share: the console, devices, restorers by name, progress."""
+"""What commands share: the console, devices, restorers by name, progress.
+
+What brings PyTorch is imported where it is used: every command's help imports this module, and is quick.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,8 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
-import torch
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -17,10 +19,14 @@ from rich.text import Text
 from hairify._support.files import is_utf8
 from hairify.cli.options import in_flags
 from hairify.errors import OptionError
-from hairify.restoring._processes import Processes, together
-from hairify.sharing._hub import Restorer, from_pretrained
-from hairify.training import TrainingSettings, processes
-from hairify.training._looking import BEST, MODEL
+from hairify.training._folders import BEST, MODEL
+from hairify.training._settings import TrainingSettings
+
+if TYPE_CHECKING:
+    import torch
+
+    from hairify.restoring import Processes
+    from hairify.sharing import Restorer
 
 console = Console()
 
@@ -67,6 +73,9 @@ def joined(device: str) -> Processes:
     Args:
         device: as the command was given it.
     """
+    from hairify.restoring import together
+    from hairify.training import processes
+
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         processes(TrainingSettings(cpu=device == "cpu"))  # opens their group, and gives each its GPU
     those = together()
@@ -76,6 +85,8 @@ def joined(device: str) -> Processes:
 
 def open_restorer(source: str, device: str, network: str | None, dac: str | None) -> Restorer:
     """The restorer of a folder or of the Hub, in evaluation mode, on a device."""
+    from hairify.sharing import from_pretrained
+
     restorer = from_pretrained(source, network=network, dac=dac)
     restorer.model.to(device_named(device))
     if UNFINISHED in restorer.about:
@@ -89,6 +100,8 @@ def device_named(name: str) -> torch.device:
     Raises:
         OptionError: there is no such device here.
     """
+    import torch
+
     if name == "auto":
         accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         return accelerator or torch.device("cpu")

@@ -23,7 +23,7 @@ import typer
 from typing_extensions import Doc
 
 from hairify import recipes
-from hairify.data.datasets import REPEATED
+from hairify.data._settings import REPEATED
 from hairify.errors import OptionError
 
 if sys.version_info >= (3, 11):
@@ -76,7 +76,7 @@ def with_settings(
     told = [name for name, hint in hints.items() if hint is Said]
     kept = (p for name, p in signature.parameters.items() if name not in classes and name not in told)
     own = [p.replace(annotation=hints[p.name]) for p in kept]
-    options = [_option(cls, field) for cls in classes.values() for field in dataclasses.fields(cls)]
+    options = [option for cls in classes.values() for option in _options(cls)]
     config = inspect.Parameter(
         CONFIG,
         inspect.Parameter.KEYWORD_ONLY,
@@ -226,14 +226,13 @@ def read_tables(path: Path) -> dict[str, dict[str, Any]]:
 
 def settings_classes() -> list[type]:
     """All settings classes: one file may have tables for several commands."""
-    from hairify.ablation.running import AblationSettings
-    from hairify.data.datasets import DataSettings
+    from hairify.ablation._settings import AblationSettings
+    from hairify.data._settings import DataSettings
     from hairify.evaluation._settings import EvaluationSettings
     from hairify.networks._named import NetworkSettings
-    from hairify.report import ReportSettings
-    from hairify.restoring._restored_files import RestoringSettings
-    from hairify.restoring._tiling import TilingSettings
-    from hairify.training import StartSettings, TrainingSettings
+    from hairify.report._settings import ReportSettings
+    from hairify.restoring._settings import RestoringSettings, TilingSettings
+    from hairify.training._settings import StartSettings, TrainingSettings
 
     return [
         NetworkSettings,
@@ -261,9 +260,21 @@ def to_toml(*settings: Any) -> str:
     return tomli_w.dumps(tables)
 
 
-def _option(cls: type, field: dataclasses.Field[Any]) -> inspect.Parameter:
-    """The parameter from which typer makes a field's flag."""
-    annotated = typing.get_type_hints(cls, include_extras=True)[field.name]
+@functools.cache
+def _options(cls: type) -> tuple[inspect.Parameter, ...]:
+    """The parameters from which typer makes the flags of a settings class, of which several commands have some."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    return tuple(_option(cls, field, hints[field.name]) for field in dataclasses.fields(cls))
+
+
+def _option(cls: type, field: dataclasses.Field[Any], annotated: Any) -> inspect.Parameter:
+    """The parameter from which typer makes a field's flag.
+
+    Args:
+        cls: a settings class.
+        field: one of its fields.
+        annotated: the field's type, with its text.
+    """
     help_text = next(one.documentation for one in annotated.__metadata__ if isinstance(one, Doc))
     kind = _without_none(annotated.__origin__)
     default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()

@@ -38,6 +38,8 @@ _ROUNDING = 1e-3  # by which floating-point values may leave [0, 1]
 
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
+_PNG_COLOURS = (b"\0", b"\2", b"\4", b"\6")  # grey and RGB, both with and without alpha; no palette
+
 # Opened by `PIL.Image.open`, a photograph of 90 megapixels would be taken for a decompression bomb; `LARGEST` is the
 # limit here.
 _READERS: dict[bytes, type[ImageFile]] = {
@@ -170,7 +172,9 @@ def _resolution(image: ImageFile) -> tuple[float, float] | None:
 
 def _decode_png(data: bytes) -> Decoded:
     chunks = taken_apart(data)
-    if data[24:25] == b"\x10":  # of 16 bits, which Pillow cuts down
+    depth, colours, interlaced = data[24:25], data[25:26], data[28:29]
+    plain = colours in _PNG_COLOURS and interlaced == b"\0" and not chunks.is_keyed
+    if depth == b"\x10" or (depth == b"\x08" and plain):  # Pillow cuts 16 bits down, and is slower with 8
         _check_size(*struct.unpack_from(">II", data, 16))
         levels = imagecodecs.png_decode(chunks.pixels)
     else:

@@ -29,14 +29,17 @@ class Chunks:
     resolution: tuple[float, float] | None
     """Pixels per metre, across and down."""
     frames: int
+    is_keyed: bool
+    """Whether a colour, or colours of the palette, are transparent."""
 
 
 def taken_apart(png: bytes) -> Chunks:
     """The chunks of a PNG file; what is damaged in them is left to the decoder of the pixels."""
-    pixels, found = [PNG_SIGNATURE], dict[bytes, bytes]()
+    pixels, found, is_keyed = [PNG_SIGNATURE], dict[bytes, bytes](), False
     for kind, start, end in _chunks(png):
         if kind in _PIXELS:
             pixels.append(png[start - 8 : end + 4])
+            is_keyed = is_keyed or kind == b"tRNS"
         elif kind in (*COLOUR, b"iCCP", b"eXIf", b"pHYs", b"acTL"):
             found[kind] = png[start:end]
     frames = struct.unpack(">I", found[b"acTL"][:4])[0] if len(found.get(b"acTL", b"")) == 8 else 1
@@ -47,6 +50,7 @@ def taken_apart(png: bytes) -> Chunks:
         colour=tuple((kind, found[kind]) for kind in COLOUR if kind in found),
         resolution=_resolution(found.get(b"pHYs", b"")),
         frames=max(frames, 1),
+        is_keyed=is_keyed,
     )
 
 

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from hairify.data._formats import IMAGES
 from hairify.data._halves import kind_of
-from hairify.data.images import rgb_in
+from hairify.data.images import integers_in
 from hairify.errors import DataError, ImageError, OptionError
 
 _PAIRS = re.compile(r"([A-Za-z_][\w+.-]*)=(.+)")
@@ -207,7 +207,7 @@ class Tars:
             return int(file.seek(0, os.SEEK_END))
 
     def read(self, url: str, record: Record) -> dict[str, Tensor]:
-        """The images of a sample, (3, H, W) float32 in [0, 1] each, by what their names say.
+        """The images of a sample, (3, H, W) uint8 or uint16 each, by what their names say.
 
         Raises:
             ImageError: one cannot be read.
@@ -217,7 +217,7 @@ class Tars:
         with self._opened(url) as file:
             for part, place, size in record.images:
                 file.seek(place)
-                images[part] = rgb_in(file.read(size), f"{url}/{record.key}.{part}")
+                images[part] = integers_in(file.read(size), f"{url}/{record.key}.{part}")
         return images
 
     def _opened(self, url: str) -> Any:

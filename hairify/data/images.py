@@ -21,7 +21,7 @@ from hairify.data._decoding import LARGEST, decode, decode_content
 from hairify.data._encoding import BY_PILLOW, LONGEST_SIDE, encode, lost
 from hairify.data._exif import upright
 from hairify.data._formats import FOR_OTHER_PROGRAMS, IMAGES, SUFFIXES, needed_for, readable
-from hairify.data._image import Image, to_pixels, to_tensor, turned
+from hairify.data._image import Image, to_integers, to_pixels, to_tensor, turned
 from hairify.errors import DataError, ImageError, OptionError
 
 __all__ = [
@@ -32,12 +32,13 @@ __all__ = [
     "Image",
     "find_images",
     "find_unread",
+    "integers_in",
     "lost",
     "needed_for",
     "read",
+    "read_integers",
     "read_rgb",
     "readable",
-    "rgb_in",
     "write",
 ]
 
@@ -89,14 +90,26 @@ def read_rgb(path: str | os.PathLike[str]) -> Tensor:
     return to_pixels(turned(decoded.levels, upright(decoded.exif)[0]))
 
 
-def rgb_in(content: bytes, name: str) -> Tensor:
-    """As `read_rgb`, of the content of a file.
+def read_integers(path: str | os.PathLike[str]) -> Tensor:
+    """The same as whole numbers, 8 bits for each value, or 16 where 8 do not hold them.
+
+    Returns: (3, H, W) uint8 or uint16.
+
+    Raises:
+        ImageError: as for `read`.
+    """
+    decoded = decode(Path(path))
+    return to_integers(turned(decoded.levels, upright(decoded.exif)[0]))
+
+
+def integers_in(content: bytes, name: str) -> Tensor:
+    """As `read_integers`, of the content of a file.
 
     Raises:
         ImageError: as for `read`; it has the name.
     """
     decoded = decode_content(content, name)
-    return to_pixels(turned(decoded.levels, upright(decoded.exif)[0]))
+    return to_integers(turned(decoded.levels, upright(decoded.exif)[0]))
 
 
 def write(image: Image, path: str | os.PathLike[str], *, quality: int = 95) -> None:

@@ -16,11 +16,12 @@ from torch import Generator, Tensor
 from torch.utils.data import Dataset
 
 from hairify.data._order import Order
+from hairify.data._settings import Augmentation, DataSettings
 from hairify.data._shard_order import ShardOrder
 from hairify.data._shards import Record, halves
-from hairify.data.datasets import Augmentation, DataSettings, Task, fit, seeded_generator
+from hairify.data.datasets import Task, fit, seeded_generator
 from hairify.data.degradations import degradation
-from hairify.data.images import read_rgb
+from hairify.data.images import read_integers
 from hairify.errors import DataError, ImageError
 
 _Read: TypeAlias = "Callable[[], tuple[Tensor | None, Tensor]]"
@@ -180,7 +181,7 @@ class TrainingSamples(Dataset[Sample]):
         if degraded is not None and degraded.shape != clean.shape:
             sizes = [f"{image.shape[2]}×{image.shape[1]}" for image in (degraded, clean)]
             raise ImageError(f"{url}/{record.key} has {sizes[0]} pixels, and its clean image has {sizes[1]}.")
-        return None if degraded is None else _as_integers(degraded), _as_integers(clean)
+        return degraded, clean
 
     def _patches(
         self, task: Task, degraded: Tensor | None, clean: Tensor, generator: Generator, size: int
@@ -247,7 +248,7 @@ class _Cache:
         if path in self.images:
             self.images.move_to_end(path)
             return self.images[path]
-        image = _as_integers(read_rgb(path))
+        image = read_integers(path)
         if image.nbytes <= self.limit:
             self.images[path] = image
             self.size += image.nbytes
@@ -257,19 +258,6 @@ class _Cache:
 
     def __getstate__(self) -> dict[str, object]:
         return {"limit": self.limit, "size": 0, "images": OrderedDict()}
-
-
-def _as_integers(image: Tensor) -> Tensor:
-    """(3, H, W) float32 in [0, 1] as uint8 where that is exact but for rounding, as uint16 otherwise."""
-    integers = torch.empty(image.shape, dtype=torch.uint8)
-    # In strips that stay in the processor's cache, which takes less than half as long.
-    for strip, place in zip(image.flatten(0, 1).split(64), integers.flatten(0, 1).split(64), strict=True):
-        levels = strip * 255
-        rounded = levels.round()
-        if levels.sub_(rounded).abs_().max() > 1e-3:
-            return (image * 65535).round_().to(torch.uint16)
-        place.copy_(rounded)
-    return integers
 
 
 def _as_float(image: Tensor) -> Tensor:

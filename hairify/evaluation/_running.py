@@ -13,11 +13,12 @@ from hairify._support.memory import release_memory
 from hairify._support.modes import evaluation_mode
 from hairify.data.datasets import Task
 from hairify.errors import DataError, ImageError
+from hairify.evaluation._choosing import tiling_for
 from hairify.evaluation._metrics import Metric
 from hairify.evaluation._protocols import HAIRIFY, Pairs, Protocol
 from hairify.evaluation._results import ImageResult, Results
 from hairify.evaluation._scores import Score, mean, score, without_border
-from hairify.evaluation._settings import TILE_ABOVE, tiling_for
+from hairify.evaluation._settings import TILE_ABOVE
 from hairify.restoring._failures import failure_in_words
 from hairify.restoring._processes import ALONE, Processes
 from hairify.restoring._tiling import restore_tiled, restore_whole

@@ -1,22 +1,23 @@
-"""What an evaluation measures, and on which of the images that were found."""
+"""What an evaluation measures, as a user says it.
+
+What brings PyTorch is imported where it is used: the help of the command line reads the settings, and is quick.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from typing_extensions import Doc
 
-from hairify.data.datasets import DataSettings, Task
-from hairify.data.degradations import degradation
+from hairify.data._settings import DataSettings
 from hairify.errors import DataError, OptionError
-from hairify.evaluation._protocols import PROTOCOLS, OnTop, Protocol
-from hairify.restoring._tiling import TilingSettings
 
-_TILE = 128  # half of what `hairify restore` takes: in a validation, optimizer and gradients lie in memory, too
+if TYPE_CHECKING:
+    from hairify.evaluation._protocols import Protocol
+
 TILE_ABOVE = 2.0
 """Megapixels up to which images are restored whole: all of the field's test sets."""
 
@@ -66,6 +67,9 @@ class EvaluationSettings:
     evaluation_seed: Annotated[int, Doc("of degradations that are synthesised")] = 0
 
     def __post_init__(self) -> None:
+        from hairify.data.degradations import degradation
+        from hairify.evaluation._protocols import PROTOCOLS
+
         for name, known in (("protocol", PROTOCOLS), ("setting", SETTINGS)):
             value = getattr(self, name)
             if value is not None and value not in known:
@@ -88,72 +92,10 @@ class EvaluationSettings:
     @property
     def measured(self) -> Protocol:
         """The protocol, with the border that is left out."""
+        from hairify.evaluation._protocols import PROTOCOLS
+
         return dataclasses.replace(PROTOCOLS[self.protocol], border=self.border)
 
     def on(self, data: DataSettings) -> DataSettings:
         """Where test images are looked for: a setting puts its own noises on clean photographs, and nothing else."""
         return data if self.setting is None else dataclasses.replace(data, degradations=_NOISES)
-
-
-@dataclass(frozen=True)
-class Chosen:
-    """The images that an evaluation measures.
-
-    Attributes:
-        tasks: in the order of the setting, or in which they were found.
-        missing: test sets of the setting that were not found, by their usual names.
-        stray: tasks that were found and are none of the setting's, or no pairs where something is put on top.
-    """
-
-    tasks: tuple[Task, ...]
-    missing: tuple[str, ...] = ()
-    stray: tuple[str, ...] = ()
-
-
-def choose_tasks(tasks: Sequence[Task], evaluation: EvaluationSettings) -> Chosen:
-    """What of the test images an evaluation measures.
-
-    Args:
-        tasks: that were found, by `EvaluationSettings.on`.
-        evaluation: what is asked for.
-
-    Raises:
-        DataError: nothing of that is among them.
-    """
-    chosen = of_setting(tasks, evaluation.setting)
-    if not chosen.tasks:
-        raise DataError(
-            f"No images of the setting {evaluation.setting!r}, which are {', '.join(chosen.missing)}: found "
-            f"{', '.join(chosen.stray)}. Give folders of them as `test_data`."
-        )
-    if not evaluation.on_top:
-        return chosen
-    pairs = [task for task in chosen.tasks if task.degraded is not None and None not in task.degraded]
-    if not pairs:
-        raise DataError(
-            "There are no pairs to put degradations on top of: found "
-            f"{', '.join(task.name for task in chosen.tasks)}. On clean photographs, `degradations` puts several, such "
-            "as 'haze+noise25'."
-        )
-    rest = tuple(task.name for task in chosen.tasks if task not in pairs)
-    tasks = tuple(OnTop.of(task, name) for task in pairs for name in evaluation.on_top)
-    return Chosen(tasks, chosen.missing, (*chosen.stray, *rest))
-
-
-def of_setting(tasks: Sequence[Task], setting: str | None) -> Chosen:
-    """The tasks of a setting, in its order; all, where there is none."""
-    if setting is None:
-        return Chosen(tuple(tasks))
-    by_name = {task.name: task for task in tasks}
-    found = [next((name for name in names if name in by_name), None) for names in SETTINGS[setting]]
-    taken = [name for name in found if name is not None]
-    missing = tuple(names[0] for names, name in zip(SETTINGS[setting], found, strict=True) if name is None)
-    stray = tuple(name for name in by_name if name not in taken)
-    return Chosen(tuple(by_name[name] for name in taken), missing, stray)
-
-
-def tiling_for(multiple: int) -> TilingSettings:
-    """Tiles that leave room for a training, as much larger as a network's sides, multiples of `multiple`, need."""
-    usual = TilingSettings(tile=_TILE)
-    tile = max(math.ceil(usual.tile / multiple), 2) * multiple
-    return TilingSettings(tile=tile, overlap=min(usual.overlap, tile - multiple))

@@ -17,7 +17,7 @@ from hairify.model import HairModel
 from hairify.models._checkpoints import read_state
 from hairify.models.restormer import NormKind, restormer
 from hairify.nn._published_dac import DegradationAwareClassifier
-from hairify.planning._options import Init
+from hairify.planning._choices import Init
 
 _HSN_LAYERS = ("0", "2", "4", "6")  # the published HSN is a sequence with activations in between
 

@@ -1,4 +1,7 @@
-"""Networks by name, built, converted and run on images: what commands need, whatever the network."""
+"""Networks by name, built, converted and run on images: what commands need, whatever the network.
+
+What brings PyTorch is imported where it is used: the help of the command line reads the settings, and is quick.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,15 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-import torch
-from torch import nn
 from typing_extensions import Doc
 
-import hairify.models as models
-from hairify._support.randomness import seeded
-from hairify.conversion import hairify as convert
 from hairify.errors import CheckpointError, HairError, HairWarning, NetworkError, OptionError
-from hairify.model import HairModel
-from hairify.models import load_published, load_weights
-from hairify.networks._sizes import unusual_example
-from hairify.nn._dac import DACName
-from hairify.planning._options import DEFAULTS, Init
-from hairify.planning._presets import BoxKind, PresetName, Targets
+from hairify.planning._choices import BoxKind, Init, PresetName, Targets
+
+if TYPE_CHECKING:
+    from torch import nn
 
 BUILT_IN: Mapping[str, Mapping[str, Any]] = {
     "restormer": {},
@@ -67,6 +63,10 @@ class Network:
         Raises:
             NetworkError: there is no such factory, or it does not return a module with these options.
         """
+        from torch import nn
+
+        import hairify.models as models
+
         factory = getattr(models, self.name) if self.is_built_in else find_object(self.name)
         try:
             network = factory(**self.options)
@@ -152,8 +152,19 @@ class NetworkSettings:
                 "`convert` is off, but res_hair is a converted network. Its static form is restormer with the option "
                 "hair_neck=true."
             )
+        if self.network == "res_hair":
+            self._refuse_to_convert_again()
+
+    def _refuse_to_convert_again(self) -> None:
+        """Refuse options of a conversion.
+
+        Raises:
+            OptionError: there are such.
+        """
+        from hairify.planning._options import DEFAULTS
+
         said = [one.name for one in fields(self) if one.name in DEFAULTS and getattr(self, one.name) != one.default]
-        if said and self.network == "res_hair":
+        if said:
             raise OptionError(
                 f"`{said[0]}` is {getattr(self, said[0])!r}, but res_hair is converted already, as published. To "
                 "convert otherwise, give restormer, with the option hair_neck=true for the same base."
@@ -162,6 +173,8 @@ class NetworkSettings:
     @property
     def own_dac(self) -> str | None:
         """Name of a DAC that is not hairify's, as "package.module:factory"."""
+        from hairify.nn._dac import DACName
+
         return None if self.dac in get_args(DACName) else self.dac
 
     def named(self) -> Network:
@@ -175,6 +188,8 @@ class NetworkSettings:
             network: that is to be converted. Its modules may have names like "0.5", which go before fractions.
             any_split: leave out what suits only the network's usual split.
         """
+        from hairify.networks._sizes import unusual_example
+
         options: dict[str, Any] = {
             **{name: getattr(self, name) for name in ("preset", "box", "rank", "targets", "giv_dim", "init")},
             **BUILT_IN.get(self.network, {}),
@@ -206,6 +221,12 @@ class NetworkSettings:
             NetworkError: the network cannot be built.
             CheckpointError: `weights` cannot be read or does not fit.
         """
+        import torch
+
+        from hairify._support.randomness import seeded
+        from hairify.model import HairModel
+        from hairify.models import load_published, load_weights
+
         with seeded(torch.Generator().manual_seed(seed)):
             network = self.named().build()
         if self.weights is None:
@@ -239,6 +260,11 @@ class NetworkSettings:
         Raises:
             HairError: it cannot be converted.
         """
+        import torch
+
+        from hairify.conversion import hairify as convert
+        from hairify.model import HairModel
+
         if not self.convert or isinstance(network, HairModel):
             return network
         generator = torch.Generator().manual_seed(seed)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
+from collections.abc import Callable, MutableMapping
+from types import FunctionType
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +77,22 @@ def original_of(network: nn.Module) -> nn.Module:
 
 def number_of_inputs(network: nn.Module) -> int:
     """How many images a network's forward requires, 1 at least."""
+    forward = original_of(network).forward
+    function = getattr(forward, "__func__", None)
+    if not isinstance(function, FunctionType):  # that of a method: all networks of a class have the same
+        return _required(forward)
+    if function not in _REQUIRED:
+        _REQUIRED[function] = _required(forward)
+    return _REQUIRED[function]
+
+
+_REQUIRED: MutableMapping[FunctionType, int] = WeakKeyDictionary()
+"""What was found of methods: to look takes as long as a small layer, and is done for each tile and step."""
+
+
+def _required(forward: Callable[..., object]) -> int:
     kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(original_of(network).forward).parameters.values()
+    parameters = inspect.signature(forward).parameters.values()
     return max(sum(p.kind in kinds and p.default is p.empty for p in parameters), 1)
 
 

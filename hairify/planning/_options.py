@@ -7,7 +7,7 @@ import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, TypeVar, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 
 import torch
 from torch import nn
@@ -18,9 +18,9 @@ from hairify.errors import AlreadyConvertedError, OptionError
 from hairify.nn._converted import Converted
 from hairify.nn._dac import DACSource
 from hairify.nn._layers import HyperLayer
-from hairify.planning._presets import DEFAULT_RANK, PRESETS, BoxKind, Preset, PresetName, Targets
+from hairify.planning._choices import BoxKind, Init, PresetName, Targets
+from hairify.planning._presets import DEFAULT_RANK, PRESETS, Preset
 
-Init: TypeAlias = Literal["preserve", "random"]
 BoxSize: TypeAlias = int | Mapping[str, int] | None
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
+from typing import get_args
 
 from hairify.nn._dac import DACName
 from hairify.nn._hsn import published_widths
-
-BoxKind: TypeAlias = Literal["full", "low_rank"]
-PresetName: TypeAlias = Literal["default", "published"]
-Targets: TypeAlias = Literal["all", "auto", "families", "layers"]
+from hairify.planning._choices import BoxKind, PresetName, Targets
 
 DEFAULT_RANK = 8
 _GIV_DIM = 64

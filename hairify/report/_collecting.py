@@ -25,7 +25,8 @@ from hairify.report._logs import read_log
 from hairify.report._projecting import project
 from hairify.report._settings import ReportSettings
 from hairify.restoring._failures import OF_WHOLE_IMAGE, failure_in_words
-from hairify.restoring._tiling import TilingSettings, giv_of, restore_whole
+from hairify.restoring._settings import TilingSettings
+from hairify.restoring._tiling import giv_of, restore_whole
 
 _Source = TypeVar("_Source")
 

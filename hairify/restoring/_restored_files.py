@@ -8,10 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from torch import Tensor, nn
-from typing_extensions import Doc
 
 from hairify._support.modes import evaluation_mode
 from hairify.data.images import (
@@ -29,27 +28,10 @@ from hairify.errors import ImageError, OptionError
 from hairify.model import HairModel
 from hairify.restoring._failures import failure_in_words
 from hairify.restoring._processes import ALONE, Processes
-from hairify.restoring._tiling import TilingSettings, giv_of, restore_tiled
+from hairify.restoring._settings import RestoringSettings, TilingSettings
+from hairify.restoring._tiling import giv_of, restore_tiled
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
-
-
-@dataclass(frozen=True)
-class RestoringSettings:
-    """How restored photographs are written."""
-
-    overwrite: Annotated[bool, Doc("replace outputs that exist; without, they are skipped")] = False
-    bake: Annotated[
-        bool, Doc("make each photograph's static network and run that; the same result, of ordinary layers")
-    ] = False
-    output_format: Annotated[
-        Literal["png", "jpg", "webp", "tif", "bmp"] | None, Doc("format of all outputs; by default that of each input")
-    ] = None
-    quality: Annotated[int, Doc("of JPEG and WebP outputs, 1 to 100")] = 95
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.quality <= 100:
-            raise OptionError(f"`quality` is {self.quality}; accepted are numbers from 1 to 100.")
 
 
 @dataclass(frozen=True)

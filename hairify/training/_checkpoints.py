@@ -15,13 +15,11 @@ import safetensors.torch
 from torch import Tensor
 
 from hairify.errors import TrainingError
+from hairify.training._folders import CHECKPOINTS
 
 FORMAT_VERSION = 1
 _KEY = "hairify-training"
 _SUFFIX = ".safetensors"
-
-FOLDER = "checkpoints"
-"""Where a run has them, in its folder."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ def read(path: Path) -> Checkpoint:
 
 def is_begun(output: Path) -> bool:
     """Whether a folder holds a run that can be resumed."""
-    return bool(Checkpoints(output / FOLDER, keep=1).paths())
+    return bool(Checkpoints(output / CHECKPOINTS, keep=1).paths())
 
 
 def refuse_other_runs(output: Path) -> None:
@@ -157,7 +155,7 @@ def refuse_other_runs(output: Path) -> None:
     Raises:
         TrainingError: the folder holds checkpoints.
     """
-    if paths := Checkpoints(output / FOLDER, keep=1).paths():
+    if paths := Checkpoints(output / CHECKPOINTS, keep=1).paths():
         raise TrainingError(
             f"{output} holds a run already ({paths[-1].name}). Go on with it by `resume`, or give another `output`."
         )

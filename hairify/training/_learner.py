@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator  # type: ignore[import-untyped]
-from accelerate.utils import broadcast  # type: ignore[import-untyped]
+from accelerate.utils import DistributedType, broadcast  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from hairify._support.copying import copy_model
@@ -32,6 +32,8 @@ from hairify.training._reachability import added_parameters, reached
 from hairify.training._settings import TrainingSettings
 from hairify.training._sharding import like, whole
 from hairify.training._tuning import RunTuning
+
+_PLAIN = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
 
 _CLASSIFY = 0.1
 """Weight of telling the degradation from the GIV where no other is given; docs/conditioning.md has the measurements."""
@@ -125,6 +127,9 @@ class Learner:
         if settings.compile:
             self._network.compile()
         self._objective, self._optimizer = accelerator.prepare(self._parts, self._adamw())
+        # Nothing is scaled, sharded or summed up late: then PyTorch's own steps do what accelerate's do, which look for
+        # packages and signatures each time.
+        self._plain = accelerator.scaler is None and accelerator.distributed_type in _PLAIN
         self._average = WeightAverage(self._network, settings.ema_decay) if settings.ema_decay else None
         self.skipped = 0
 
@@ -216,8 +221,17 @@ class Learner:
         rows = torch.cat([rows for rows, _ in added])
         self._leave_out_unused([used for _, used in added if used is not None])
         rows = self._accelerator.gather(torch.cat([rows, torch.full_like(rows[:, :1], asked())], dim=1)).cpu()
-        norm = self._accelerator.clip_grad_norm_(self._objective.parameters(), self._settings.clip_norm or math.inf)
+        norm = self._clipped()
         return Gradients(rows[:, 0].double(), rows[:, 1].int().tolist(), float(whole(norm)), bool(rows[:, 2].any()))
+
+    def _clipped(self) -> Tensor:
+        """The norm of all gradients together, which are then clipped, if they are to be."""
+        if self._plain and self._settings.clip_norm is None:  # else all would be multiplied by 1
+            parameters = self._parts.parameters()
+            return nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
+        most = self._settings.clip_norm or math.inf
+        norm: Tensor = self._accelerator.clip_grad_norm_(self._objective.parameters(), most)
+        return norm
 
     def _leave_out_unused(self, used: Sequence[Tensor]) -> None:
         """Take the gradients of zero from the parameters that no process used, of those of the micro-batches."""
@@ -246,8 +260,9 @@ class Learner:
         """Change the weights, at this learning rate, by the gradients of a step."""
         for group in self._optimizer.param_groups:
             group["lr"] = rate * group[RELATIVE_RATE]
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        optimizer = self._optimizer.optimizer if self._plain else self._optimizer
+        optimizer.step()
+        optimizer.zero_grad()
         self.skipped = self.skipped + 1 if self._accelerator.optimizer_step_was_skipped else 0
         if self._average is not None and not self.skipped:
             self._average.update(step)

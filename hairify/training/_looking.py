@@ -13,15 +13,13 @@ from torch import nn
 
 from hairify.evaluation._conditioning import NOT_MEASURED, Conditioning
 from hairify.model import HairModel
+from hairify.training._folders import BEST
 from hairify.training._logs import RunLog, Scores, mean_score
 from hairify.training._progress import ProgressBar
 
 Validate: TypeAlias = Callable[[nn.Module], Scores]
 Measure: TypeAlias = Callable[[HairModel], Conditioning | None]
 Keep: TypeAlias = Callable[[str, int], None]
-
-MODEL, BEST = "model", "best"
-"""Names under which the newest network is kept, and the one with the best score."""
 
 
 class Looking:

@@ -1,4 +1,7 @@
-"""How a network is trained. The defaults are the paper's recipe (section 4, implementation details)."""
+"""How a network is trained. The defaults are the paper's recipe (section 4, implementation details).
+
+What brings PyTorch is imported where it is used: the help of the command line reads the settings, and is quick.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,6 @@ from typing_extensions import Doc
 
 from hairify._support.nearest import named_nearest
 from hairify.errors import OptionError
-from hairify.training._image_losses import check_loss_name
 from hairify.training._progression import Batches, Stage, parse_stage, steps_for
 from hairify.training._schedule import Schedule, ScheduleName
 
@@ -19,6 +21,19 @@ MixedPrecision = Literal["no", "fp16", "bf16"]
 
 PARTS = ("base", "dac", "hsn", "boxes")
 """What a converted network consists of, and may have learning rates of its own."""
+
+
+@dataclass(frozen=True)
+class StartSettings:
+    """What a second stage starts from."""
+
+    start_from: Annotated[
+        str | None,
+        Doc(
+            "a run, a restorer's folder or owner/name on the Hub, or a checkpoint: network, plan and weights come from "
+            "there"
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -137,6 +152,8 @@ class TrainingSettings:
                 f"`mixed_precision` is {self.mixed_precision!r}; accepted are {', '.join(get_args(MixedPrecision))}."
             )
         if self.loss is not None:
+            from hairify.training._image_losses import check_loss_name
+
             check_loss_name(self.loss)
         if self.channels_last and self.fsdp:
             raise OptionError("`channels_last` is on, but FSDP shards tensors whose rows are contiguous. Leave it off.")

@@ -6,38 +6,22 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from torch import nn
-from typing_extensions import Doc
 
 from hairify.errors import CheckpointError, OptionError
 from hairify.model import HairModel
 from hairify.networks._named import Network, NetworkSettings, find_object
 from hairify.serialization import load
 from hairify.sharing._hub import Restorer, from_pretrained, network_of
-from hairify.training._checkpoints import FOLDER, read
-
-START = "start"
-"""Where a second stage keeps the restorer that it began with, in its folder."""
+from hairify.training._checkpoints import read
+from hairify.training._folders import CHECKPOINTS, START
 
 ORIGIN = "begun from"
 """The fact of a restorer that says where its training began."""
 
 _ITS_OWN = ("network", "options", "dac")  # the restorer has them; who names them trusts it
-
-
-@dataclass(frozen=True)
-class StartSettings:
-    """What a second stage starts from."""
-
-    start_from: Annotated[
-        str | None,
-        Doc(
-            "a run, a restorer's folder or owner/name on the Hub, or a checkpoint: network, plan and weights come from "
-            "there"
-        ),
-    ] = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +120,7 @@ def _of_folder(source: str, settings: NetworkSettings, said: Mapping[str, Any]) 
 
 def _of_file(path: Path, settings: NetworkSettings, said: Mapping[str, Any]) -> Restorer:
     """A checkpoint of a run, whose network and plan its restorer has; or a file of `save`, whose network is named."""
-    if path.parent.name == FOLDER:
+    if path.parent.name == CHECKPOINTS:
         restorer = _of_folder(str(path.parent.parent), settings, said)
         checkpoint = read(path)
         try:

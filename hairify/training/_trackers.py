@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from accelerate.tracking import (  # type: ignore[import-untyped]
     LOGGER_TYPE_TO_CLASS,
     GeneralTracker,
+    TensorBoardTracker,
     get_available_trackers,
 )
 
@@ -24,6 +26,23 @@ NONE = "none"
 _PROJECT = "hairify"
 _LOCAL = "tensorboard"  # it only writes files in the run's folder
 _PACKAGES = {"comet_ml": "comet-ml"}  # whose names are not those of the trackers
+
+
+_TOLD_EVERY = 2.0  # seconds; to wait for the disk takes longer than to write down the numbers of a step
+
+
+class _TensorBoard(TensorBoardTracker):  # type: ignore[misc]
+    """accelerate's, which does not wait for the disk at every step."""
+
+    _told = 0.0
+
+    def log(self, values: Mapping[str, float], step: int | None = None, **kwargs: Any) -> None:
+        """Write down numbers of a step; they are on the disk after some seconds, and when it ends."""
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, global_step=step)
+        if (now := time.monotonic()) - self._told > _TOLD_EVERY:
+            self._told = now
+            self.writer.flush()
 
 
 class Trackers:
@@ -112,7 +131,7 @@ def trackers_named(names: Sequence[str]) -> dict[str, Any]:
                     f"`log_with` has {name!r}, which is not installed: pip install {_PACKAGES.get(name, name)}. Or "
                     f"leave it out ({NONE!r}: no tracker)."
                 )
-            found[name] = LOGGER_TYPE_TO_CLASS[name]
+            found[name] = _TensorBoard if name == _LOCAL else LOGGER_TYPE_TO_CLASS[name]
     return found
 
 

@@ -25,14 +25,15 @@ from hairify._support.memory import is_lack_of_memory
 from hairify.data.samples import Batch, TrainingSamples
 from hairify.errors import CheckpointError, DataError, HairError, OptionError, TrainingError
 from hairify.training._agreement import agreed, compared
-from hairify.training._checkpoints import FOLDER, About, Checkpoint, Checkpoints, refuse_other_runs
+from hairify.training._checkpoints import About, Checkpoint, Checkpoints, refuse_other_runs
 from hairify.training._compute import tf32
 from hairify.training._finiteness import mean_losses, not_finite
+from hairify.training._folders import CHECKPOINTS, MODEL
 from hairify.training._interruption import Interruption, outlive_signals
 from hairify.training._learner import Gradients, Learner
 from hairify.training._loading import Reporting, calibration_images, collate_or_error, examples
 from hairify.training._logs import LOG, RunLog, StepReport, best_score
-from hairify.training._looking import MODEL, Keep, Looking, Measure, Validate
+from hairify.training._looking import Keep, Looking, Measure, Validate
 from hairify.training._losses import Loss, loss_named
 from hairify.training._memory import lack_of_memory
 from hairify.training._progress import ProgressBar
@@ -143,7 +144,7 @@ class _Run:
     ) -> None:
         self.model, self.samples, self.settings, self.accelerator = model, samples, settings, accelerator
         trackers_named(settings.log_with)  # now: what is missing is missed before the first step
-        self.output, self.checkpoints = output, Checkpoints(output / FOLDER, settings.keep_checkpoints)
+        self.output, self.checkpoints = output, Checkpoints(output / CHECKPOINTS, settings.keep_checkpoints)
         self.steps = settings.total_steps(samples.epoch)
         self.batches = settings.batches(self.steps)
         for stage in self.batches.stages:
@@ -155,11 +156,8 @@ class _Run:
         self.losses: list[float] = start.tensors["losses"].tolist() if start else []
         self._seed(0)
         tried = examples(samples, self.batches.stages)
-        weights, images = (
-            (start.part("model"), None)
-            if start
-            else (None, calibration_images(model, samples, settings.calibration, notes))
-        )
+        weights = start.part("model") if start else None
+        images = None if start else calibration_images(model, samples, settings.calibration, notes)
         with self._enough_memory(tried[-1], self.batches.stages[-1].batch_size):
             self.learner = Learner(model, loss, settings, accelerator, tried, self._degradations(), weights, images)
         if start:

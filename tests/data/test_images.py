@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import imagecodecs
 import numpy as np
 import PIL.Image
 import PIL.ImageCms
@@ -29,7 +30,18 @@ from PIL.TiffImagePlugin import IFDRational
 
 from hairify.data import _decoding, _encoding
 from hairify.data._image import Image
-from hairify.data.images import SUFFIXES, find_images, find_unread, lost, read, read_rgb, readable, write
+from hairify.data.images import (
+    SUFFIXES,
+    find_images,
+    find_unread,
+    integers_in,
+    lost,
+    read,
+    read_integers,
+    read_rgb,
+    readable,
+    write,
+)
 from hairify.errors import DataError, ImageError, OptionError
 
 SHAPES = {"grey": (), "grey+alpha": (2,), "rgb": (3,), "rgba": (4,)}
@@ -266,6 +278,33 @@ def test_read_rgb_gives_the_pixels_alone(kind: str, dtype: Any, tmp_path: Path) 
     pixels = read_rgb(tmp_path / "a.png")
     assert pixels.shape == (3, 34, 21)
     assert torch.equal(pixels, read(tmp_path / "a.png").pixels)
+
+
+@every_kind
+@every_depth
+def test_integers_are_those_of_the_file_where_8_bits_hold_them(kind: str, dtype: Any, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(png(random_levels(kind, dtype), before=png_chunk(b"eXIf", exif_block(6))))
+    integers = read_integers(path)
+    assert integers.dtype == (torch.uint8 if dtype == np.uint8 else torch.uint16)
+    white = 255 if dtype == np.uint8 else 65535
+    assert torch.equal(integers.float() / white, read_rgb(path))
+    assert torch.equal(integers_in(path.read_bytes(), "a.png"), integers)
+
+
+def test_16_bits_that_hold_8_take_the_room_of_8(tmp_path: Path) -> None:
+    levels = random_levels("rgb", np.uint8)
+    (tmp_path / "a.png").write_bytes(png(levels.astype(np.uint16) * 257))
+    assert torch.equal(read_integers(tmp_path / "a.png"), torch.from_numpy(levels).permute(2, 0, 1))
+
+
+@every_kind
+@pytest.mark.parametrize("filtered", range(5))
+def test_png_of_8_bits_is_decoded_as_pillow_does(kind: str, filtered: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(imagecodecs.png_encode(random_levels(kind, np.uint8).squeeze(), filter=1 << (3 + filtered)))
+    with PIL.Image.open(path) as opened:
+        assert_holds(read(path), np.asarray(opened))
 
 
 def test_pillows_limit_is_lifted_for_photographs_and_stays_for_others(

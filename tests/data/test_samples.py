@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from hairify.data import samples as module
 from hairify.data.datasets import Task
-from hairify.data.images import read_rgb
+from hairify.data.images import read_integers, read_rgb
 from hairify.data.samples import Sample, TrainingSamples, collate
 from hairify.errors import DataError
 
@@ -299,13 +299,13 @@ class CountedReads:
 
     def __call__(self, path: Path) -> Tensor:
         self.paths.append(path)
-        return read_rgb(path)
+        return read_integers(path)
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> CountedReads:
     counted = CountedReads()
-    monkeypatch.setattr(module, "read_rgb", counted)
+    monkeypatch.setattr(module, "read_integers", counted)
     return counted
 
 

@@ -33,7 +33,7 @@ from hairify.evaluation import (
     read_results,
     score,
 )
-from hairify.evaluation._settings import tiling_for
+from hairify.evaluation._choosing import tiling_for
 
 CPU = torch.device("cpu")
 

@@ -17,7 +17,7 @@ from hairify import HairModel, hairify
 from hairify._support.modes import evaluation_mode
 from hairify.errors import CheckpointError, NetworkError, OptionError
 from hairify.models import restormer
-from hairify.networks import BUILT_IN, Network, NetworkSettings, apply, smallest_multiple
+from hairify.networks import BUILT_IN, Network, NetworkSettings, apply, number_of_inputs, smallest_multiple
 
 SMALL: dict[str, dict[str, Any]] = {
     "restormer": {"dim": 8, "num_blocks": (1, 1, 1, 2), "num_refinement_blocks": 1},
@@ -195,3 +195,20 @@ def test_res_hair_is_converted_as_published(conversion: dict[str, Any]) -> None:
     (name,) = conversion
     with pytest.raises(OptionError, match=f"`{name}` is .*hair_neck"):
         NetworkSettings(network="res_hair", **conversion)
+
+
+def test_inputs_are_counted_for_each_forward() -> None:
+    class One(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image
+
+    class Two(nn.Module):
+        def forward(self, query: torch.Tensor, key: torch.Tensor, scale: float = 1.0) -> torch.Tensor:
+            return query + scale * key
+
+    one, other = One(), One()
+    assert [number_of_inputs(network) for network in (one, Two(), one, Two())] == [1, 2, 1, 2]
+    other.forward = Two().forward  # type: ignore[method-assign]
+    assert (number_of_inputs(other), number_of_inputs(one)) == (2, 1)
+    other.forward = lambda *images: images[0]  # type: ignore[method-assign, assignment]
+    assert number_of_inputs(other) == 1

@@ -362,3 +362,37 @@ def test_misuse_is_named(hair: HairModel) -> None:
     nn.init.constant_(broken.layers[0].weight, math.inf)  # type: ignore[arg-type]
     with pytest.raises(NetworkError, match="not finite"):
         restore_tiled(broken, whole, SMALL, 1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_single_values_that_are_not_finite_are_found_and_large_ones_are_none(dtype: torch.dtype) -> None:
+    class Placed(nn.Module):
+        """Puts values into the first pixels of an image."""
+
+        def __init__(self, *values: float) -> None:
+            super().__init__()
+            self.values = nn.Parameter(torch.tensor(values, dtype=dtype))
+
+        def forward(self, images: Tensor) -> Tensor:
+            placed = images.clone()
+            placed[0, 0, 0, : len(self.values)] = self.values
+            return placed
+
+    whole = image(40, 40)
+    for values in ([math.inf], [-math.inf], [math.nan], [math.inf, -math.inf]):
+        with pytest.raises(NetworkError, match="not finite"):
+            restore_tiled(Placed(*values), whole, SMALL, 1)
+    largest = min(torch.finfo(dtype).max, torch.finfo(torch.float32).max)  # in which tiles are blended
+    assert restore_tiled(Placed(largest, largest), whole, SMALL, 1).isfinite().all()  # whose sum may not be finite
+
+
+@pytest.mark.parametrize("size", [(64, 64), (61, 90), (37, 41)])
+def test_a_tile_is_the_same_wherever_padding_begins(size: tuple[int, int]) -> None:
+    whole = image(*size)
+    padded = pad_to_multiple(whole, 8)
+    tiles = tiling._Tiles(whole, TilingSettings(32, 8), 8)
+    for i, top in enumerate(tiles.rows.starts):
+        for j, left in enumerate(tiles.columns.starts):
+            cut = tiles.cut(whole, i, j)
+            assert cut.is_contiguous()
+            assert torch.equal(cut, padded[:, :, top : top + tiles.rows.tile, left : left + tiles.columns.tile])

@@ -5,16 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json as json_format
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hairify.cli._common import say
 from hairify.cli.options import in_flags
-from hairify.data._looking import Look, look
-from hairify.data._preview import contact_sheet
-from hairify.data.datasets import DataSettings
+from hairify.data._settings import DataSettings
 from hairify.errors import ImageError
+
+if TYPE_CHECKING:
+    from hairify.data._looking import Look
 
 _ARGUMENTS = {field.name for field in dataclasses.fields(DataSettings)}
 _HALVES = {"train": " (training half)", "test": " (test half)", None: ""}
@@ -38,6 +39,9 @@ def run(
     [dim]hairify data datasets photographs --preview sheet.png
     hairify data --pairs rain=mine/rainy/,mine/clean/[/dim]
     """
+    from hairify.data._looking import look
+    from hairify.data._preview import contact_sheet
+
     data = dataclasses.replace(data, data=(*data.data, *(paths or ())))
     seen = look(data)
     if json:

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from hairify.cli._common import console
-from hairify.cli._demonstration import demonstrate
 from hairify.data.photographs import HELD_OUT
 
 
@@ -30,6 +29,8 @@ def run(
     [dim]hairify demo
     hairify demo --before 20 --steps 20 --output glance[/dim]
     """
+    from hairify.cli._demonstration import demonstrate
+
     demonstrate(
         output,
         before=before,

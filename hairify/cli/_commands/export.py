@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from torch import nn
 
 from hairify.cli._common import DacOption, ModelArgument, TrustOption, console, open_restorer, say
-from hairify.data.images import read_rgb
 from hairify.errors import OptionError
-from hairify.model import HairModel
-from hairify.restoring._tiling import TilingSettings, giv_of
-from hairify.sharing._exporting import export
+from hairify.restoring._settings import TilingSettings
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def run(
@@ -37,6 +36,11 @@ def run(
     [dim]hairify export run --output restorer.onnx
     hairify export run --output static.onnx --bake photograph.jpg[/dim]
     """
+    from hairify.data.images import read_rgb
+    from hairify.model import HairModel
+    from hairify.restoring import giv_of
+    from hairify.sharing import export
+
     if bake is not None and giv_input:
         raise OptionError("--bake and --giv-input exclude each other: a baked network has no GIV.")
     restorer = open_restorer(model, "cpu", network, dac)

@@ -7,9 +7,7 @@ from typing import Annotated
 import typer
 
 from hairify.cli._common import say
-from hairify.model import HairModel
 from hairify.networks._named import NetworkSettings
-from hairify.planning._planner import plan
 
 
 def run(
@@ -21,6 +19,9 @@ def run(
     [dim]hairify plan --network restormer
     hairify plan --network my_package.nets:UNet --option width=32 --split-at bottleneck[/dim]
     """
+    from hairify.model import HairModel
+    from hairify.planning import plan
+
     model = network.build(seed=0)
     found = model.plan if isinstance(model, HairModel) else plan(model, **network.plan_options(model))
     if json:

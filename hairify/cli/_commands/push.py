@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from hairify.cli._common import say
-from hairify.sharing._hub import push_to_hub
 
 
 def run(
@@ -20,5 +19,7 @@ def run(
 
     [dim]hairify push run my-name/my-restorer[/dim]
     """
+    from hairify.sharing import push_to_hub
+
     folder = model / "model" if (model / "model").is_dir() else model
     say(f"Pushed: {push_to_hub(folder, repository, private=private)}")

@@ -17,9 +17,8 @@ from hairify.cli._common import (
     say,
     say_left_out,
 )
-from hairify.data.datasets import DataSettings, test_tasks
-from hairify.evaluation._results import read_results
-from hairify.report import Baseline, ReportSettings, collect, write_report
+from hairify.data._settings import DataSettings
+from hairify.report._settings import ReportSettings
 
 
 def run(
@@ -45,6 +44,10 @@ def run(
     [dim]hairify report run
     hairify report run --baseline static/results.json[/dim]
     """
+    from hairify.data.datasets import test_tasks
+    from hairify.evaluation import read_results
+    from hairify.report import Baseline, collect, write_report
+
     restorer = open_restorer(model, device, network, dac)
     folder = Path(model)
     log = folder / "log.jsonl"

@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hairify.cli._common import DacOption, DeviceOption, TrustOption, joined, open_restorer, progress, say
 from hairify.cli.options import in_flags
-from hairify.restoring._restored_files import Outcome, RestoringSettings, planned, restore_files
-from hairify.restoring._tiling import TilingSettings
+from hairify.restoring._settings import RestoringSettings, TilingSettings
+
+if TYPE_CHECKING:
+    from hairify.restoring import Outcome
 
 _ARGUMENTS = {field.name for cls in (TilingSettings, RestoringSettings) for field in dataclasses.fields(cls)}
 
@@ -35,6 +37,8 @@ def run(
 
     [dim]hairify restore holiday/ portrait.tif --model run --output restored[/dim]
     """
+    from hairify.restoring import planned, restore_files
+
     processes = joined(device)
     restorer = open_restorer(model, device, network, dac)
     count = len(planned(inputs, output, restoring))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -11,8 +11,9 @@ from hairify._support.files import write_text
 from hairify._support.telling_names import telling_names
 from hairify.cli._common import console, say
 from hairify.errors import DataError, OptionError
-from hairify.evaluation._results import Results, read_results
-from hairify.evaluation._tables import ResultsTable
+
+if TYPE_CHECKING:
+    from hairify.evaluation import Results
 
 _FILE = "results.json"
 
@@ -43,6 +44,8 @@ def run(
     hairify table Restormer=static Res-HAIR=run --setting 3-task --output tables
     hairify table run/evaluations/promptir-3-task other/evaluations/promptir-3-task[/dim]
     """
+    from hairify.evaluation import ResultsTable, read_results
+
     rows: dict[str, Results] = {}
     places = [_named(given) for given in runs]
     names = telling_names([folder.resolve() for _, folder, _ in places])

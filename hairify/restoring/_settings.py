@@ -1,0 +1,69 @@
+"""How photographs are restored and written, as a user says it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from typing_extensions import Doc
+
+from hairify.errors import OptionError
+
+
+@dataclass(frozen=True)
+class TilingSettings:
+    """How an image is divided into tiles."""
+
+    tile: Annotated[
+        int, Doc("side of the tiles in pixels, a multiple of what the network needs; small tiles take less memory")
+    ] = 256
+    overlap: Annotated[
+        int, Doc("pixels that neighbouring tiles share at least; they are blended over the middle half of these")
+    ] = 32
+    giv_tiles: Annotated[
+        int, Doc("evenly spaced tiles, at most, whose mean GIV decides the weights of all tiles of an image")
+    ] = 16
+
+    def __post_init__(self) -> None:
+        for name in ("tile", "giv_tiles"):
+            if (value := getattr(self, name)) < 1:
+                raise OptionError(f"`{name}` is {value}; accepted are numbers from 1.")
+        if not 0 <= self.overlap < self.tile:
+            raise OptionError(
+                f"`overlap` is {self.overlap}; accepted are numbers from 0 to below `tile`, which is {self.tile}."
+            )
+
+    def check(self, multiple: int) -> None:
+        """Whether such tiles can be given to a network that needs sides which are multiples of `multiple`.
+
+        Raises:
+            OptionError: they cannot.
+        """
+        if self.tile % multiple:
+            near = max(round(self.tile / multiple), 1) * multiple
+            raise OptionError(
+                f"`tile` is {self.tile}; accepted are multiples of {multiple}, which the network needs, such as {near}."
+            )
+        if self.overlap > self.tile - multiple:
+            raise OptionError(
+                f"`overlap` is {self.overlap}; with tiles of {self.tile} pixels, which begin at multiples of "
+                f"{multiple}, accepted are numbers up to {self.tile - multiple}."
+            )
+
+
+@dataclass(frozen=True)
+class RestoringSettings:
+    """How restored photographs are written."""
+
+    overwrite: Annotated[bool, Doc("replace outputs that exist; without, they are skipped")] = False
+    bake: Annotated[
+        bool, Doc("make each photograph's static network and run that; the same result, of ordinary layers")
+    ] = False
+    output_format: Annotated[
+        Literal["png", "jpg", "webp", "tif", "bmp"] | None, Doc("format of all outputs; by default that of each input")
+    ] = None
+    quality: Annotated[int, Doc("of JPEG and WebP outputs, 1 to 100")] = 95
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise OptionError(f"`quality` is {self.quality}; accepted are numbers from 1 to 100.")
