@@ -19,7 +19,7 @@ OLDEST := .venv-oldest
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo bench bench-kernels bench-planning bench-tool bench-gpu evidence second-stages test test-slow test-oldest zoo zoo-page commands-page docs check clean
+.PHONY: help demo bench bench-kernels bench-calls bench-planning bench-tool bench-gpu evidence second-stages test test-slow test-oldest zoo zoo-page commands-page docs check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -32,6 +32,9 @@ bench: $(VENV)/.installed-bench ## measure time and memory of converted networks
 
 bench-kernels: $(VENV)/.installed-bench ## measure the kernels by which per-image operations are computed
 	$(BIN)/python -m benchmarks.kernels $(ARGS)
+
+bench-calls: $(VENV)/.installed-bench ## measure what a call of a hyper layer takes beside the ordinary layer's
+	$(BIN)/python -m benchmarks.calls $(ARGS)
 
 bench-planning: $(VENV)/.installed-bench ## measure what converting takes, in seconds and memory
 	$(BIN)/python -m benchmarks.planning $(ARGS)

@@ -142,7 +142,7 @@ class Problem:
 
     def chosen_kernel(self) -> str:
         """What hairify computes it by, once there are weights."""
-        return kernels.kernel_for(self.operation, self.input, mix(self.selecting, self.rows))
+        return kernels.choice_for(self.operation, self.input, mix(self.selecting, self.rows)).forward
 
 
 Calls = dict[str, Callable[[], object]]

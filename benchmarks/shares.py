@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.variants import Pair
 from hairify import HairModel
-from hairify.nn import HyperLayer
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,14 @@ def feature_of(hair: HairModel, images: Tensor) -> Tensor:
 
 def generator(hair: HairModel, giv: Tensor) -> Callable[[], None]:
     """A call that makes the weights of all hyper layers, and nothing else."""
-    addresses = [module.hair_address for module in hair.base.modules() if isinstance(module, HyperLayer)]
+    hypernetwork = hair._hypernetwork
 
     def generate() -> None:
         with torch.inference_mode():
-            selecting = [hsn(giv) for hsn in hair.hsn]
-            for address in addresses:
-                hair.boxes[address.level](address.layer_name, selecting[address.level][:, address.block], address.block)
+            for blocks in hypernetwork.weights_of_blocks(hypernetwork.selecting_vectors(giv)):
+                for block in blocks:
+                    for parameters in block.parameters.values():  # of layers for which nothing was made ahead
+                        block.box._generate(block.selecting, *parameters)
 
     return generate
 

@@ -118,9 +118,7 @@ class WeightBox(nn.Module):
             return recomputed(operation, input, self._generate, selecting, *parameters, tuning=tuning)
         return applied(operation, input, *self._generate(selecting, *parameters), tuning)
 
-    def weights_of_blocks(
-        self, selecting: Tensor, *, ahead: bool, tuning: Chooser | None = None
-    ) -> list[BlockWeights]:
+    def weights_of_blocks(self, selecting: Tensor, *, ahead: bool, tuning: Chooser | None = None) -> list[BlockWeights]:
         """What the layers of each of the M blocks compute with in one forward. Not for sharded boxes.
 
         The weights of a single GIV are made here: those of all blocks in one product for each parameter, which reads

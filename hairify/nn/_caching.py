@@ -17,6 +17,7 @@ from hairify.nn._weights import BlockWeights
 Made: TypeAlias = tuple[list[Tensor], list[list[BlockWeights]]]
 """Selecting vectors of each level, (1, M, N), and what the layers of its blocks compute with."""
 
+
 @dataclass
 class WeightCache:
     """Selecting vectors and weights of one GIV, kept as long as the numbers that made them are the same.

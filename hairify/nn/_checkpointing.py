@@ -7,7 +7,7 @@ from types import MethodType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hairify._support.nested import tensors
@@ -60,8 +60,8 @@ def stop_checkpointing(base: nn.Module, context: ForwardContext) -> None:
 class _CheckpointedForward:
     """Stands on a block in place of its forward. An object, not a closure: a copy of it belongs to the block's copy.
 
-    The forward goes through the checkpoint as an argument. So the second run uses the selecting vectors of its own first
-    run, whatever forwards came in between and in whichever thread the backward pass runs.
+    The forward goes through the checkpoint as an argument. So the second run uses the selecting vectors of its own
+    first run, whatever forwards came in between and in whichever thread the backward pass runs.
 
     Args:
         block: the block.

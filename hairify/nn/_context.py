@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Literal, NoReturn, TypeAlias
+from typing import Any, Literal, NoReturn, TypeAlias, cast
 
 import torch
 import torch.fx
@@ -23,7 +23,7 @@ from hairify.nn._boxes import WeightBox
 from hairify.nn._features import Feature, read_feature, size_of_map
 from hairify.nn._given import Given, GivenGIVs
 from hairify.nn._hsn import selecting_vectors
-from hairify.nn._weights import BlockSlot, BlockWeights, Weights
+from hairify.nn._weights import BlockSlot, BlockWeights
 
 _RUN_AGAIN = (
     "was run again during a backward pass, as gradient checkpointing does, where the selecting vectors of its own "
@@ -66,7 +66,7 @@ class Hypernetwork:
             tuning: chooses kernels; None for the rules.
         """
         return [
-            box.weights_of_blocks(vectors, ahead=ahead, tuning=tuning)
+            cast(WeightBox, box).weights_of_blocks(vectors, ahead=ahead, tuning=tuning)
             if _is_open(box) and isinstance(vectors, Tensor)
             else []
             for box, vectors in zip(self.boxes, selecting, strict=False)
@@ -139,7 +139,7 @@ class RunningForward:
         if blocks:
             return blocks[address.block]
         vectors = self.selecting[address.level][:, address.block]
-        return BlockWeights(self.hypernetwork.boxes[address.level], address.block, vectors)
+        return BlockWeights(cast(WeightBox, self.hypernetwork.boxes[address.level]), address.block, vectors)
 
     def end(self, found: Tensor) -> NoReturn:
         """End the forward at the split, with what it is run for."""

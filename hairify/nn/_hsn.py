@@ -202,7 +202,7 @@ class GIVStandardization(nn.Module):
         return str(len(self.mean))
 
 
-def selecting_vectors(nets: Sequence[nn.Module], giv: Tensor) -> list[Tensor]:
+def selecting_vectors(nets: nn.ModuleList, giv: Tensor) -> list[Tensor]:
     """The selecting vectors (B, M, N) of each level's HSNs; those of levels alike are computed as one.
 
     Args:

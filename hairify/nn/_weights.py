@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor
@@ -15,11 +15,26 @@ from hairify.functional._kernels import Chooser
 from hairify.functional._operations import Prepare
 from hairify.functional._recomputation import applied
 
-if TYPE_CHECKING:
-    from hairify.nn._boxes import WeightBox
-
 Weights: TypeAlias = tuple[Tensor, Tensor | None]
 """Weight (B, *shape) and bias (B, out) of one hyper layer for each image."""
+
+
+class Box(Protocol):
+    """The Weight Box of a level, as its blocks know it."""
+
+    def __call__(self, layer_name: str, selecting: Tensor, block: int = 0, *operation: Any, **settings: Any) -> Any:
+        """One layer's weights, or what it computes by them; to be called where parameters exist during a call alone."""
+
+    def compute(
+        self,
+        selecting: Tensor,
+        parameters: tuple[Tensor, ...],
+        prepare: Prepare,
+        input: Tensor,
+        settings: Mapping[str, Any],
+        tuning: Chooser | None = None,
+    ) -> Tensor:
+        """What one layer computes."""
 
 
 @dataclass(eq=False)
@@ -38,7 +53,7 @@ class BlockWeights:
         with_gradients: whether gradients were recorded where the above was made.
     """
 
-    box: WeightBox
+    box: Box
     block: int
     selecting: Tensor
     tuning: Chooser | None = None

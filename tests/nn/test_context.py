@@ -126,7 +126,8 @@ def test_autocast_keeps_the_start() -> None:
     hair, x = hairify(model), torch.rand(2, 3, 32, 48)
     weights: list[tuple[Tensor, Tensor]] = []
     layer = next(m for m in hair.base.modules() if hasattr(m, "hair_address"))
-    layer.register_forward_hook(lambda module, args, output: weights.append(weights_of(module).of(module.hair_address.layer_name)))
+    name = layer.hair_address.layer_name
+    layer.register_forward_hook(lambda module, args, output: weights.append(weights_of(module).of(name)))
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         got, expected = hair(x), model(x)
     assert got.dtype == expected.dtype
