@@ -31,6 +31,8 @@ def autocast_dtype(device: torch.device) -> torch.dtype | None:
 
 def lowered(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     """A tensor as operations get it under autocast to `dtype`, which leaves float64 alone."""
+    if dtype is None:  # nothing is asked of the tensor, which may be a proxy of torch.fx
+        return tensor
     return tensor.to(lowered_dtype(tensor.dtype, dtype))
 
 
