@@ -21,14 +21,10 @@ from hairify.functional._mixing import (
 )
 from hairify.functional._operations import Operation, Prepare
 from hairify.functional._recomputation import applied, is_possible, is_worthwhile, recomputed
-from hairify.nn._weights import BlockWeights, Weights
+from hairify.nn._weights import BlockWeights
 
 FACTORS = ("left", "right", "bias_change")
 """Names of the parameters by which rows of a low-rank box differ."""
-
-# The weights of several images are made for all blocks of a level at once while they are so few: they are held until
-# the forward ends, in training until the backward pass.
-_FEW_BYTES = 2**20
 
 
 class WeightBox(nn.Module):
@@ -122,9 +118,9 @@ class WeightBox(nn.Module):
         """What the layers of each of the M blocks compute with in one forward. Not for sharded boxes.
 
         The weights of a single GIV are made here: those of all blocks in one product for each parameter, which reads
-        the rows once. They are as many numbers as the network itself had. So are those of several images, where they
-        are few. Else each block gets its part of the parameters; they are cut for all blocks at once, since a block
-        that cuts its own part out of the whole would have a gradient as large as that.
+        the rows once. They are as many numbers as the network itself had. For several images each block gets its part
+        of the parameters; they are cut for all blocks at once, since a block that cuts its own part out of the whole
+        would have a gradient as large as that.
 
         Args:
             selecting: shape (B, M, N).
@@ -139,23 +135,14 @@ class WeightBox(nn.Module):
             ahead = False
         for layer_name in self._layers:
             rows = self._rows(layer_name)
-            if ahead and (is_single or self._are_few(images, blocks, rows)):
+            if ahead and is_single:
                 made = self._generate_for_blocks(vectors.to(rows.weight.device), rows)
-                for block, *of_block in zip(weights, *map(Tensor.unbind, made), strict=True):
-                    if is_single:
-                        block.shared[layer_name] = _weight_and_bias(t.squeeze(0) for t in of_block)
-                    else:
-                        block.made[layer_name] = _weight_and_bias(of_block)
+                for block, weight, *bias in zip(weights, *(t.squeeze(1).unbind() for t in made), strict=True):
+                    block.shared[layer_name] = weight, bias[0] if bias else None
             else:
                 for block, parameters in zip(weights, self._parts(rows, blocks), strict=True):
                     block.parameters[layer_name] = parameters
         return weights
-
-    def _are_few(self, images: int, blocks: int, rows: Any) -> bool:
-        if is_symbolic(images):
-            return False
-        weight = rows.weight
-        return bool(images * blocks * weight[0].numel() * weight.element_size() <= _FEW_BYTES)
 
     def _generate_for_blocks(self, selecting: Tensor, rows: Any) -> list[Tensor]:
         """One layer's weights (M, B, *shape), and biases (M, B, out) if it has some, for vectors (M, B, N)."""
@@ -284,8 +271,3 @@ class LowRankBox(WeightBox):
     def _terms(parameters: tuple[Tensor, ...]) -> int:
         _, left, *_ = parameters
         return left.shape[0] * left.shape[2]
-
-
-def _weight_and_bias(made: Iterable[Tensor]) -> Weights:
-    weight, *biases = made
-    return weight, biases[0] if biases else None

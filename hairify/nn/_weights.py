@@ -13,7 +13,6 @@ from torch import Tensor
 from hairify._support.torch_internals import backward_pass
 from hairify.functional._kernels import Chooser
 from hairify.functional._operations import Prepare
-from hairify.functional._recomputation import applied
 
 Weights: TypeAlias = tuple[Tensor, Tensor | None]
 """Weight (B, *shape) and bias (B, out) of one hyper layer for each image."""
@@ -47,9 +46,8 @@ class BlockWeights:
         selecting: its selecting vectors, shape (B, N).
         tuning: chooses kernels; None for the rules.
         shared: by layer, a weight and bias without a dimension of images: those of a single GIV, for all images.
-        made: by layer, weights of several images that were made beforehand.
         parameters: by layer, the block's part of the box, for weights that are made when the layer runs; of layers
-            that stand in none of the three, the box is called for it.
+            that stand in neither, the box is called for it.
         with_gradients: whether gradients were recorded where the above was made.
     """
 
@@ -58,7 +56,6 @@ class BlockWeights:
     selecting: Tensor
     tuning: Chooser | None = None
     shared: dict[str, Weights] = field(default_factory=dict)
-    made: dict[str, Weights] = field(default_factory=dict)
     parameters: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     with_gradients: bool = field(default_factory=torch.is_grad_enabled)
 
@@ -80,11 +77,7 @@ class BlockWeights:
             input: shape (k·B, ...).
             settings: of the operation.
         """
-        recorded = self._is_recorded()
-        if recorded and (weights := self.made.get(layer_name)) is not None:
-            input, operation = prepare(input, weights[0].shape[3:], **settings)
-            return applied(operation, input, *weights, self.tuning)
-        if recorded and (parameters := self.parameters.get(layer_name)) is not None:
+        if self._is_recorded() and (parameters := self.parameters.get(layer_name)) is not None:
             return self.box.compute(self.selecting, parameters, prepare, input, settings, self.tuning)
         output: Tensor = self.box(layer_name, self.selecting, self.block, prepare, input, **settings)
         return output

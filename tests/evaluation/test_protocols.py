@@ -237,7 +237,7 @@ def test_of_a_composition_each_part_is_as_the_protocol_has_it(photographs: list[
 
 def test_large_images_are_restored_in_tiles_of_one_giv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against `restore_tiled` itself; images up to the bound are restored whole."""
-    monkeypatch.setattr("hairify.evaluation._settings._TILE", 64)
+    monkeypatch.setattr("hairify.evaluation._choosing._TILE", 64)
     hair = perturb(hairify(UNet().eval()))
     layouts.write(tmp_path / "sizes" / "large.png", layouts.pixels("large", 100, 90))
     layouts.write(tmp_path / "sizes" / "small.png", layouts.pixels("small", 60, 70))
