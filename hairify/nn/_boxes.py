@@ -240,7 +240,7 @@ class LowRankBox(WeightBox):
         return [*made, mix_of_blocks(selecting, *biases)] if biases else made
 
     def _parts(self, rows: Any, blocks: int) -> Iterable[tuple[Tensor, ...]]:
-        parts = (p.unbind() if len(p) > 1 else (p[0],) * blocks for p in self._members(rows))
+        parts = (p.unbind() if len(p) == blocks else (p[0],) * blocks for p in self._members(rows))
         return zip(*parts, strict=True)
 
     @staticmethod

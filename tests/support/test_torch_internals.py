@@ -278,6 +278,24 @@ def test_hooks_in_the_order_in_which_they_run() -> None:
     assert order == [0, 1, 2, 0, 2]
 
 
+@pytest.mark.parametrize(
+    "register",
+    [
+        "register_forward_hook",
+        "register_forward_pre_hook",
+        "register_full_backward_hook",
+        "register_full_backward_pre_hook",
+    ],
+)
+def test_hooks_of_a_module_are_seen(register: str) -> None:
+    module = nn.Identity()
+    assert not internals.is_hooked(module)
+    handle = getattr(module, register)(lambda *_: None)
+    assert internals.is_hooked(module)
+    handle.remove()
+    assert not internals.is_hooked(module)
+
+
 def test_base_classes_hold_all_kinds() -> None:
     convolutions = [getattr(nn, f"{kind}{n}d") for kind in ("Conv", "ConvTranspose") for n in (1, 2, 3)]
     assert all(issubclass(cls, internals.CONVOLUTION) for cls in convolutions)

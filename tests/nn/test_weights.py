@@ -1,0 +1,167 @@
+"""Weights of all blocks at once, and where their layers find them: as those of each layer by itself, in few calls."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import pickle
+import threading
+from typing import Any
+
+import pytest
+import torch
+from networks import NETWORKS, Chain
+from torch import Tensor, nn
+from util import assert_close, assert_differs, perturb, published
+
+from hairify import HairModel, hairify
+
+every_box = pytest.mark.parametrize("box", ["full", "low_rank"])
+
+
+def images(batch: int) -> Tensor:
+    return torch.rand(batch, 3, 16, 24, dtype=torch.float64)
+
+
+@functools.cache
+def _converted(name: str, box: str) -> HairModel:
+    network = NETWORKS[name]().double().eval()
+    return perturb(published(network) if box == "full" else hairify(network, dac="published"))
+
+
+def converted(name: str, box: str) -> HairModel:
+    return copy.deepcopy(_converted(name, box))
+
+
+def called(hair: HairModel) -> HairModel:
+    """A copy whose boxes and HSNs are called one by one, as those with hooks are: the oracle."""
+    other = copy.deepcopy(hair)
+    for part in (*other.boxes, *other.hsn):
+        part.register_forward_hook(lambda *_: None)
+    return other
+
+
+@every_box
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("name", ["nafnet", "window"])
+def test_outputs_and_gradients_are_those_of_boxes_called_for_each_layer(name: str, batch: int, box: str) -> None:
+    hair, x = converted(name, box), images(batch)
+    other = called(hair)
+    results = []
+    for model in (hair, other):
+        output = model(x)
+        gradients = torch.autograd.grad(output.square().mean(), [*model.parameters()], allow_unused=True)
+        results.append((output.detach(), gradients))
+    (got, gradients), (expected, of_each) = results
+    assert_close(got, expected, 1e-12)
+    scale = max(float(g.abs().max()) for g in of_each if g is not None)
+    for one, each in zip(gradients, of_each, strict=True):
+        assert (one is None) == (each is None)
+        assert one is None or (one - each).abs().max() <= 1e-11 * scale
+
+
+@every_box
+def test_a_box_with_hooks_is_called_for_each_layer(box: str) -> None:
+    hair, calls = converted("nafnet", box), []
+    level = hair.plan.levels[0]
+    hair.boxes[0].register_forward_hook(lambda *_: calls.append(None))
+    hair(images(2))
+    assert len(calls) == len(level.blocks) * len(level.layers)
+
+
+def test_gradients_of_many_blocks_are_put_together_once() -> None:
+    """A block that cuts its part out of the whole box has a gradient as large as that: M of them, M² in all."""
+    body = (nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()) for _ in range(12))
+    hair = perturb(hairify(Chain(*body).double(), split_at="head", dac="published"))
+    output = hair(images(2)).sum()
+    seen, kinds = [output.grad_fn], []
+    known = {output.grad_fn}
+    while seen:
+        node = seen.pop()
+        kinds.append(type(node).__name__)
+        for inner, _ in node.next_functions:
+            if inner is not None and inner not in known:
+                known.add(inner)
+                seen.append(inner)
+    assert kinds.count("UnbindBackward0") >= 3
+    assert kinds.count("SelectBackward0") == 0
+
+
+def test_slots_are_empty_outside_of_forwards_and_in_other_threads() -> None:
+    hair = converted("nafnet", "low_rank")
+    slots = {m.hair_address.slot for m in hair.base.modules() if hasattr(m, "hair_address")}
+    blocks = sum(len(level.blocks) for level in hair.plan.levels)
+    assert len(slots) == blocks  # one for all layers of a block
+    within: list[int] = []
+    elsewhere: list[int] = []
+
+    def filled() -> int:
+        return sum(slot.weights is not None for slot in slots)
+
+    def look(*_: Any) -> None:
+        within.append(filled())
+        thread = threading.Thread(target=lambda: elsewhere.append(filled()))
+        thread.start()
+        thread.join()
+
+    last = [m for m in hair.base.modules() if hasattr(m, "hair_address")][-1]
+    last.register_forward_hook(look)
+    hair(images(1))
+    assert within == [blocks]
+    assert elsewhere == [0]
+    assert filled() == 0
+
+
+def test_slots_are_those_of_the_outer_forward_after_one_within_it() -> None:
+    hair, x, y = converted("nafnet", "low_rank"), images(1), images(1)
+    expected, inner = hair(x).detach(), hair(y).detach()
+    assert_differs(expected, inner)
+    found: list[Tensor] = []
+    layers = [m for m in hair.base.modules() if hasattr(m, "hair_address")]
+
+    def run_another(*_: Any) -> None:
+        if not found:
+            found.append(torch.empty(0))
+            found[0] = hair(y).detach()
+
+    layers[len(layers) // 2].register_forward_hook(run_another)
+    assert_close(hair(x).detach(), expected, 1e-12)
+    assert_close(found[0], inner, 1e-12)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
+def test_copies_have_slots_of_their_own(again: Any) -> None:
+    hair, x = converted("nafnet", "low_rank"), images(1)
+    other = again(hair)
+    with torch.no_grad():
+        for p in hair.boxes.parameters():
+            p.mul_(1.1)
+    ours = {id(m.hair_address.slot) for m in hair.base.modules() if hasattr(m, "hair_address")}
+    theirs = {id(m.hair_address.slot) for m in other.base.modules() if hasattr(m, "hair_address")}
+    assert len(ours) == len(theirs)
+    assert not ours & theirs
+    assert_differs(other(x), hair(x))
+    assert_close(other(x), _converted("nafnet", "low_rank")(x), 1e-12)
+
+
+@every_box
+def test_a_program_of_one_block_serves_the_others(box: Any) -> None:
+    """Regional compilation: blocks compiled one by one, as `block.compile()` does."""
+    body = (nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 1)) for _ in range(10))
+    hair = perturb(hairify(Chain(*body).eval(), split_at="head", box=box, dac="published"))
+    inputs = {batch: images(batch).float() for batch in (1, 2)}
+    programs: list[None] = []
+
+    def backend(module: torch.fx.GraphModule, example: Any) -> Any:
+        programs.append(None)
+        return module.forward
+
+    torch.compiler.reset()
+    with torch.no_grad():
+        expected = {batch: hair(x) for batch, x in inputs.items()}
+        for block in hair.plan.levels[0].blocks:
+            hair.base.get_submodule(block).compile(backend=backend)
+        for count, (batch, x) in enumerate(inputs.items(), 1):
+            assert_close(hair(x), expected[batch], 1e-6)
+            assert len(programs) == count  # one for a single image, one for several
+    torch.compiler.reset()
