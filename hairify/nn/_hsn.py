@@ -236,7 +236,7 @@ def _kind(net: nn.Module) -> Any:
 def _side_by_side(nets: Sequence[HyperSelectingNet], giv: Tensor) -> Sequence[Tensor]:
     """What HSNs alike return, as one net of all their blocks."""
     first = nets[0]
-    stacks = zip(*(cast(Iterable[StackedLinear], net.layers) for net in nets), strict=True)
+    stacks = zip(*(net.layers for net in nets), strict=True)
     layers = [tuple(torch.cat([getattr(s, name) for s in stack]) for name in ("weight", "bias")) for stack in stacks]
     vectors = first.through(giv, [functools.partial(stacked_linear, weight=w, bias=b) for w, b in layers])
     return vectors.split([len(cast(StackedLinear, net.layers[0]).weight) for net in nets], dim=1)
