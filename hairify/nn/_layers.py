@@ -20,7 +20,7 @@ from hairify.errors import NoWeightError
 from hairify.functional._operations import Ints, Prepare, convolution, linear, transposed_convolution
 from hairify.functional._per_image import hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
 from hairify.nn._context import WeightAddress
-from hairify.nn._weights import BlockWeights, Weights
+from hairify.nn._weights import BlockWeights
 
 # In `HairModel.graph()` each is one named node: they branch on shapes, which torch.fx cannot follow.
 for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "output_padding_for"):
@@ -117,14 +117,22 @@ def weights_of(layer: HyperLayer) -> BlockWeights:
     return address.slot.current() or address.context.weights_of(address)
 
 
-def _for_all(layer: HyperLayer) -> Weights | None:
-    """A layer's weight and bias where all images have the same: it computes as an ordinary layer then."""
-    return weights_of(layer).for_all(layer.hair_address.layer_name)
+def _compute(
+    layer: HyperLayer,
+    plain: Callable[..., Tensor],
+    op: Callable[..., Tensor],
+    prepare: Prepare,
+    input: Tensor,
+    **settings: Any,
+) -> Tensor:
+    """Apply an operation with the weights for the images of the running forward.
 
-
-def _compute(layer: HyperLayer, op: Callable[..., Tensor], prepare: Prepare, input: Tensor, **settings: Any) -> Tensor:
-    """Apply a `hyper_*` operation, prepared by `prepare`, with the weights for the images of the running forward."""
+    It is `plain` where all images have the same weight, as in an ordinary layer; else that of the name `op`, which
+    `prepare` prepares.
+    """
     weights, name = weights_of(layer), layer.hair_address.layer_name
+    if (same := weights.for_all(name)) is not None:
+        return plain(input, *same, **settings)
     if isinstance(input, torch.fx.Proxy):  # in `HairModel.graph()` weights and operation are nodes of their own
         weight, bias = weights.of(name)
         return op(input, weight, bias, **settings)
@@ -138,9 +146,7 @@ class HyperLinear(HyperLayer, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Map (k·B, *, in_features) to (k·B, *, out_features); image b's rows meet image b's weights."""
-        if (same := _for_all(self)) is not None:
-            return F.linear(input, *same)
-        return _compute(self, hyper_linear, linear, input)
+        return _compute(self, F.linear, hyper_linear, linear, input)
 
 
 class HyperConv1d(HyperLayer, nn.Conv1d):
@@ -167,10 +173,9 @@ def _convolve(
     layer: HyperConv1d | HyperConv2d, plain: Callable[..., Tensor], op: Callable[..., Tensor], input: Tensor
 ) -> Tensor:
     input, padding = _pad(layer, input)
-    if (same := _for_all(layer)) is not None:
-        return plain(input, *same, layer.stride, padding, layer.dilation, layer.groups)
     return _compute(
         layer,
+        plain,
         op,
         convolution,
         input,
@@ -193,10 +198,9 @@ class HyperConvTranspose2d(HyperLayer, nn.ConvTranspose2d):
         output_padding: Any = self.output_padding
         if output_size is not None:
             output_padding = output_padding_for(input, output_size, stride, padding, kernel_size, dilation)
-        if (same := _for_all(self)) is not None:
-            return F.conv_transpose2d(input, *same, stride, padding, output_padding, self.groups, dilation)
         return _compute(
             self,
+            F.conv_transpose2d,
             hyper_conv_transpose2d,
             transposed_convolution,
             input,
