@@ -1,9 +1,10 @@
-"""Weight Boxes: the rows that selecting vectors mix (paper, section 3.1.2)."""
+"""Weight Boxes: the rows that selecting vectors mix (paper, section 3.1.2), and what their blocks compute with."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,10 +22,63 @@ from hairify.functional._mixing import (
 )
 from hairify.functional._operations import Operation, Prepare
 from hairify.functional._recomputation import applied, is_possible, is_worthwhile, recomputed
-from hairify.nn._weights import BlockWeights
+
+Weights: TypeAlias = tuple[Tensor, Tensor | None]
+"""Weight (B, *shape) and bias (B, out) of one hyper layer for each image."""
 
 FACTORS = ("left", "right", "bias_change")
 """Names of the parameters by which rows of a low-rank box differ."""
+
+
+@dataclass(eq=False)
+class BlockWeights:
+    """The weights of one block's layers for each image, or what they are made of.
+
+    Attributes:
+        box: of the block's level.
+        block: position of the block in its level.
+        selecting: its selecting vectors, shape (B, N).
+        tuning: chooses kernels; None for the rules.
+        shared: by layer, a weight and bias without a dimension of images: those of a single GIV, for all images.
+        parameters: by layer, the block's part of the box, for weights that are made when the layer runs; of layers
+            that stand in neither, the box is called for it.
+        with_gradients: whether gradients were recorded where the above was made.
+    """
+
+    box: WeightBox
+    block: int
+    selecting: Tensor
+    tuning: Chooser | None = None
+    shared: dict[str, Weights] = field(default_factory=dict)
+    parameters: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+    with_gradients: bool = field(default_factory=torch.is_grad_enabled)
+
+    def for_all(self, layer_name: str) -> Weights | None:
+        """A layer's weight (*shape) and bias (out), if all images have the same; else None."""
+        return self.shared.get(layer_name) if self._is_recorded() else None
+
+    def of(self, layer_name: str) -> Weights:
+        """A layer's weight (B, *shape) and bias (B, out)."""
+        weights: Weights = self.box(layer_name, self.selecting, self.block)
+        return weights
+
+    def compute(self, layer_name: str, prepare: Prepare, input: Tensor, settings: Mapping[str, Any]) -> Tensor:
+        """What a layer computes, each image with its own weights.
+
+        Args:
+            layer_name: name of the layer within the block.
+            prepare: makes the operation.
+            input: shape (k·B, ...).
+            settings: of the operation.
+        """
+        if self._is_recorded() and (parameters := self.parameters.get(layer_name)) is not None:
+            return self.box.compute(self.selecting, parameters, prepare, input, settings, self.tuning)
+        output: Tensor = self.box(layer_name, self.selecting, self.block, prepare, input, **settings)
+        return output
+
+    def _is_recorded(self) -> bool:
+        """Whether what was made knows of the gradients that are recorded here: networks may switch them on inside."""
+        return self.with_gradients or not torch.is_grad_enabled()
 
 
 class WeightBox(nn.Module):

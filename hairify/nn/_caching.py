@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hairify._support.comparing import Numbers
 from hairify._support.torch_internals import own_buffers, own_modules, own_parameters
-from hairify.nn._weights import BlockWeights
+from hairify.nn._boxes import BlockWeights
 
 Made: TypeAlias = tuple[list[Tensor], list[list[BlockWeights]]]
 """Selecting vectors of each level, (1, M, N), and what the layers of its blocks compute with."""

@@ -19,11 +19,11 @@ from hairify._support.sharding import free_gathered, is_sharded
 from hairify._support.torch_internals import backward_pass, checkpointed_call, is_hooked
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.functional._kernels import Chooser
-from hairify.nn._boxes import WeightBox
+from hairify.nn._boxes import BlockWeights, WeightBox
 from hairify.nn._features import Feature, read_feature, size_of_map
 from hairify.nn._given import Given, GivenGIVs
 from hairify.nn._hsn import selecting_vectors
-from hairify.nn._weights import BlockSlot, BlockWeights
+from hairify.nn._slots import BlockSlot
 
 _RUN_AGAIN = (
     "was run again during a backward pass, as gradient checkpointing does, where the selecting vectors of its own "

@@ -19,8 +19,8 @@ from hairify._support.torch_internals import (
 from hairify.errors import NoWeightError
 from hairify.functional._operations import Ints, Prepare, convolution, linear, transposed_convolution
 from hairify.functional._per_image import hyper_conv1d, hyper_conv2d, hyper_conv_transpose2d, hyper_linear
+from hairify.nn._boxes import BlockWeights
 from hairify.nn._context import WeightAddress
-from hairify.nn._weights import BlockWeights
 
 # In `HairModel.graph()` each is one named node: they branch on shapes, which torch.fx cannot follow.
 for _name in ("hyper_conv1d", "hyper_conv2d", "hyper_conv_transpose2d", "hyper_linear", "output_padding_for"):

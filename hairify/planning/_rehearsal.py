@@ -15,7 +15,7 @@ from hairify.functional._kernels import per_image
 from hairify.functional._operations import Prepare
 from hairify.nn._context import WeightAddress
 from hairify.nn._layers import make_hyper
-from hairify.nn._weights import BlockSlot
+from hairify.nn._slots import BlockSlot
 from hairify.planning._pairs import Pairs, same_up_to_rounding
 from hairify.planning._probe import Probe
 from hairify.planning._recording import Recording
