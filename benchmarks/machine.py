@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 import hairify
+from hairify._support.processor import processor
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def describe() -> Machine:
     """This one."""
     total = memory()
     return Machine(
-        processor=_processor(),
+        processor=processor(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         memory_gib=None if total is None else total / 2**30,
@@ -57,16 +58,6 @@ def describe() -> Machine:
         commit=_commit(),
         date=datetime.date.today().isoformat(),
     )
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown processor"
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    capability = torch.backends.cpu.get_cpu_capability()
-    return f"{next(names, platform.processor())} ({capability})"
 
 
 def memory() -> int | None:
