@@ -255,12 +255,15 @@ class HairModel(Converted):
         Copies and pickles of the model keep the choices; checkpoints do not.
 
         Args:
-            args: the network's inputs, as many images as in the batches to come. They are run once, in evaluation mode
-                and without gradients: the layers of a training step have the same shapes.
+            args: the network's inputs, say images (B, 3, H, W), as many as in the batches to come. They are run once,
+                in evaluation mode and without gradients: the layers of a training step have the same shapes.
             kwargs: further inputs.
 
         Returns:
             The model itself; `hair.tuning` has the choices. Random numbers, modes and buffers are as before.
+
+        Raises:
+            HairError: whatever a forward of these inputs raises; nothing is chosen then.
         """
         recorder, device = Recorder(), self._device
         with (
@@ -278,8 +281,7 @@ class HairModel(Converted):
     @property
     def tuning(self) -> Tuning | None:
         """The kernels that were chosen by measurement; `print` shows them. None without."""
-        tuning = self._context.tuning
-        return tuning if isinstance(tuning, Tuning) else None
+        return self._context.tuning
 
     def use_tuning(self, tuning: Tuning | None) -> HairModel:
         """Choose kernels by a tuning made before, as `Tuning.load` reads it; None goes back to the rules.
@@ -293,9 +295,11 @@ class HairModel(Converted):
             The model itself.
 
         Raises:
-            TuningError: it was made on another device, for another number of threads or with another PyTorch. The
-                model keeps what it had.
+            TuningError: it was made on another device, for another number of threads or with another PyTorch, or chose
+                kernels of Triton, which is not installed. The model keeps what it had.
         """
+        if tuning is not None and tuning.lacks_triton:
+            raise TuningError("The tuning chose kernels of Triton, which is not installed here: `pip install triton`.")
         if tuning is not None and not tuning.fits(self._device):
             here = Tuning.of_device(self._device, {})
             there, now = (

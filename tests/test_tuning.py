@@ -31,7 +31,7 @@ def others(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measurements, in place of real ones: other kernels than those of the rules, and unlike ones for gradients."""
 
     def measured(case: Case, device: torch.device) -> Measured:
-        names = able(case.operation)
+        names = able(case)
         times: Any = dict.fromkeys(names, 1.0)
         rule = case.by_rule()
         other = next(name for name in names if name != rule)
@@ -107,7 +107,7 @@ def test_the_cases_are_those_of_a_training_step(autocast: bool, channels_last: b
         with hair._context.recording(seen):
             hair(x).sum().backward()
     measured = hair.tuning.measured  # type: ignore[union-attr]
-    assert measured.keys() == {case for case in seen.cases if len(able(case.operation)) > 1}
+    assert measured.keys() == {case for case in seen.cases if len(able(case)) > 1}
     assert {case.dtype for case in measured} == {torch.bfloat16 if autocast else torch.float32}
     assert any(case.channels_last for case in measured) == channels_last
 
@@ -210,6 +210,31 @@ def test_copies_and_pickles_keep_it_and_checkpoints_do_not(tmp_path: Path) -> No
     tuning = hair.tuning
     hair.load_state_dict(loaded.state_dict())
     assert hair.tuning is tuning
+
+
+def test_the_graph_of_a_tuned_model_is_that_of_an_untuned_one() -> None:
+    hair, x = converted(), images()
+    before = str(hair.graph().code)
+    hair.tune(x)
+    graph = hair.graph()
+    assert str(graph.code) == before
+    assert_close(graph(x), hair(x), 1e-12)
+
+
+def test_a_copy_on_another_machine_goes_by_the_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Until it is tuned there, or is back."""
+    hair, x = converted(), images()
+    hair.tune(x)
+    twin = pickle.loads(pickle.dumps(hair))
+    asked: list[Any] = []
+    monkeypatch.setattr(Tuning, "choice", lambda self, case: asked.append(case))
+    twin(x)
+    assert asked
+    asked.clear()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    twin(x)
+    assert not asked
+    assert twin.tuning == hair.tuning
 
 
 def test_other_threads_go_by_what_was_chosen_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:

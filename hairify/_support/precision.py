@@ -41,6 +41,19 @@ def lowered_dtype(own: torch.dtype, dtype: torch.dtype | None) -> torch.dtype:
     return own if dtype is None or not own.is_floating_point or own == torch.float64 else dtype
 
 
+def convolutions_round() -> bool:
+    """Whether convolutions of float32 on CUDA may round to the 10 bits of TF32, as they do by default."""
+    cudnn = torch.backends.cudnn
+    # From PyTorch 2.9 on; the older setting cannot be read where users mix both kinds.
+    return cudnn.conv.fp32_precision == "tf32" if hasattr(cudnn, "conv") else cudnn.allow_tf32
+
+
+def products_round() -> bool:
+    """Whether products of float32 matrices on CUDA may round to TF32, as they do not by default."""
+    matmul = torch.backends.cuda.matmul
+    return matmul.fp32_precision == "tf32" if hasattr(torch.backends.cudnn, "conv") else bool(matmul.allow_tf32)
+
+
 @contextlib.contextmanager
 def exact_on_cuda() -> Iterator[None]:
     """Within it, CUDA computes the same each time, in full float32: it does not round to the 10 bits of TF32."""

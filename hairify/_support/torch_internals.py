@@ -204,9 +204,13 @@ def forward_pre_hooks(module: nn.Module) -> Mapping[int, Callable[..., Any]]:
 
 
 def is_hooked(module: nn.Module) -> bool:
-    """Whether a module has hooks of its own that a call would run."""
+    """Whether a call of a module runs more than its class says: hooks of its own, or another `forward` put on it."""
     return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+        or (not torch.compiler.is_compiling() and "forward" in vars(module))  # the oldest compilers follow no `vars`
     )
 
 

@@ -22,13 +22,21 @@ ordinary operation with one weight, within networks' forward passes (`make bench
 | 3×3 depthwise, 64 at 128², channels last | | 20 | **3.9** |
 | 2×2 transposed, 64 → 32 at 64² | | 1.2 | **0.6** |
 
-Bold is what is taken. Where matmul is behind the loop it is so on this processor, on which MKL reaches half of oneDNN's
-speed; on another, 1×1, 96 → 288 at 32² took 3.2 ms by matmul, 10.3 by the loop and 12.9 grouped.
+Bold is what is taken on such a processor, on which MKL reaches half of oneDNN's speed. On Intel's own 1×1 layers are
+products throughout; milliseconds on two cores of a Xeon (AVX512), by `hair.tune`:
+
+| forward; backward | matmul | grouped | loop |
+|---|---|---|---|
+| 1×1, 256 → 512 at 16² | **1.9; 4.1** | 2.8; 5.7 | 3.3; 7.4 |
+| 1×1, 64 → 128 at 64² | **1.8; 4.7** | 3.8; 9.6 | 5.5; 9.5 |
+| 1×1, 64 → 64 at 64², channels last | **1.5; 2.2** | 7.4; 11 | 2.6; 4.4 |
+| 1×1, 32 → 64 at 128², channels last | **13; 7.8** | 41; 95 | 16; 11 |
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -37,14 +45,22 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 import torch
 from torch import Tensor
 
-from hairify._support.precision import autocast_dtype, is_autocast, lowered_dtype
+from hairify._support.precision import (
+    autocast_dtype,
+    convolutions_round,
+    is_autocast,
+    lowered,
+    lowered_dtype,
+    products_round,
+)
+from hairify._support.processor import mkl_is_at_home
 from hairify._support.symbolic import is_symbolic
-from hairify._support.torch_internals import in_function_transform
+from hairify._support.torch_internals import in_forward_mode, in_function_transform
 from hairify.errors import BatchMismatchError, ShapeError
 from hairify.functional._operations import Convolution, Operation
 from hairify.functional._unfolding import unfolded
 
-Kernel: TypeAlias = Literal["plain", "matmul", "grouped", "loop", "unfolded"]
+Kernel: TypeAlias = Literal["plain", "matmul", "grouped", "loop", "unfolded", "triton"]
 
 
 class Choice(NamedTuple):
@@ -101,11 +117,17 @@ _SMALL_WEIGHTS = 2**24  # bytes, of all images together
 # for 1×1 convolutions with channels not in multiples of 4 to a product of matrices, which is good as well.
 _CHANNELS_IN_A_BLOCK = 16
 
+# Bytes of a float32, from which on products are MKL's on CPUs.
+_SINGLE = 4
+
 # Below, products of many small matrices by columns are products of matrices and vectors, many times slower.
 _FEW_POSITIONS = 16
 
-# From here, on CPUs, arithmetic limits a 1×1 convolution, at which oneDNN is ahead of MKL by two on some processors.
+# From here, on CPUs, arithmetic limits a 1×1 convolution, at which oneDNN is ahead of MKL by two where MKL is a guest.
 _MANY_POSITIONS = 256
+
+# Read once: compilers trace the choice, and could not follow how it is found.
+_MKL_IS_AT_HOME = mkl_is_at_home()
 
 
 def choose_kernel(
@@ -145,7 +167,7 @@ def choose_kernel(
         return "matmul" if operation.is_matrix_product else "grouped"
     channels, positions = operation.channels(weight), math.prod(input[2:])
     if operation.is_matrix_product:
-        if positions < _MANY_POSITIONS:
+        if positions < _MANY_POSITIONS or (_MKL_IS_AT_HOME and itemsize >= _SINGLE):
             return "matmul"
         if channels_last:
             return "loop"
@@ -189,7 +211,7 @@ def per_image(
 def choice_for(operation: Operation, input: Tensor, weight: Tensor, tuning: Chooser | None = None) -> Choice:
     """The kernels for these tensors: those of a tuning, where it has some, else what `choose_kernel` says.
 
-    Compilers and exporters see the rules alone.
+    Compilers, exporters and function transforms see the rules alone: they follow no kernel of Triton.
     """
     batch, one, device = weight.shape[0], weight.shape[1:], input.device
     case = Case(operation, batch, input.shape, one, weight.dtype, device.type, _is_channels_last(input))
@@ -197,8 +219,10 @@ def choice_for(operation: Operation, input: Tensor, weight: Tensor, tuning: Choo
         return Choice(case.by_rule(), case.by_rule())
     if is_autocast(device):
         case = case._replace(dtype=lowered_dtype(weight.dtype, autocast_dtype(device)))
-    if tuning is not None and (choice := tuning.choice(case)) is not None:
-        return choice
+    if tuning is not None and not in_function_transform() and not in_forward_mode():
+        choice = tuning.choice(case)
+        if choice is not None:
+            return choice
     return _remembering(choose_kernel)(case)
 
 
@@ -213,11 +237,47 @@ def _remembering(choose: Callable[..., Kernel]) -> Callable[[Case], Choice]:
     return remember
 
 
-def able(operation: Operation) -> list[Kernel]:
-    """The kernels among which can be chosen for several images, with gradients of their own."""
+def able(case: Case) -> list[Kernel]:
+    """The kernels among which can be chosen here for several images: they compute the same, up to rounding."""
+    names = computing(case)
+    if "triton" in names and not has_triton():
+        names.remove("triton")
+    # By default convolutions of float32 round to TF32 on CUDA and products do not; a choice must not change that.
+    rounds_alike = case.device != "cuda" or case.dtype != torch.float32 or convolutions_round() == products_round()
+    return names if rounds_alike or "matmul" not in names else ["matmul"]
+
+
+def computing(case: Case) -> list[Kernel]:
+    """The kernels that compute a case, with gradients of their own, on its device where all is installed.
+
+    Triton's have been seen right but never timed on a GPU, so that rules do not choose them yet.
+    """
+    operation = case.operation
     if not isinstance(operation, Convolution):
         return ["matmul"]
-    return ["matmul", "grouped", "loop"] if operation.is_matrix_product else ["grouped", "loop"]
+    names: list[Kernel] = ["matmul", "grouped", "loop"] if operation.is_matrix_product else ["grouped", "loop"]
+    return [*names, "triton"] if case.device == "cuda" and _is_tritons(case, operation) else names
+
+
+def _is_tritons(case: Case, operation: Convolution) -> bool:
+    """Convolutions of maps, of one group or depthwise, in float32 or lower, with offsets of 32 bits in a row."""
+    if len(operation.stride) != 2 or case.dtype not in (torch.float32, torch.bfloat16, torch.float16):
+        return False
+    channels = operation.channels(case.weight)
+    if operation.groups != 1 and {*channels} != {operation.groups}:
+        return False
+    output = (channels[1], *operation.output_size(case.input[2:]))
+    return all(math.prod(row) < 2**31 for row in (case.input[1:], output))
+
+
+@functools.cache
+def has_triton() -> bool:
+    """Whether Triton can be imported: it comes with PyTorch for GPUs."""
+    try:
+        importlib.import_module("triton.language")
+    except ImportError:
+        return False
+    return True
 
 
 def rows_per_image(input: Tensor, batch: int) -> int:
@@ -305,6 +365,23 @@ def _loop(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | 
     return _joined(outputs, weight.shape[0])
 
 
+def _triton(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    from hairify.functional import _triton as triton  # which is installed where PyTorch is for GPUs alone
+
+    dtype = autocast_dtype(input.device)
+    input, weight = lowered(input, dtype), lowered(weight, dtype)
+    return triton.convolve(operation, input, weight, None if bias is None else lowered(bias, dtype))
+
+
+def _triton_backward(operation: Convolution, grad: Tensor, input: Tensor, weight: Tensor, needed: Needed) -> Gradients:
+    from hairify.functional import _triton as triton
+
+    into = triton.input_gradient(operation, grad, input, weight) if needed[0] else None
+    by_weight = triton.weight_gradient(operation, grad, input, weight) if needed[1] else None
+    by_bias = grad.unflatten(0, (weight.shape[0], -1)).sum((1, 3, 4)) if needed[2] else None
+    return into, by_weight, by_bias
+
+
 def _by_image(features: Tensor, batch: int) -> list[Tensor]:
     """The rows of each image; views apart from each other, so that networks may write to what they are of."""
     rows = features.shape[0] // batch
@@ -355,6 +432,8 @@ def per_image_backward(
         Those gradients, None where not needed.
     """
     kernel = kernel or choice_for(operation, input, weight).backward
+    if kernel == "triton" and torch.is_grad_enabled():  # for gradients of a second order
+        kernel = "grouped"
     if not isinstance(operation, Convolution) or kernel == "matmul":
         return _matmul_backward(operation, grad, input, weight, needed)
     batch = weight.shape[0]
@@ -368,6 +447,8 @@ def per_image_backward(
         into = None if into is None else laid_out_like(operation, input, _from_groups(into, batch))
         by_weight, by_bias = (None if t is None else t.unflatten(0, (batch, -1)) for t in others)
         return into, by_weight, by_bias
+    if kernel == "triton":
+        return _triton_backward(operation, grad, input, weight, needed)
     return _loop_backward(operation, grad, input, weight, needed)
 
 
@@ -430,4 +511,5 @@ _KERNELS: dict[Kernel, Callable[..., Tensor]] = {
     "grouped": _grouped,
     "loop": _loop,
     "unfolded": unfolded,
+    "triton": _triton,
 }

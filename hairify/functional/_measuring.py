@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import torch
@@ -51,7 +51,8 @@ class Recorder:
 def tuned(cases: Iterable[Case], device: torch.device, known: Tuning | None = None) -> Tuning:
     """Measure the kernels of each case on a device, forward and backward.
 
-    Kernels that fail on it, or for which memory does not suffice, are left out. No random numbers are drawn.
+    Kernels that fail on it, or for which memory does not suffice, are left out, and so are cases whose tensors do not
+    fit into memory once more. No random numbers are drawn.
 
     Args:
         cases: to be measured; those of a single weight, of other devices, or with a single kernel need not be.
@@ -64,7 +65,7 @@ def tuned(cases: Iterable[Case], device: torch.device, known: Tuning | None = No
     # Whoever calls may use autocast; the cases say in which precision they are computed by it.
     with torch.inference_mode(False), torch.no_grad(), full_precision(device):
         for case in cases:
-            if case in measured or case.batch < 2 or case.device != device.type or len(able(case.operation)) < 2:
+            if case in measured or case.batch < 2 or case.device != device.type or len(able(case)) < 2:
                 continue
             if (found := _measured(case, device)) is not None:
                 measured[case] = found
@@ -72,8 +73,19 @@ def tuned(cases: Iterable[Case], device: torch.device, known: Tuning | None = No
 
 
 def _measured(case: Case, device: torch.device) -> Measured | None:
-    """What is found for one case; None where no kernel could be measured."""
-    by_rule, kernels = case.by_rule(), able(case.operation)
+    """What is found for one case; None where no kernel could be measured, or memory does not suffice."""
+    by_rule, kernels = case.by_rule(), able(case)
+    try:
+        return _compared(case, device, by_rule, kernels)
+    except (MemoryError, RuntimeError) as error:
+        if not is_lack_of_memory(error):
+            raise
+    release_memory()  # behind the block, whose error holds what was made
+    return None
+
+
+def _compared(case: Case, device: torch.device, by_rule: Kernel, kernels: Sequence[Kernel]) -> Measured | None:
+    """The quickest kernels for one case."""
     input, weight, generator = _tensors(case, device)
     forward = _times({k: _forward(case, input, weight, k) for k in kernels}, device)
     if not forward:
@@ -131,7 +143,7 @@ def _tried(call: Callable[[], object], device: torch.device) -> float | None:
         for _ in range(_TRIES if seconds < _SECONDS_A_TRY else 0):  # a single short one may have been disturbed
             seconds = min(seconds, _timed(call, 1, device))
         return seconds
-    except (MemoryError, RuntimeError) as error:  # what else is wrong has been seen in the forward
+    except Exception as error:  # compilers of kernels have errors of all kinds, for devices and machines they lack
         lacking = is_lack_of_memory(error)
     if lacking:  # behind the block, whose error holds what the call had made
         release_memory()

@@ -75,6 +75,14 @@ class Convolution:
         convolve: Callable[..., Tensor] = F.conv1d if len(self.stride) == 1 else F.conv2d
         return convolve(input, weight, bias, self.stride, self.padding, self.dilation, groups)
 
+    def output_size(self, input: Sequence[int]) -> list[int]:
+        """Sizes of the output's dimensions, by those of the input's."""
+        sizes = zip(input, self.stride, self.padding, self.dilation, self.kernel, strict=True)
+        if not self.transposed:
+            return [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, s, p, d, k in sizes]
+        added = zip(sizes, self.output_padding, strict=True)
+        return [(n - 1) * s - 2 * p + d * (k - 1) + o + 1 for (n, s, p, d, k), o in added]
+
     @property
     def is_matrix_product(self) -> bool:
         """Whether it is a matrix product at each position: with a 1×1 kernel and no more."""

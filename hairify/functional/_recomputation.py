@@ -66,7 +66,7 @@ def applied(
     """
     made = (weight,) if bias is None else (weight, bias)
     choice = choice_for(operation, input, weight, tuning)
-    own = choice.forward == "loop" or choice.forward != choice.backward
+    own = choice.forward in ("loop", "triton") or choice.forward != choice.backward
     if own and is_possible(input, *made):
         return recomputed(operation, input, _given, *made, tuning=tuning)
     return per_image(operation, input, weight, bias, choice.forward)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import json
 import math
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,8 +16,9 @@ from typing import Any
 import torch
 
 from hairify._support.files import write_text
+from hairify._support.processor import processor
 from hairify.errors import TuningError
-from hairify.functional._kernels import Case, Choice, Kernel, able
+from hairify.functional._kernels import Case, Choice, Kernel, computing, has_triton
 from hairify.functional._operations import Convolution, Linear, Operation
 
 _VERSION = 1
@@ -80,8 +80,17 @@ class Tuning:
         return None if found is None else found.choice
 
     def fits(self, device: torch.device) -> bool:
-        """Whether it was measured on such a device, with this PyTorch and as many threads."""
-        return (self.device, self.release, self.threads) == _key(device)
+        """Whether it was measured on such a device, with this PyTorch and as many threads, and can be gone by."""
+        return (self.device, self.release, self.threads) == _key(device) and not self.lacks_triton
+
+    @property
+    def lacks_triton(self) -> bool:
+        """Whether Triton's kernels were chosen, and there is none here."""
+        return self._chooses_triton and not has_triton()
+
+    @functools.cached_property
+    def _chooses_triton(self) -> bool:
+        return any("triton" in measured.choice for measured in self.measured.values())
 
     @property
     def differing(self) -> int:
@@ -183,21 +192,13 @@ def _describe(case: Case) -> str:
 def _key(device: torch.device) -> tuple[str, str, int]:
     version = str(torch.__version__)  # else a pickle would hold a class of PyTorch's own
     if device.type == "cpu":
-        return _processor(), version, torch.get_num_threads()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return name, version, 0
+        return processor(), version, torch.get_num_threads()
+    return _gpu(device) if device.type == "cuda" else device.type, version, 0
 
 
 @functools.cache
-def _processor() -> str:
-    """The CPU by the name that its maker gave it, where the system tells, and the vectors that PyTorch uses."""
-    name = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # another system, or another kind of processor
-    return f"{name} ({torch.backends.cpu.get_cpu_capability()})"
+def _gpu(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device)
 
 
 def _plain_case(case: Case) -> dict[str, Any]:
@@ -221,7 +222,7 @@ def _case(data: Mapping[str, Any]) -> tuple[Case, Measured]:
     case = Case(operation, batch, input, weight, dtype, device, channels_last)
     choice = Choice(data["choice"]["forward"], data["choice"]["backward"])
     times = {name: _times(data[name]) for name in ("forward", "backward")}
-    known = set(able(operation))
+    known = set(computing(case))
     named = {data["by_rule"], *choice, *times["forward"], *times["backward"]}
     if not named <= known or case.batch < 2:
         raise ValueError(f"{sorted(named - known)} cannot compute {case.batch} weights of {operation}")

@@ -30,10 +30,7 @@ def unfolded(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor
         )
         return unfolded(flat, input.unsqueeze(2), weight.unsqueeze(3), bias).squeeze(2)
     stride, padding, dilation, kernel = operation.stride, operation.padding, operation.dilation, operation.kernel
-    size = [
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, p, d, k, s in zip(input.shape[2:], padding, dilation, kernel, stride, strict=True)
-    ]
+    size = operation.output_size(input.shape[2:])
     patches = F.unfold(input, kernel, dilation, padding, stride)  # (k·B, C·kernel, positions)
     output = _grouped_product(weight.flatten(2).unflatten(1, (operation.groups, -1)), patches)
     return _with_bias(output.unflatten(2, size), bias)
@@ -42,12 +39,7 @@ def unfolded(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor
 def _folded(operation: Convolution, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A transposed convolution: a matrix product at each position, the resulting patches added up."""
     stride, padding, dilation, kernel = operation.stride, operation.padding, operation.dilation, operation.kernel
-    size = [
-        (n - 1) * s - 2 * p + d * (k - 1) + o + 1
-        for n, s, p, d, k, o in zip(
-            input.shape[2:], stride, padding, dilation, kernel, operation.output_padding, strict=True
-        )
-    ]
+    size = operation.output_size(input.shape[2:])
     per_position = weight.unflatten(1, (operation.groups, -1)).flatten(3).transpose(2, 3)
     patches = _grouped_product(per_position, input.flatten(2))
     return _with_bias(F.fold(patches, tuple(size), kernel, dilation, padding, stride), bias)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, cast
@@ -40,8 +41,9 @@ class BlockWeights:
         selecting: its selecting vectors, shape (B, N).
         tuning: chooses kernels; None for the rules.
         shared: by layer, a weight and bias without a dimension of images: those of a single GIV, for all images.
+        own: by layer, a weight and bias for each of several images.
         parameters: by layer, the block's part of the box, for weights that are made when the layer runs; of layers
-            that stand in neither, the box is called for it.
+            that stand in none, the box is called for it.
         with_gradients: whether gradients were recorded where the above was made.
     """
 
@@ -50,6 +52,7 @@ class BlockWeights:
     selecting: Tensor
     tuning: Chooser | None = None
     shared: dict[str, Weights] = field(default_factory=dict)
+    own: dict[str, Weights] = field(default_factory=dict)
     parameters: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     with_gradients: bool = field(default_factory=torch.is_grad_enabled)
 
@@ -71,8 +74,13 @@ class BlockWeights:
             input: shape (k·B, ...).
             settings: of the operation.
         """
-        if self._is_recorded() and (parameters := self.parameters.get(layer_name)) is not None:
-            return self.box.compute(self.selecting, parameters, prepare, input, settings, self.tuning)
+        if self._is_recorded():
+            if (made := self.own.get(layer_name)) is not None:
+                weight, bias = made
+                input, operation = prepare(input, weight.shape[3:], **settings)
+                return applied(operation, input, weight, bias, self.tuning)
+            if (parameters := self.parameters.get(layer_name)) is not None:
+                return self.box.compute(self.selecting, parameters, prepare, input, settings, self.tuning)
         output: Tensor = self.box(layer_name, self.selecting, self.block, prepare, input, **settings)
         return output
 
@@ -86,7 +94,7 @@ class WeightBox(nn.Module):
 
     The rows are kept as one tensor per parameter of the block, shape (N, *parameter shape), under the
     parameter's own name within the block: flattened and concatenated they are the (N, P) matrix. So a layer's
-    weights are made when the layer runs, and gradients touch no more than it used.
+    weights can be made when the layer runs, and gradients touch no more than it used.
 
     Args:
         rows: {name of a layer within the block: {"weight": (N, ...), "bias": (N, ...)}}, or in a `LowRankBox` the
@@ -94,7 +102,7 @@ class WeightBox(nn.Module):
 
     Attributes:
         recompute: whether weights are made again in the backward pass instead of kept for it; None: where that costs
-            little.
+            little, of weights that are made when the layer runs.
     """
 
     recompute: bool | None = None
@@ -171,32 +179,51 @@ class WeightBox(nn.Module):
     def weights_of_blocks(self, selecting: Tensor, *, ahead: bool, tuning: Chooser | None = None) -> list[BlockWeights]:
         """What the layers of each of the M blocks compute with in one forward. Not for sharded boxes.
 
-        The weights of a single GIV are made here: those of all blocks in one product for each parameter, which reads
-        the rows once. They are as many numbers as the network itself had. For several images each block gets its part
-        of the parameters; they are cut for all blocks at once, since a block that cuts its own part out of the whole
-        would have a gradient as large as that.
+        Made ahead, the weights of all blocks are one product for each parameter, which reads the rows once. Else each
+        block gets its part of the parameters. These are cut for all blocks at once, since a block that cuts its own
+        part out of the whole would have a gradient as large as that.
 
         Args:
             selecting: shape (B, M, N).
-            ahead: False leaves making weights to the layers.
+            ahead: whether weights are made here, before the layers run.
             tuning: chooses kernels; None for the rules.
         """
         images, blocks = selecting.shape[:2]
         vectors = selecting.transpose(0, 1)
         weights = [BlockWeights(self, m, v, tuning) for m, v in enumerate(vectors.unbind())]
         is_single = not is_symbolic(images) and images == 1
-        if self.recompute and torch.is_grad_enabled():
-            ahead = False
         for layer_name in self._layers:
             rows = self._rows(layer_name)
-            if ahead and is_single:
+            if ahead:
                 made = self._generate_for_blocks(vectors.to(rows.weight.device), rows)
-                for block, weight, *bias in zip(weights, *(t.squeeze(1).unbind() for t in made), strict=True):
-                    block.shared[layer_name] = weight, bias[0] if bias else None
+                parts = (t.squeeze(1).unbind() if is_single else t.unbind() for t in made)
+                for block, weight, *bias in zip(weights, *parts, strict=True):
+                    by_layer = block.shared if is_single else block.own
+                    by_layer[layer_name] = weight, bias[0] if bias else None
             else:
                 for block, parameters in zip(weights, self._parts(rows, blocks), strict=True):
                     block.parameters[layer_name] = parameters
         return weights
+
+    def pays_ahead(self, selecting: Tensor, left: int) -> int | None:
+        """Bytes of what `weights_of_blocks` makes ahead, or None where that is not to be done.
+
+        The weights of a single GIV are no more numbers than the network itself had. For several images small networks
+        on GPUs wait for kernels to be started, of which one product for all blocks saves most. On CPUs it saved nothing
+        that could be measured.
+
+        Args:
+            selecting: shape (B, M, N).
+            left: bytes that there are for several images.
+        """
+        images, blocks = selecting.shape[:2]
+        if (self.recompute and torch.is_grad_enabled()) or is_symbolic(images):
+            return None
+        if images == 1:
+            return 0
+        rows = [self._rows(name).weight for name in self._layers]
+        size = images * blocks * sum(math.prod(w.shape[1:]) * w.element_size() for w in rows)
+        return size if blocks > 1 and rows[0].device.type != "cpu" and size <= left else None
 
     def _generate_for_blocks(self, selecting: Tensor, rows: Any) -> list[Tensor]:
         """One layer's weights (M, B, *shape), and biases (M, B, out) if it has some, for vectors (M, B, N)."""

@@ -19,11 +19,15 @@ from hairify._support.sharding import free_gathered, is_sharded
 from hairify._support.torch_internals import backward_pass, checkpointed_call, is_hooked
 from hairify.errors import GIVError, OutsideForwardError
 from hairify.functional._kernels import Chooser
+from hairify.functional._tuning import Tuning
 from hairify.nn._boxes import BlockWeights, WeightBox
 from hairify.nn._features import Feature, read_feature, size_of_map
 from hairify.nn._given import Given, GivenGIVs
 from hairify.nn._hsn import selecting_vectors
 from hairify.nn._slots import BlockSlot
+
+# Bytes of weights of several images that are made ahead in all, and of those that are kept for the backward pass.
+_MOST_AHEAD, _MOST_KEPT = 2**28, 2**26
 
 _RUN_AGAIN = (
     "was run again during a backward pass, as gradient checkpointing does, where the selecting vectors of its own "
@@ -37,7 +41,7 @@ for _name in ("read_feature", "size_of_map"):  # named nodes in `HairModel.graph
 
 @dataclass
 class Hypernetwork:
-    """The parts that make weights, used by calling them only (sharded parameters exist during a call alone).
+    """The parts that make weights, called where something hangs on a call: hooks, or parameters that are sharded.
 
     Attributes:
         dac: F_g → (B, D).
@@ -65,17 +69,23 @@ class Hypernetwork:
             ahead: whether weights may be made here, before the layers run.
             tuning: chooses kernels; None for the rules.
         """
-        return [
-            cast(WeightBox, box).weights_of_blocks(vectors, ahead=ahead, tuning=tuning)
-            if _is_open(box) and isinstance(vectors, Tensor)
-            else []
-            for box, vectors in zip(self.boxes, selecting, strict=False)
-        ]
+        left = _MOST_KEPT if torch.is_grad_enabled() else _MOST_AHEAD
+        found: list[list[BlockWeights]] = []
+        for module, vectors in zip(self.boxes, selecting, strict=False):
+            if not _is_open(module) or not isinstance(vectors, Tensor):
+                found.append([])
+                continue
+            box = cast(WeightBox, module)
+            size = box.pays_ahead(vectors, left) if ahead else None
+            left -= size or 0
+            found.append(box.weights_of_blocks(vectors, ahead=size is not None, tuning=tuning))
+        return found
 
 
 def _is_open(box: nn.Module) -> bool:
     """Whether a box's parameters can be used without calling it: none may miss its hooks, or be sharded."""
-    return isinstance(box, WeightBox) and not is_hooked(box) and not is_sharded(box)
+    is_ours = isinstance(box, WeightBox) and type(box).forward is WeightBox.forward
+    return is_ours and not is_hooked(box) and not is_sharded(box)
 
 
 @dataclass(frozen=True)
@@ -199,7 +209,7 @@ class ForwardContext:
     Attributes:
         givens: the GIVs given by `conditioned_on`.
         makes_ahead: whether weights may be made at the split: where blocks are checkpointed, they are to be made again.
-        tuning: chooses kernels; None for the rules.
+        tuning: chooses kernels where it fits the device; None for the rules.
     """
 
     def __init__(
@@ -208,7 +218,7 @@ class ForwardContext:
         feature: Feature,
         slots: dict[tuple[int, int], BlockSlot] | None = None,
         makes_ahead: bool = True,
-        tuning: Chooser | None = None,
+        tuning: Tuning | None = None,
     ) -> None:
         self.tuning = tuning
         self.split, self.feature, self.makes_ahead = split, feature, makes_ahead
@@ -367,12 +377,20 @@ class ForwardContext:
         def make() -> tuple[list[Tensor], list[list[BlockWeights]]]:
             selecting = hypernetwork.selecting_vectors(giv)
             ahead = self.makes_ahead or not torch.is_grad_enabled()
-            # A compiler that read the tuning would compile anew with each one.
-            tuning = None if torch.compiler.is_compiling() else self._local.recorder or self.tuning
-            return selecting, hypernetwork.weights_of_blocks(selecting, ahead=ahead, tuning=tuning)
+            return selecting, hypernetwork.weights_of_blocks(selecting, ahead=ahead, tuning=self._chooser(giv.device))
 
         forward.selecting, forward.blocks = make() if cache is None else cache.kept(make)
         self._fill_slots(forward)
+
+    def _chooser(self, device: torch.device) -> Chooser | None:
+        """What chooses kernels: a tuning only on such a device as it was made on, to which it may be a copy's."""
+        if torch.compiler.is_compiling():  # which would compile anew with each tuning
+            return None
+        if not isinstance(device, torch.device):  # in `HairModel.graph()`
+            return None
+        if self._local.recorder is not None or self.tuning is None:
+            return self._local.recorder
+        return self.tuning if self.tuning.fits(device) else None
 
     def _read_giv(self, forward: RunningForward, output: Any) -> Tensor:
         """The GIV that the DAC finds in the split's output; a forward that is run for F_g ends here."""

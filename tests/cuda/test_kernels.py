@@ -9,8 +9,9 @@ from gpu import DEVICE
 from operations import BATCH, Case, arranged, backward_oracle, every_case, every_kernel, force_kernel
 from util import assert_close
 
+from hairify.functional import _kernels as kernels
 from hairify.functional import mix
-from hairify.functional._kernels import per_image, per_image_backward
+from hairify.functional._kernels import able, per_image, per_image_backward
 from hairify.functional._mixing import mix_outputs
 from hairify.functional._recomputation import recomputed
 from hairify.nn import WeightBox
@@ -47,6 +48,32 @@ def test_each_kernel_equals_one_call_per_image(
                 assert ours is not None
                 assert_close(ours.cpu().double(), theirs, tolerance(dtype))
     assert ran
+
+
+@every_case
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_tritons_equal_one_call_per_image(case: Case, dtype: torch.dtype) -> None:
+    """Where a tuning may choose them; in half precision up to the rounding of inputs that are rounded already."""
+    shape, weight_shape = torch.Size((BATCH, *case.row)), torch.Size(case.weight)
+    if "triton" not in able(kernels.Case(case.operation, BATCH, shape, weight_shape, dtype, DEVICE, False)):
+        pytest.skip("is not computed by Triton's")
+    allowed = tolerance(dtype) if dtype == torch.float32 else 4 * torch.finfo(dtype).eps
+    for per in (1, 2):
+        exact = [t.to(dtype).double() for t in case.tensors(per)]
+        grad, _ = backward_oracle(case, *exact)
+        grad = grad.to(dtype).double()
+        leaves = [t.requires_grad_() for t in exact]
+        expected = case.one_by_one(*leaves)
+        gradients = torch.autograd.grad(expected, leaves, grad)
+        for layout in layouts(case):
+            input, weight, bias, back = (t.detach().to(DEVICE, dtype) for t in (*leaves, grad))
+            input, back = arranged(input, layout), arranged(back, layout)
+            with torch.no_grad():
+                output = per_image(case.operation, input, weight, bias, "triton")
+                got = per_image_backward(case.operation, back, input, weight, (True, True, True), "triton")
+            for ours, theirs in zip((output, *got), (expected, *gradients), strict=True):
+                assert ours is not None
+                assert_close(ours.cpu().double(), theirs.detach(), allowed)
 
 
 @every_case

@@ -202,12 +202,39 @@ CHOICES = [  # operation, B, input, weight, on the CPU, elsewhere; float32
 
 @pytest.mark.parametrize(("operation", "batch", "input", "weight", "on_cpu", "elsewhere"), CHOICES)
 def test_the_choice_is_a_table_by_shapes(
-    operation: Operation, batch: int, input: tuple[int, ...], weight: tuple[int, ...], on_cpu: str, elsewhere: str
+    operation: Operation,
+    batch: int,
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    on_cpu: str,
+    elsewhere: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(kernels, "_MKL_IS_AT_HOME", False)
     with NoTensors():
         assert choose_kernel(operation, batch, input, weight, 4, "cpu") == on_cpu
         for device in ("cuda", "meta"):
             assert choose_kernel(operation, batch, torch.Size(input), weight, 4, device) == elsewhere
+
+
+@pytest.mark.parametrize(("operation", "batch", "input", "weight", "on_cpu", "elsewhere"), CHOICES)
+def test_on_processors_of_mkls_maker_points_are_products(
+    operation: Operation,
+    batch: int,
+    input: tuple[int, ...],
+    weight: tuple[int, ...],
+    on_cpu: str,
+    elsewhere: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kernels, "_MKL_IS_AT_HOME", True)
+    expected = "matmul" if batch > 1 and operation.is_matrix_product else on_cpu
+    for channels_last in (False, True) if expected == "matmul" else (False,):
+        assert choose_kernel(operation, batch, input, weight, 4, "cpu", channels_last) == expected
+    monkeypatch.setattr(kernels, "_MKL_IS_AT_HOME", False)
+    lower = choose_kernel(operation, batch, input, weight, 2, "cpu")  # whose products are not MKL's
+    monkeypatch.setattr(kernels, "_MKL_IS_AT_HOME", True)
+    assert choose_kernel(operation, batch, input, weight, 2, "cpu") == lower
 
 
 def test_the_choice_goes_by_bytes() -> None:
@@ -215,7 +242,8 @@ def test_the_choice_goes_by_bytes() -> None:
     assert chosen == ["grouped", "grouped", "loop"]
 
 
-def test_the_choice_goes_by_layout_on_cpus() -> None:
+def test_the_choice_goes_by_layout_on_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "_MKL_IS_AT_HOME", False)
     cases = [
         (dense(), (8, 64, 32, 32), (64, 64, 3, 3), "loop"),
         (dense(3, 1, 64), (8, 64, 32, 32), (64, 1, 3, 3), "loop"),

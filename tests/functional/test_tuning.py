@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -50,7 +52,7 @@ def case_of(case: Case, per: int = 1, layout: str = "contiguous", dtype: torch.d
 @every_case
 @pytest.mark.parametrize("per", [1, 2])
 def test_whatever_is_chosen_outputs_and_gradients_are_those_of_one_call_per_image(case: Case, per: int) -> None:
-    able = kernels.able(case.operation)
+    able = kernels.able(case_of(case))
     for choice, layout, has_bias in product(product(able, able), layouts(case), (True, False)):
         leaves = [t.requires_grad_() for t in case.tensors(per, layout)]
         others = [t.detach().clone().requires_grad_() for t in leaves]
@@ -69,7 +71,7 @@ def test_whatever_is_chosen_outputs_and_gradients_are_those_of_one_call_per_imag
 
 @every_case
 def test_weights_that_are_made_again_go_by_what_is_chosen(case: Case) -> None:
-    able = kernels.able(case.operation)
+    able = kernels.able(case_of(case))
     for choice in product(able, able):
         input, weight, _ = case.tensors()
         selecting = torch.rand(len(weight), len(weight), dtype=torch.float64).softmax(1)
@@ -193,7 +195,7 @@ def test_every_case_is_measured(case: Case, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(measuring, "_SECONDS_A_ROUND", 0)
     for layout, dtype in product(layouts(case), (torch.float32, torch.bfloat16)):
         one = case_of(case, 2, layout, dtype)
-        kernels_ = kernels.able(case.operation)
+        kernels_ = kernels.able(one)
         measured = tuned([one], CPU).measured
         assert bool(measured) == (len(kernels_) > 1)
         for found in measured.values():
@@ -227,7 +229,7 @@ def some() -> Tuning:
     cases += [case_of(DENSE, layout="channels_last", dtype=torch.bfloat16)]
     measured = {}
     for i, case in enumerate(cases):
-        names = kernels.able(case.operation)
+        names = kernels.able(case)
         times: Any = {name: 0.1 + (i + j) / 3 for j, name in enumerate(names)}
         measured[case] = measuring.Measured(kernels.Choice(names[0], names[-1]), names[-1], times, times)
     return Tuning.of_device(CPU, measured)
@@ -293,9 +295,45 @@ def test_it_fits_the_same_device_threads_and_release(monkeypatch: pytest.MonkeyP
     assert made.fits(CPU)
     assert not made.fits(torch.device("meta"))
     for other in ({"device": "abacus"}, {"release": "1.0"}, {"threads": made.threads + 1}):
-        assert not Tuning(**{**vars(made), **other}).fits(CPU)
+        assert not replace(made, **other).fits(CPU)
     monkeypatch.setattr(torch, "get_num_threads", lambda: made.threads + 1)
     assert not made.fits(CPU)
+
+
+def test_choices_of_triton_are_read_anywhere_and_fit_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = case_of(DENSE, dtype=torch.float32)._replace(device="cuda")
+    times: Any = {"grouped": 2.0, "loop": 3.0, "triton": 1.0}
+    found = measuring.Measured(kernels.Choice("triton", "grouped"), "grouped", times, times)
+    made = Tuning.of_device(CPU, {case: found})
+    for has in (False, True):
+        monkeypatch.setattr("hairify.functional._tuning.has_triton", lambda has=has: has)
+        read = Tuning.from_json(made.to_json())
+        assert read == made
+        assert read.fits(CPU) == has
+        assert read.lacks_triton == (not has)
+    assert made.fits(CPU)  # which a copy must not carry to where there is none
+    monkeypatch.setattr("hairify.functional._tuning.has_triton", lambda: False)
+    assert not pickle.loads(pickle.dumps(made)).fits(CPU)
+
+
+def test_no_choice_changes_how_float32_is_rounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA convolutions round to TF32 by default, products do not."""
+    point = case_of(POINT, dtype=torch.float32)._replace(device="cuda")
+    monkeypatch.setattr(kernels, "convolutions_round", lambda: True)
+    for products, alone in ((False, True), (True, False)):
+        monkeypatch.setattr(kernels, "products_round", lambda products=products: products)
+        assert (kernels.able(point) == ["matmul"]) == alone
+        assert len(kernels.able(point._replace(dtype=torch.bfloat16))) > 1
+        assert len(kernels.able(case_of(DENSE, dtype=torch.float32)._replace(device="cuda"))) > 1
+        assert len(kernels.able(case_of(POINT, dtype=torch.float32))) == 3
+
+
+def test_offsets_in_a_row_are_of_32_bits() -> None:
+    case = case_of(DENSE, dtype=torch.float32)._replace(device="cuda", weight=torch.Size((4, 96, 3, 3)))
+    assert "triton" in kernels.computing(case._replace(input=torch.Size((3, 96, 4000, 5000))))
+    assert "triton" not in kernels.computing(case._replace(input=torch.Size((3, 96, 4000, 6000))))
+    wider = case._replace(input=torch.Size((3, 1, 4000, 5000)), weight=torch.Size((128, 1, 3, 3)))
+    assert "triton" not in kernels.computing(wider)
 
 
 def test_what_is_shown() -> None:

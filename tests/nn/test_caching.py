@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import threading
@@ -19,6 +20,7 @@ from torch.nn.utils import parametrize
 from util import assert_close, assert_differs, perturb, published
 
 from hairify import HairModel, hairify
+from hairify.nn import WeightBox
 from hairify.nn import _boxes as boxes
 from hairify.nn import _context as context
 from hairify.nn._hsn import selecting_vectors
@@ -54,13 +56,14 @@ class Calls:
 
     def __init__(self, hair: HairModel) -> None:
         self.boxes = self.hsns = 0
-        for box in hair.boxes:
-            for name in ("weights_of_blocks", "forward"):
-                setattr(box, name, functools.partial(self._box, getattr(box, name)))
+        self._of = {*hair.boxes}
 
-    def _box(self, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        self.boxes += 1
-        return method(*args, **kwargs)
+    def _box(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(box: WeightBox, *args: Any, **kwargs: Any) -> Any:
+            self.boxes += box in self._of
+            return method(box, *args, **kwargs)
+
+        return counted
 
     def _hsn(self, *args: Any) -> list[Tensor]:
         self.hsns += 1
@@ -69,7 +72,10 @@ class Calls:
     def of(self, call: Callable[[], Any]) -> tuple[int, int]:
         """Those during one call."""
         before = self.boxes, self.hsns
-        with mock.patch.object(context, "selecting_vectors", self._hsn):
+        with contextlib.ExitStack() as patches:
+            patches.enter_context(mock.patch.object(context, "selecting_vectors", self._hsn))
+            for name in ("weights_of_blocks", "forward"):  # on the class: boxes with others of their own are called
+                patches.enter_context(mock.patch.object(WeightBox, name, self._box(getattr(WeightBox, name))))
             call()
         return self.boxes - before[0], self.hsns - before[1]
 

@@ -12,9 +12,11 @@ import pytest
 import torch
 from networks import NETWORKS, Chain
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from util import assert_close, assert_differs, perturb, published
 
 from hairify import HairModel, hairify
+from hairify.nn import WeightBox, _context
 
 every_box = pytest.mark.parametrize("box", ["full", "low_rank"])
 
@@ -42,22 +44,92 @@ def called(hair: HairModel) -> HairModel:
 
 
 @every_box
-@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize(("batch", "ahead"), [(1, True), (3, False), (3, True)])
 @pytest.mark.parametrize("name", ["nafnet", "window"])
-def test_outputs_and_gradients_are_those_of_boxes_called_for_each_layer(name: str, batch: int, box: str) -> None:
+def test_outputs_and_gradients_are_those_of_boxes_called_for_each_layer(
+    name: str, batch: int, ahead: bool, box: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where weights of several images are made before the layers run, as on GPUs."""
     hair, x = converted(name, box), images(batch)
     other = called(hair)
+    asked = []
+    sizes = {False: None, True: 0}
+    monkeypatch.setattr(WeightBox, "pays_ahead", lambda *arguments: asked.append(arguments) or sizes[ahead])
     results = []
     for model in (hair, other):
         output = model(x)
         gradients = torch.autograd.grad(output.square().mean(), [*model.parameters()], allow_unused=True)
         results.append((output.detach(), gradients))
+    assert len(asked) == len(hair.boxes)
     (got, gradients), (expected, of_each) = results
     assert_close(got, expected, 1e-12)
     scale = max(float(g.abs().max()) for g in of_each if g is not None)
     for one, each in zip(gradients, of_each, strict=True):
         assert (one is None) == (each is None)
         assert one is None or (one - each).abs().max() <= 1e-11 * scale
+
+
+def box_size(box: nn.Module) -> torch.Size:
+    """Blocks and rows."""
+    left = next(p for name, p in box.named_parameters() if name.endswith("left"))
+    return left.shape[:2]
+
+
+def test_where_weights_of_several_images_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On GPUs, for several blocks, up to so many bytes in all, fewer where they are kept; never on CPUs."""
+    hair = converted("nafnet", "low_rank")
+
+    def ahead(images: int, device: str) -> list[int]:
+        """By level, how many blocks have weights."""
+        hypernetwork = copy.deepcopy(hair).to(device)._hypernetwork
+        selecting = [torch.rand(images, *box_size(box), dtype=torch.float64, device=device) for box in hair.boxes]
+        found = hypernetwork.weights_of_blocks(selecting)
+        assert not any(b.shared for blocks in found for b in blocks)
+        assert all(bool(b.own) != bool(b.parameters) for blocks in found for b in blocks)
+        return [sum(bool(b.own) for b in blocks) for blocks in found]
+
+    blocks = [len(level.blocks) for level in hair.plan.levels]
+    several = [n if n > 1 else 0 for n in blocks]
+    assert sum(n > 1 for n in blocks) > 1
+    assert ahead(3, "cpu") == [0] * len(blocks)
+    assert ahead(3, "meta") == several
+    sizes = [3 * 8 * sum(p.numel() for name, p in b.named_parameters() if name.endswith("weight")) for b in hair.boxes]
+    first = next(i for i, n in enumerate(several) if n)
+    alone = [n if i == first else 0 for i, n in enumerate(several)]
+    monkeypatch.setattr(_context, "_MOST_AHEAD", sizes[first] + 8)
+    with torch.no_grad():
+        assert ahead(3, "meta") == alone
+        assert ahead(4, "meta")[first] == 0
+    assert ahead(3, "meta") == several
+    monkeypatch.setattr(_context, "_MOST_KEPT", sizes[first] - 8)
+    assert ahead(3, "meta")[first] == 0
+    hair.recompute_weights(True)
+    assert not any(ahead(2, "meta"))
+
+
+def test_weights_of_several_images_take_as_many_products_as_those_of_one() -> None:
+    """Off the CPU: starting products is what small networks wait for."""
+
+    class Products(TorchDispatchMode):
+        def __init__(self) -> None:
+            super().__init__()
+            self.count = 0
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.count += func.overloadpacket.__name__ in ("bmm", "baddbmm", "mm")
+            return func(*args, **kwargs or {})
+
+    hair = converted("nafnet", "low_rank").to("meta")
+    hypernetwork, counts = hair._hypernetwork, []
+    for batch in (1, 8):
+        selecting = [torch.rand(batch, *box_size(box), dtype=torch.float64, device="meta") for box in hair.boxes]
+        with Products() as products:
+            found = hypernetwork.weights_of_blocks(selecting)
+        several = sum(len(blocks) > 1 for blocks in found)
+        counts.append(products.count)
+    of_single_blocks = sum(len(level.layers) for level in hair.plan.levels if len(level.blocks) == 1)
+    assert several
+    assert counts[0] - 2 * of_single_blocks <= counts[1] <= counts[0]
 
 
 @every_box

@@ -33,7 +33,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[Case]:
 
     def measure(case: Case, device: torch.device) -> Measured:
         cases.append(case)
-        names, n = able(case.operation), next(counter)
+        names, n = able(case), next(counter)
         torch.rand(3)  # as if it drew random numbers
         times: Any = dict.fromkeys(names, 1.0)
         return Measured(Choice(names[n % len(names)], names[(n + 1) % len(names)]), case.by_rule(), times, times)
