@@ -11,12 +11,12 @@ from typing import Literal, TypeAlias
 from benchmarks.networks import NETWORKS, TINY
 
 Mode: TypeAlias = Literal["forward", "training"]
-Variant: TypeAlias = Literal["static", "hairified", "grouped", "conditioned", "baked"]
+Variant: TypeAlias = Literal["static", "hairified", "tuned", "grouped", "conditioned", "baked"]
 
 FORWARD: tuple[Variant, ...] = ("static", "hairified", "grouped", "conditioned", "baked")
-TRAINING: tuple[Variant, ...] = ("static", "hairified", "grouped")
-BATCH: tuple[Variant, ...] = TRAINING
+BATCH: tuple[Variant, ...] = ("static", "hairified", "grouped")
 """Variants of a forward of many images: for one GIV it is as with one image, but slower to measure."""
+TUNED: tuple[Variant, ...] = ("static", "hairified", "tuned", "grouped")
 BARE: tuple[Variant, ...] = ("static", "hairified")
 
 
@@ -35,6 +35,7 @@ class Case:
         bfloat16: whether under autocast.
         compiled: whether by torch.compile.
         graphs: whether that replays CUDA graphs (`mode="reduce-overhead"`).
+        dynamic: whether it is compiled for images of any number and size, not for these alone.
     """
 
     network: str
@@ -47,6 +48,7 @@ class Case:
     bfloat16: bool = False
     compiled: bool = False
     graphs: bool = False
+    dynamic: bool = False
 
     @property
     def name(self) -> str:
@@ -54,7 +56,9 @@ class Case:
         parts = [self.network, self.mode, f"b{self.batch}", str(self.size)]
         parts += [f"N{self.box_factor}M"] if self.box_factor else []
         parts += [self.device] if self.device != "cpu" else []
-        return "/".join([*parts, *(word for word in ("bfloat16", "compiled", "graphs") if getattr(self, word))])
+        return "/".join(
+            [*parts, *(word for word in ("bfloat16", "compiled", "graphs", "dynamic") if getattr(self, word))]
+        )
 
     @property
     def is_usual(self) -> bool:
@@ -63,8 +67,8 @@ class Case:
 
 
 def default_cases(devices: Sequence[str]) -> list[Case]:
-    """The cases of targets first, then smaller and larger images, then curves; about twelve minutes on two cores."""
-    cases = [*_target_cases(), *_other_sizes(), *_curves()]
+    """The cases of targets first, then other sizes, curves, compiled; about twenty minutes on two cores."""
+    cases = [*_target_cases(), *_other_sizes(), *_curves(), *_compiled()]
     if "cuda" in devices:
         cases += _on_cuda([*_target_cases(), *_other_sizes()])
     return _once(cases)
@@ -72,28 +76,28 @@ def default_cases(devices: Sequence[str]) -> list[Case]:
 
 def _target_cases() -> Iterator[Case]:
     yield Case("restormer-48", "forward", 1, 128, FORWARD)
-    yield Case("restormer-48", "forward", 8, 128, BATCH)
-    yield Case("restormer-24", "training", 8, 128, TRAINING)
+    yield Case("restormer-48", "forward", 8, 128, TUNED)
+    yield Case("restormer-24", "training", 8, 128, TUNED)
     for network in ("nafnet", "swinir", "unet"):
         yield Case(network, "forward", 1, 128, FORWARD)
-        yield Case(network, "forward", 8, 128, BATCH)
-        yield Case(network, "training", 8, 128, TRAINING)
+        yield Case(network, "forward", 8, 128, TUNED)
+        yield Case(network, "training", 8, 128, TUNED)
 
 
 def _other_sizes() -> Iterator[Case]:
     yield Case("restormer-48", "forward", 1, 64, FORWARD)
     yield Case("restormer-48", "forward", 8, 64, BATCH)
-    yield Case("restormer-24", "training", 8, 64, TRAINING)
+    yield Case("restormer-24", "training", 8, 64, BATCH)
     yield Case("restormer-48", "forward", 1, 256, BARE)
     for network in ("nafnet", "swinir", "unet"):
         yield Case(network, "forward", 8, 64, BATCH)
         yield Case(network, "forward", 1, 256, BARE)
     for network in ("nafnet", "unet"):
-        yield Case(network, "training", 8, 64, TRAINING)
+        yield Case(network, "training", 8, 64, BATCH)
         yield Case(network, "forward", 32, 64, BATCH)
         yield Case(network, "forward", 1, 512, BARE)
-    yield Case("nafnet", "training", 1, 128, TRAINING)
-    yield Case("nafnet", "training", 32, 64, TRAINING)
+    yield Case("nafnet", "training", 1, 128, BATCH)
+    yield Case("nafnet", "training", 32, 64, BATCH)
 
 
 def _curves() -> Iterator[Case]:
@@ -106,6 +110,16 @@ def _curves() -> Iterator[Case]:
     for factor in (None, 2, 4, 8):
         for network in ("nafnet", "restormer-24"):
             yield Case(network, "forward", 8, 64, BATCH, box_factor=factor)
+
+
+def _compiled() -> Iterator[Case]:
+    """By Inductor, for these images alone and for any; Restormer takes minutes to compile, and is left out."""
+    for network in ("nafnet", "swinir", "unet"):
+        for batch in (1, 8):
+            case = Case(network, "forward", batch, 128, BARE, compiled=True)
+            yield case
+            yield replace(case, dynamic=True)
+        yield Case(network, "training", 8, 128, BARE, compiled=True)
 
 
 def _on_cuda(cases: Iterable[Case]) -> Iterator[Case]:
@@ -126,7 +140,7 @@ def full_cases(devices: Sequence[str]) -> list[Case]:
         kinds = ((False, False),) if device == "cpu" else itertools.product((False, True), repeat=2)
         for bfloat16, compiled in kinds:
             forward = Case(network, "forward", batch, size, FORWARD, None, device, bfloat16, compiled)
-            cases += [forward, replace(forward, mode="training", variants=TRAINING)]
+            cases += [forward, replace(forward, mode="training", variants=BATCH)]
     cases += [Case(network, "forward", 1, 512, FORWARD, device=d) for d in devices for network in NETWORKS]
     return _once(cases)
 
@@ -135,7 +149,7 @@ def quick_cases(devices: Sequence[str]) -> list[Case]:
     """Seconds, with tiny networks: whether all of it runs."""
     cases = [Case("tiny-nafnet", "forward", batch, 32, FORWARD) for batch in (1, 2)]
     cases += [Case(network, "forward", 2, 32, FORWARD) for network in TINY]
-    cases += [Case("tiny-nafnet", "training", 2, 32, TRAINING), Case("tiny-nafnet", "forward", 1, 64, FORWARD)]
+    cases += [Case("tiny-nafnet", "training", 2, 32, TUNED), Case("tiny-nafnet", "forward", 1, 64, FORWARD)]
     cases += [Case("tiny-nafnet", "forward", 2, 32, BATCH, box_factor=2)]
     cases += [replace(case, device="cuda", bfloat16=True) for case in cases[:1] if "cuda" in devices]
     return _once(cases)

@@ -21,11 +21,12 @@ from benchmarks.measure import ratios, rotated, timed
 from benchmarks.report import table
 from hairify.functional import _kernels as kernels
 from hairify.functional import mix
-from hairify.functional._kernels import Kernel
+from hairify.functional._kernels import Case, Kernel
 from hairify.functional._mixing import mix_outputs, outputs_are_cheaper
 from hairify.functional._operations import Linear, Operation, convolution, transposed_convolution
 
 KERNELS: tuple[Kernel, ...] = ("matmul", "grouped", "loop", "unfolded")
+ON_GPUS: tuple[Kernel, ...] = ("triton",)
 MIXING = "mixing outputs"
 MAKING = "making weights"
 ALL = (True, True, True)
@@ -129,10 +130,12 @@ class Problem:
         return Problem(self.operation, input, rows, bias, self.selecting.to(device, dtype))
 
     def kernels(self) -> list[Kernel]:
-        """The kernels that can compute the operation."""
+        """The kernels that can compute the operation: among those that tuning tries the ones for compilers."""
         if isinstance(self.operation, Linear):
             return ["matmul"]
-        return [kernel for kernel in KERNELS if kernel != "matmul" or self.operation.is_matrix_product]
+        weight, input, layout = self.rows.shape[1:], self.input, kernels._is_channels_last(self.input)
+        case = Case(self.operation, len(self.selecting), input.shape, weight, input.dtype, input.device.type, layout)
+        return [*kernels.able(case), "unfolded"]
 
     def chosen(self) -> str:
         """What hairify computes it by."""

@@ -8,7 +8,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from torch import Tensor
 from benchmarks import launches, memory, shares
 from benchmarks.cases import Case, Variant
 from benchmarks.variants import Pair, Runner, runners
+from hairify import HairModel
 
 LEAST_ROUNDS = 3
 
@@ -46,6 +47,7 @@ class Result:
         seconds: of one call, by variant and round.
         peak: bytes by which memory rose in one call, by variant; None where it cannot be measured.
         held: bytes of parameters and buffers, by variant.
+        tuning: what was chosen by measurement, for the variant that goes by it.
         launches: what runs on a GPU in one call, by variant; empty on the CPU.
         generation: seconds for the weights of all hyper layers alone.
         classifier: seconds for the DAC alone.
@@ -58,6 +60,7 @@ class Result:
     peak: dict[Variant, int | None] = field(default_factory=dict)
     held: dict[Variant, int] = field(default_factory=dict)
     launches: dict[Variant, launches.Launches] = field(default_factory=dict)
+    tuning: str | None = None
     generation: float | None = None
     classifier: float | None = None
     work: shares.Work | None = None
@@ -106,6 +109,8 @@ def measure(case: Case, pair: Pair, effort: Effort) -> Result:
                     if case.device == "cuda":
                         result.launches[variant] = launches.of(runner.run)
                 result.held[variant] = memory.held(runner.model)
+            if "tuned" in made:
+                result.tuning = str(cast(HairModel, made["tuned"].model).tuning)
         _measure_shares(result, pair, images)
     except torch.OutOfMemoryError:
         torch.cuda.empty_cache()

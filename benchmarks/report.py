@@ -20,6 +20,7 @@ optimizer. Peak memory is what a call takes beyond what was in use before, by th
 the allocator on CUDA, plus the parameters. Weights were random and images noise; N = M + 1 where nothing else is said.
 
 - **hairified**: converted by `hairify(network)`.
+- **tuned**: the same after `hair.tune(images)`: kernels chosen by measurement, not by the rules.
 - **grouped**: the same model with one grouped convolution over the batch for every convolution, and all generated
   weights kept for the backward pass.
 - **conditioned**: the same model within `conditioned_on` one GIV, after a first forward.
@@ -64,6 +65,7 @@ def _case_as_json(result: Result) -> dict[str, Any]:
             }
             for variant, times in result.seconds.items()
         },
+        "tuning": result.tuning,
         "generation_seconds": result.generation,
         "classifier_seconds": result.classifier,
         "work": None if result.work is None else dataclasses.asdict(result.work),
@@ -83,6 +85,8 @@ def as_markdown(results: Sequence[Result], machine: Machine, conversion: dict[st
     parts += ["## What conversion adds", _ADDED, _shares(done)]
     if any(result.launches for result in done):
         parts += ["## On the GPU", _LAUNCHES, _by_variant(done, "kernels; share of the time", _on_gpu)]
+    if tuned := [result for result in done if result.tuning is not None]:
+        parts += ["## What tuning chose", *(f"{r.case.name}\n\n```text\n{r.tuning}\n```" for r in tuned)]
     if conversion:
         rows = ([name, f"{seconds:.1f}"] for name, seconds in conversion.items())
         parts += ["## Conversion", "Seconds for `plan` and `hairify`.", table(["network", "seconds"], rows)]
@@ -103,7 +107,7 @@ def _targets(results: Sequence[Result]) -> str:
         [
             v.case,
             v.quantity,
-            f"{'≥' if v.at_least else '≤'} {v.limit:.2f}",
+            f"≤ {v.limit:.2f}",
             f"{v.value:.3f}",
             "✓" if v.is_reached else "✗",
         ]

@@ -104,19 +104,22 @@ def runners(case: Case, pair: Pair, images: Tensor) -> Iterator[dict[Variant, Ru
     with ExitStack() as stack:
         made: dict[Variant, Runner] = {}
         for variant in case.variants:
-            model = _model(variant, pair, images, stack)
+            model = _model(variant, case, pair, images, stack)
             # Compiled apart: with kernels of its own, the grouped variant is another program.
             mode = "reduce-overhead" if case.graphs else "default"
-            called = torch.compile(model, dynamic=False, mode=mode) if case.compiled else model
+            called = torch.compile(model, dynamic=case.dynamic, mode=mode) if case.compiled else model
             made[variant] = Runner(model, _step(case, model, called, images))
             if variant == "grouped":
                 made[variant].within = lambda: as_the_field_does(pair.hair)
         yield made
 
 
-def _model(variant: Variant, pair: Pair, images: Tensor, stack: ExitStack) -> nn.Module:
+def _model(variant: Variant, case: Case, pair: Pair, images: Tensor, stack: ExitStack) -> nn.Module:
     if variant == "static":
         return pair.static
+    if variant == "tuned":
+        with torch.autocast(case.device, torch.bfloat16, enabled=case.bfloat16):
+            return copy.deepcopy(pair.hair).tune(images)
     if variant == "baked":
         return pair.hair.bake(images[:1])
     if variant == "conditioned":  # a copy, since entering it counts for the whole case

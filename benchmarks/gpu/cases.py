@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks.cases import BARE, TRAINING, Case, Variant
+from benchmarks.cases import BARE, TUNED, Case, Variant
 
 NETWORKS = ("restormer-48", "nafnet", "swinir", "unet")
 TINY = ("tiny-restormer", "tiny-nafnet", "tiny-swinir", "tiny-unet")
 SIZE, TINY_SIZE = 128, 32
 
 ONE: tuple[Variant, ...] = ("static", "hairified", "conditioned", "baked")
-MANY: tuple[Variant, ...] = ("static", "hairified", "grouped", "conditioned", "baked")
+MANY: tuple[Variant, ...] = ("static", "hairified", "tuned", "grouped", "conditioned", "baked")
 
 
 def eager(device: str, quick: bool) -> Iterator[Case]:
@@ -21,7 +21,7 @@ def eager(device: str, quick: bool) -> Iterator[Case]:
     for mode, batches in (("forward", (1, 2) if quick else (1, 8, 32)), ("training", (2,) if quick else (8, 32))):
         for bfloat16 in (True, False):
             for batch in batches:
-                variants = TRAINING if mode == "training" else ONE if batch == 1 else MANY
+                variants = TUNED if mode == "training" else ONE if batch == 1 else MANY
                 for network in networks:
                     yield Case(network, mode, batch, size, variants, device=device, bfloat16=bfloat16)
 

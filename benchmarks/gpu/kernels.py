@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import torch
 
-from benchmarks.kernels import KERNELS, MIXING, TINY, Calls, Problem, Shape, backward_calls, forward_calls
+from benchmarks.kernels import KERNELS, MIXING, ON_GPUS, TINY, Calls, Problem, Shape, backward_calls, forward_calls
 from benchmarks.measure import timed
 from benchmarks.report import table
 from hairify.functional import mix, mix_low_rank
@@ -180,7 +180,7 @@ def making_calls(problem: Problem) -> Calls:
     }
 
 
-COLUMNS = (*KERNELS, MIXING)
+COLUMNS = (*KERNELS, *ON_GPUS, MIXING)
 
 
 def as_table(found: Sequence[Row]) -> str:

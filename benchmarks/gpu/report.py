@@ -80,7 +80,7 @@ def making_head(columns: int) -> list[str]:
     return ["operation", *(f"{kind}, {batch}" for batch in batches for kind in ("full", "low rank"))]
 
 
-_OTHERS: tuple[Variant, ...] = ("hairified", "grouped", "conditioned", "baked")
+_OTHERS: tuple[Variant, ...] = ("hairified", "tuned", "grouped", "conditioned", "baked")
 
 
 def cases_table(results: Sequence[Result]) -> str:

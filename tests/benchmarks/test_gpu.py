@@ -152,7 +152,7 @@ def test_launches_are_reported() -> None:
     result = Result(case, {v: [0.001] * 3 for v in BARE}, generation=0.0005)
     result.launches = {"static": launches.Launches(40, 0.0002), "hairified": launches.Launches(160, 0.0009)}
     found = Found(describe(), [result, Result(case, skipped="no time left")])
-    assert "| unet/forward/b1/128/cuda | 1.00 | 1.00 |  |  |  | 50% | 40 → 160 | 20% → 90% |" in found.summary()
+    assert "| unet/forward/b1/128/cuda | 1.00 | 1.00 |  |  |  |  | 50% | 40 → 160 | 20% → 90% |" in found.summary()
     assert "| unet/forward/b1/128/cuda | 40; 20.0% | 160; 90.0% |" in found._markdown()
 
 
