@@ -38,7 +38,7 @@ from hairify.data.degradations import (
 )
 from hairify.errors import DataError
 
-NAMES = (*DEGRADATIONS, "noise37", "haze+noise25", "motion+low_light", "downscale2+jpeg")
+NAMES = (*DEGRADATIONS, "noise37", "noise5-50", "haze+noise25", "motion+low_light", "downscale2+jpeg")
 every_degradation = pytest.mark.parametrize("degrade", [degradation(name) for name in NAMES], ids=NAMES)
 every_blur = pytest.mark.parametrize("degrade", [defocus_blur, motion_blur])
 SHAPES = [(1, 3, 32, 32), (3, 3, 40, 56), (2, 3, 8, 200), (2, 3, 1, 1)]
@@ -401,6 +401,15 @@ def test_noise_is_named_by_its_deviation(name: str, sigma: float) -> None:
     assert torch.equal(degradation(name)(clean, seeded()), add_noise(clean, seeded(), sigma=sigma))
 
 
+def test_noise_between_two_deviations_is_of_one_for_each_image() -> None:
+    grey = torch.full((200, 3, 16, 16), 0.5)
+    sigmas = (255 * (degradation("noise5-50")(grey, seeded()) - grey)).flatten(1).std(dim=1)
+    assert 4 < sigmas.min() < 8
+    assert 45 < sigmas.max() < 54
+    assert abs(sigmas.mean() - 27.5) < 3
+    assert 19.5 < 255 * degradation("noise20-20")(grey, seeded()).std() < 20.5
+
+
 @pytest.mark.parametrize(
     ("name", "part"),
     [
@@ -408,6 +417,8 @@ def test_noise_is_named_by_its_deviation(name: str, sigma: float) -> None:
         ("", ""),
         ("noise", "noise"),
         ("noise-5", "noise-5"),
+        ("noise50-5", "noise50-5"),
+        ("noise5-", "noise5-"),
         ("haze+", ""),
         ("haze+fog+rain", "fog"),
         ("jpeg0", "jpeg0"),
@@ -420,5 +431,5 @@ def test_an_unknown_name_is_told_and_the_known_ones_listed(name: str, part: str)
         degradation(name)
     assert repr(part) in str(caught.value)
     assert repr(name) in str(caught.value)
-    for known in (*DEGRADATIONS, "noise37", "jpeg20", "downscale3", "haze+noise25"):
+    for known in (*DEGRADATIONS, "noise37", "noise5-50", "jpeg20", "downscale3", "haze+noise25"):
         assert known in str(caught.value)

@@ -127,8 +127,9 @@ def degradation(name: str) -> Degradation:
 
     Args:
         name: one of `DEGRADATIONS`; "noise" and a standard deviation on the 0-255 scale, as in "noise37" or
-            "noise2.5"; "jpeg" and a quality from 1 to 100, as in "jpeg20"; "downscale" and a factor from 1 on, as in
-            "downscale3"; or several of these joined by "+", applied from left to right, as in "haze+noise25".
+            "noise2.5", or two between which each image has its own, as in "noise5-50"; "jpeg" and a quality from 1 to
+            100, as in "jpeg20"; "downscale" and a factor from 1 on, as in "downscale3"; or several of these joined by
+            "+", applied from left to right, as in "haze+noise25".
 
     Raises:
         DataError: the name, or a part of it, is not known.
@@ -143,6 +144,9 @@ def _by_name(part: str, name: str) -> Degradation:
         return DEGRADATIONS[part]
     if strength := re.fullmatch(r"noise(\d+(?:\.\d+)?)", part):
         return partial(add_noise, sigma=float(strength[1]))
+    between = re.fullmatch(r"noise(\d+(?:\.\d+)?)-(\d+(?:\.\d+)?)", part)
+    if between and float(between[1]) <= float(between[2]):
+        return partial(add_noise, sigma=(float(between[1]), float(between[2])))
     if (strength := re.fullmatch(r"jpeg(\d+)", part)) and 1 <= int(strength[1]) <= 100:
         return partial(compress, quality=int(strength[1]))
     if (strength := re.fullmatch(r"downscale(\d+(?:\.\d+)?)", part)) and float(strength[1]) >= 1:
@@ -150,7 +154,8 @@ def _by_name(part: str, name: str) -> Degradation:
     of_name = "" if part == name else f" (in {name!r})"
     raise DataError(
         f"There is no degradation {part!r}{of_name}. Known are {', '.join(DEGRADATIONS)}; noise of any other strength "
-        "by its standard deviation on the 0-255 scale, such as 'noise37'; JPEG by its quality from 1 to 100, such as "
+        "by its standard deviation on the 0-255 scale, such as 'noise37', or between two, such as 'noise5-50'; JPEG by "
+        "its quality from 1 to 100, such as "
         "'jpeg20'; downscaling by a factor from 1 on, such as 'downscale3'; and compositions, such as 'haze+noise25'."
     )
 

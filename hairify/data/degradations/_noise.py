@@ -11,20 +11,26 @@ from torch import Generator, Tensor
 from hairify.data.degradations._numbers import per_image, to_8_bits, uniform
 
 
-def add_noise(clean: Tensor, generator: Generator, sigma: float = 25.0) -> Tensor:
+def add_noise(clean: Tensor, generator: Generator, sigma: float | tuple[float, float] = 25.0) -> Tensor:
     """White Gaussian noise as the denoising literature defines it: on 8-bit values, clipped.
 
     Args:
         clean: (B, 3, H, W) in [0, 1].
         generator: the only source of randomness.
-        sigma: the standard deviation on the 0-255 scale of 8-bit images.
+        sigma: the standard deviation on the 0-255 scale of 8-bit images; of two numbers, each image gets its own
+            between them.
 
     Returns:
         (B, 3, H, W), multiples of 1/255 in [0, 1]: the sum is clipped and rounded as in a noisy photograph read from
         a file.
     """
+    strength: float | Tensor
+    if isinstance(sigma, tuple):
+        strength = per_image(uniform(clean.shape[0], *sigma, generator, clean)) / 255
+    else:
+        strength = sigma / 255
     noise = torch.randn(clean.shape, generator=generator, device=clean.device, dtype=clean.dtype)
-    return to_8_bits(noise.mul_(sigma / 255).add_(clean))
+    return to_8_bits(noise.mul_(strength).add_(clean))
 
 
 def darken(clean: Tensor, generator: Generator) -> Tensor:
