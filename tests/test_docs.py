@@ -38,6 +38,7 @@ from hairify.cli.options import make_settings, read_tables, settings_classes, ta
 from hairify.data.datasets import DataSettings
 from hairify.networks import NetworkSettings
 from hairify.planning import Level
+from hairify.restoring import KnownGIV, KnownGIVs
 from hairify.sharing import Restorer, save_pretrained
 
 ROOT = Path(__file__).parents[1]
@@ -219,7 +220,10 @@ def give_run(folder: Path) -> None:
     """What a training leaves, for pages that begin with one."""
     small = {"dim": 8, "num_blocks": [2, 2, 2, 2], "num_refinement_blocks": 2}
     settings = NetworkSettings(options=small), DataSettings(data=(Path("photographs"),))
-    restorer = Restorer(settings[0].restorer(seed=0), settings[0].named(), multiple=8)
+    model = settings[0].restorer(seed=0)
+    giv_dim = model.plan.giv_dim
+    givs = KnownGIVs({name: KnownGIV((at,) * giv_dim, 1.0) for name, at in (("noise25", 0.5), ("clean", 0.0))})
+    restorer = Restorer(model, settings[0].named(), multiple=8, givs=givs)
     save_pretrained(restorer, folder / "model")
     (folder / "config.toml").write_text(to_toml(*settings), encoding="utf-8")
 

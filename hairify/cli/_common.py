@@ -58,6 +58,16 @@ def say(*parts: str | tuple[str, str], to: Console = console) -> None:
     to.print(Text.assemble(*parts), soft_wrap=True)
 
 
+@contextlib.contextmanager
+def apart(is_apart: bool) -> Iterator[None]:
+    """Within it, what is said goes to standard error where `is_apart`: standard output is for programs."""
+    before, console.stderr = console.stderr, console.stderr or is_apart
+    try:
+        yield
+    finally:
+        console.stderr = before
+
+
 def say_left_out(images: Mapping[str, str]) -> None:
     """Say how many images were left out, and why the first of them were."""
     for path, reason in [*images.items()][:_SHOWN]:

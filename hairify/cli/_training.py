@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from torch import nn
 from hairify import HairModel
 from hairify._support.counting import count
 from hairify._support.files import write_text
+from hairify._support.sharding import is_sharded
 from hairify.cli import INTERRUPTED
 from hairify.cli._common import CONFIG, UNFINISHED, check_output, console, say, say_left_out
 from hairify.cli.options import Said, in_flags, make_settings, read_tables, table_name, to_toml
@@ -21,15 +23,18 @@ from hairify.data.datasets import DataSettings, Task, test_tasks, training_tasks
 from hairify.data.samples import samples_for
 from hairify.errors import DataError, HairError, OptionError, TrainingError
 from hairify.evaluation._conditioning import Conditioning
-from hairify.evaluation._crops import conditioning_on
+from hairify.evaluation._crops import Crops, conditioning_on, crops_of, known_givs_on
 from hairify.evaluation._running import InputScores, evaluate
 from hairify.networks._named import NetworkSettings
 from hairify.networks._sizes import smallest_multiple
+from hairify.restoring._known_givs import KnownGIVs
 from hairify.restoring._processes import together
 from hairify.sharing._hub import Restorer, from_pretrained, save_pretrained
 from hairify.training import Start, StartSettings, TrainingSettings, processes, started_from, train
 from hairify.training._folders import CHECKPOINTS, MODEL, START
 from hairify.training._starting import ORIGIN, fresh, resumed
+
+_CROPS_TO_KNOW = 16  # of each degradation, by which a restorer knows its GIVs
 
 
 def train_restorer(
@@ -77,7 +82,17 @@ def train_restorer(
 
     def restorer(steps: int) -> Restorer:
         about = facts(tasks, training, steps, training.total_steps(samples.epoch), begun.origin)
-        return Restorer(model, begun.network, multiple, begun.dac, about)
+        return Restorer(model, begun.network, multiple, begun.dac, about, givs=known() if steps else None)
+
+    @functools.cache
+    def crops() -> Crops | None:
+        return crops_of(tasks, multiple=multiple, crops=_CROPS_TO_KNOW, seed=training.seed)
+
+    def known() -> KnownGIVs | None:
+        """Where the GIVs lie now of what is learnt."""
+        if not isinstance(model, HairModel) or is_sharded(model) or (found := crops()) is None:
+            return None
+        return known_givs_on(model, found)
 
     def on_start() -> None:
         output.mkdir(parents=True, exist_ok=True)

@@ -40,7 +40,8 @@ _RECIPE_TABLE = "training"  # commands whose options have this table take recipe
 _EXAMPLES = {"--option": "dim=24", "--rates": "hsn=3"}
 _FLAGS = {
     "options": "--option",  # one for each of the mapping's entries
-    "start_from": "--from",  # which is no name in Python
+    "start_from": "--from",  # which is no name in Python, and neither is this
+    "as_degradation": "--as",
 }
 """The flags that are not called as their fields."""
 
@@ -231,7 +232,7 @@ def settings_classes() -> list[type]:
     from hairify.evaluation._settings import EvaluationSettings
     from hairify.networks._named import NetworkSettings
     from hairify.report._settings import ReportSettings
-    from hairify.restoring._settings import RestoringSettings, TilingSettings
+    from hairify.restoring._settings import GuidanceSettings, RestoringSettings, TilingSettings
     from hairify.training._settings import StartSettings, TrainingSettings
 
     return [
@@ -241,6 +242,7 @@ def settings_classes() -> list[type]:
         TrainingSettings,
         TilingSettings,
         RestoringSettings,
+        GuidanceSettings,
         EvaluationSettings,
         AblationSettings,
         ReportSettings,

@@ -27,10 +27,12 @@ from hairify.data.images import (
 from hairify.errors import ImageError, OptionError
 from hairify.model import HairModel
 from hairify.restoring._failures import failure_in_words
+from hairify.restoring._guidance import Guidance
 from hairify.restoring._processes import ALONE, Processes
 from hairify.restoring._settings import RestoringSettings, TilingSettings
-from hairify.restoring._tiling import giv_of, restore_tiled
+from hairify.restoring._tiling import giv_of, on_model, restore_tiled
 
+AS_SEEN = Guidance()
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -105,6 +107,11 @@ def planned(inputs: Sequence[Path], output: Path, settings: RestoringSettings) -
     return jobs
 
 
+def looked_at(inputs: Sequence[Path]) -> list[Job]:
+    """The photographs that inputs name, in the order of `planned`; their targets mean nothing."""
+    return list(dict.fromkeys(job for path in inputs for job in _jobs(path, path, "png")))
+
+
 def _jobs(path: Path, output: Path, output_format: str | None) -> Iterator[Job]:
     """The photographs to restore that one of the inputs names: a file, or those in a folder."""
     if not path.is_dir():
@@ -145,6 +152,7 @@ def restore_files(
     multiple: int,
     tiling: TilingSettings,
     settings: RestoringSettings,
+    guidance: Guidance = AS_SEEN,
     processes: Processes = ALONE,
     on_outcome: Callable[[Outcome], None] | None = None,
     on_tile: Callable[[Path, int, int], None] | None = None,
@@ -163,6 +171,7 @@ def restore_files(
         multiple: the network takes images whose sides are multiples of it.
         tiling: see `hairify.restoring.restore_tiled`.
         settings: how the results are written.
+        guidance: which GIV a HairModel restores with; by default each photograph's own.
         processes: those that share the photographs; each calls this with the same network and arguments.
         on_outcome: is told each outcome at once; the main process those of others at the end.
         on_tile: is told after each tile the photograph, how many tiles are done, and of how many.
@@ -171,14 +180,15 @@ def restore_files(
         The outcome of each photograph, in the order of `planned`; the same for all processes.
 
     Raises:
-        OptionError: `tiling` does not fit the network, `bake` is set and the network is no HairModel, or as `planned`
-            has it; before anything is read or written.
+        OptionError: `tiling` or `guidance` does not fit the network, `bake` is set and the network is no HairModel, or
+            as `planned` has it; before anything is read or written.
         ImageError: the disk is full. Whatever was restored before stays.
     """
     tiling.check(multiple)
     if settings.bake and not isinstance(model, HairModel):
         raise OptionError(f"`bake` is for HairModels; this {type(model).__name__} is a static network already.")
-    restore = _Restoring(model, multiple, tiling, settings, on_tile)
+    guidance.check(model)
+    restore = _Restoring(model, multiple, tiling, settings, guidance, on_tile)
     jobs = planned(inputs, output, settings)
     processes.everywhere(None)  # where an output exists already, none of these has made it
     own = []
@@ -203,6 +213,7 @@ class _Restoring:
     multiple: int
     tiling: TilingSettings
     settings: RestoringSettings
+    guidance: Guidance
     on_tile: Callable[[Path, int, int], None] | None
 
     def __call__(self, job: Job) -> Outcome:
@@ -246,12 +257,26 @@ class _Restoring:
 
     def _restored(self, source: Path, pixels: Tensor) -> Tensor:
         """(3, H, W) of the same."""
+        image, passes = pixels[None], self.guidance.passes
+        for number in range(passes):
+
+            def on_tile(done: int, of: int, before: int = number) -> None:
+                if self.on_tile is not None:
+                    self.on_tile(source, before * of + done, passes * of)
+
+            image = self._restored_once(image, on_tile)
+        return image[0]
+
+    def _restored_once(self, image: Tensor, on_tile: Callable[[int, int], None]) -> Tensor:
+        """(1, 3, H, W) of the same."""
         model = self.model
-        if self.settings.bake and isinstance(model, HairModel):
-            model = model.bake(giv=giv_of(model, pixels[None], self.tiling, self.multiple))
 
-        def on_tile(done: int, of: int) -> None:
-            if self.on_tile is not None:
-                self.on_tile(source, done, of)
+        def own() -> Tensor:
+            assert isinstance(model, HairModel)
+            return giv_of(model, image, self.tiling, self.multiple)
 
-        return restore_tiled(model, pixels[None], self.tiling, self.multiple, on_tile=on_tile)[0]
+        giv = self.guidance.applied(own)
+        if not self.settings.bake or not isinstance(model, HairModel):
+            return restore_tiled(model, image, self.tiling, self.multiple, giv=giv, on_tile=on_tile)
+        baked = model.bake(giv=own() if giv is None else on_model(model, giv))
+        return restore_tiled(baked, image, self.tiling, self.multiple, on_tile=on_tile)

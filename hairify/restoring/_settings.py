@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal
 
 from typing_extensions import Doc
@@ -49,6 +50,32 @@ class TilingSettings:
                 f"`overlap` is {self.overlap}; with tiles of {self.tile} pixels, which begin at multiples of "
                 f"{multiple}, accepted are numbers up to {self.tile - multiple}."
             )
+
+
+@dataclass(frozen=True)
+class GuidanceSettings:
+    """Which GIV photographs are restored with, where it is not simply their own."""
+
+    strength: Annotated[
+        float, Doc("how much of what is seen is restored: 0 as for a clean photograph, 1 all, up to 2 more than it")
+    ] = 1.0
+    as_degradation: Annotated[
+        str | None, Doc("restore from this degradation that the restorer knows, whatever is seen; such as rain")
+    ] = None
+    like: Annotated[Path | None, Doc("restore as this photograph is restored")] = None
+    passes: Annotated[
+        int, Doc("look and restore so often, each time what came of it before: for several degradations at once")
+    ] = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 2:
+            raise OptionError(f"`strength` is {self.strength}; accepted are numbers from 0 to 2.")
+        if not 1 <= self.passes <= 10:
+            raise OptionError(f"`passes` is {self.passes}; accepted are numbers from 1 to 10.")
+        if self.as_degradation is not None and self.like is not None:
+            raise OptionError("`as_degradation` and `like` both say what to restore from; give one of them.")
+        if self.passes > 1 and (self.as_degradation is not None or self.like is not None):
+            raise OptionError("`passes` look again each time, for which `as_degradation` and `like` leave no room.")
 
 
 @dataclass(frozen=True)

@@ -156,7 +156,7 @@ def restore_tiled(
         image: shape (1, 3, H, W), in [0, 1]; it may stay on the CPU while the model is on a GPU.
         settings: of the tiles.
         multiple: the network takes sides that are multiples of it.
-        giv: shape (1, D), what a HairModel's tiles share; None for `giv_of` the image.
+        giv: shape (1, D), on any device, what a HairModel's tiles share; None for `giv_of` the image.
         on_tile: is told after each tile how many are done, of how many.
 
     Returns:
@@ -207,8 +207,13 @@ def _sharing_giv(
         yield
     else:
         # What is made for a single GIV is kept within `conditioned_on`: the tiles' weights are made once.
-        with model.conditioned_on(giv_of(model, image, settings, multiple) if giv is None else giv):
+        with model.conditioned_on(giv_of(model, image, settings, multiple) if giv is None else on_model(model, giv)):
             yield
+
+
+def on_model(hair: HairModel, giv: Tensor) -> Tensor:
+    """A GIV (1, D) where a model takes it, in its precision; it may come from a file."""
+    return giv.to(next(hair.hsn.parameters()))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Restorers as folders: on disk, and on the Hugging Face Hub.
 
-A folder holds `model.safetensors`, `config.json` (which network, with which options), `README.md` (the model card) and,
-where the restorer was evaluated, `results.json`. Nothing in it is run or unpickled.
+A folder holds `model.safetensors`, `config.json` (which network, with which options), `README.md` (the model card),
+`givs.json` (where the GIVs of the degradations lie that a trained HairModel knows) and, where the restorer was
+evaluated, `results.json`. Nothing in it is run or unpickled.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from hairify.evaluation._results import Results, read_results
 from hairify.model import HairModel
 from hairify.networks._named import Network, find_object
 from hairify.nn._dac import DACSource
+from hairify.restoring._known_givs import KnownGIVs
 from hairify.serialization import load, save
 
 FORMAT = 1
 CONFIG, WEIGHTS, CARD, RESULTS = "config.json", "model.safetensors", "README.md", "results.json"
-FILES = (CONFIG, WEIGHTS, CARD, RESULTS)
+GIVS = "givs.json"
+FILES = (CONFIG, WEIGHTS, CARD, RESULTS, GIVS)
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -44,6 +47,7 @@ class Restorer:
         dac: "package.module:factory" of a DAC of the user's own; None for hairify's.
         about: facts for people, such as what it was trained on.
         results: of its evaluation.
+        givs: of the degradations that a trained HairModel knows, and of clean images.
     """
 
     model: nn.Module
@@ -52,6 +56,7 @@ class Restorer:
     dac: str | None = None
     about: Mapping[str, str] = field(default_factory=dict)
     results: Results | None = None
+    givs: KnownGIVs | None = None
 
 
 def save_pretrained(restorer: Restorer, folder: Path) -> None:
@@ -82,6 +87,10 @@ def save_pretrained(restorer: Restorer, folder: Path) -> None:
     else:
         _save_static(restorer.model, folder / WEIGHTS)
     write_text(folder / CONFIG, text)
+    if restorer.givs is not None:
+        restorer.givs.save(folder / GIVS)
+    else:
+        (folder / GIVS).unlink(missing_ok=True)  # of a model that was here before
     save_results(restorer, folder)
 
 
@@ -141,7 +150,10 @@ def from_pretrained(
         model = base
         _load_static(model, folder / WEIGHTS)
     results = read_results(folder / RESULTS) if (folder / RESULTS).is_file() else None
-    return Restorer(model.eval(), recorded, config["multiple"], config["dac"], config["about"], results)
+    givs = KnownGIVs.load(folder / GIVS) if (folder / GIVS).is_file() else None
+    if givs is not None and isinstance(model, HairModel) and givs.giv_dim != model.plan.giv_dim:
+        raise CheckpointError(f"{folder / GIVS} is of another network: its GIVs have {givs.giv_dim} numbers.")
+    return Restorer(model.eval(), recorded, config["multiple"], config["dac"], config["about"], results, givs)
 
 
 def network_of(source: str | os.PathLike[str]) -> Network:
@@ -178,6 +190,7 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = False, token: 
         repo_id=repository,
         folder_path=folder,
         allow_patterns=list(FILES),
+        delete_patterns=[RESULTS, GIVS],  # of a restorer that was there before, where this one has none
         commit_message="A restorer made by hairify",
     )
     return str(commit.commit_url)

@@ -15,15 +15,18 @@ import layouts
 import PIL.Image
 import pytest
 import torch
+from util import perturb
 
+from hairify import HairModel
 from hairify.cli import main
 from hairify.data._image import Image
 from hairify.data.images import write
 from hairify.networks import NetworkSettings
+from hairify.restoring import KnownGIV, KnownGIVs
 from hairify.sharing import Restorer, save_pretrained
 
 SMALL = ["--option", "dim=8", "--option", "num_blocks=[1,1,1,2]", "--option", "num_refinement_blocks=1"]
-COMMANDS = ("plan", "train", "evaluate", "restore", "export", "ablate", "table", "report", "push", "demo")
+COMMANDS = ("plan", "train", "evaluate", "look", "restore", "export", "ablate", "table", "report", "push", "demo")
 TRAIN = ["train", *SMALL, "--data", "photographs", "--output", "run", "--cpu", "--workers", "0", "--batch-size", "2"]
 
 
@@ -564,6 +567,89 @@ def test_a_setting_of_which_sets_are_missing(home: Path, restorer: str, capsys: 
     assert main([*words, "--setting", "denoise"]) == 1
     assert main([*words, "--metrics", "psnr"]) == 2
     assert main(["evaluate", restorer, "--test-data", "sets", "--protocol", "matlab"]) == 2
+
+
+def test_what_a_restorer_sees(a_run: Path, home: Path, capsys: Any) -> None:
+    assert main(["look", "photographs", "nothing.png", "--model", "run", "--device", "cpu"]) == 1
+    printed = capsys.readouterr().out
+    assert all(f"{number:03}.png" in printed for number in range(3))
+    assert "failed nothing.png: There is no such file." in printed
+    assert main(["look", "photographs", "nothing.png", "--model", "run", "--json"]) == 1
+    captured = capsys.readouterr()
+    *seen, failed = map(json.loads, captured.out.splitlines())
+    assert failed == {"photograph": "nothing.png", "error": "There is no such file."}
+    assert [Path(one["photograph"]).name for one in seen] == ["000.png", "001.png", "002.png"]
+    assert all({*one["distances"]} == {"noise25", "clean"} and one["seen"] in one["distances"] for one in seen)
+
+
+@pytest.fixture
+def knowing(home: Path) -> str:
+    """A restorer that knows what it sees, of a network that nobody trained."""
+    settings = NetworkSettings(network="unet", options={"width": 4})
+    model = settings.restorer(0)
+    assert isinstance(model, HairModel)
+    giv_dim = perturb(model).plan.giv_dim
+    givs = KnownGIVs({name: KnownGIV((at,) * giv_dim, 1.0) for name, at in (("rain", 2.0), ("clean", -2.0))})
+    save_pretrained(Restorer(model, settings.named(), 4, givs=givs), home / "knowing")
+    return "knowing"
+
+
+@pytest.mark.parametrize(("name", "fails"), [("[final].png", False), ("k[/italic]/x.png", False), ("a.heic", True)])
+def test_odd_names_and_files_end_no_looking(knowing: str, home: Path, name: str, fails: bool, capsys: Any) -> None:
+    (home / "odd").mkdir()
+    picture = (home / "photographs" / "000.png").read_bytes()
+    (home / "odd" / "good.png").write_bytes(picture)
+    (home / "odd" / name).parent.mkdir(exist_ok=True, parents=True)
+    (home / "odd" / name).write_bytes(b"x" if fails else picture)
+    assert main(["look", "odd", "--model", knowing]) == int(fails)
+    printed = capsys.readouterr().out
+    assert "odd/good.png" in printed
+    assert f"odd/{name}" in printed
+    assert main(["look", "odd", "nothing.png", "--model", knowing, "--json"]) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum("error" in line for line in lines) == 1 + int(fails)
+    assert main(["look", "odd", "--model", knowing]) == int(fails)
+    assert "odd/good.png" in capsys.readouterr().out  # what is said goes where it went
+
+
+def test_restoring_as_the_network_does_not_see_it(knowing: str, home: Path, capsys: Any) -> None:
+    made = {}
+    for name, words in {
+        "plain": [],
+        "all": ["--strength", "1"],
+        "half": ["--strength", "0.5"],
+        "none": ["--strength", "0"],
+        "clean": ["--as", "clean"],
+        "as": ["--as", "rain"],
+        "like": ["--like", "photographs/001.png"],
+        "passes": ["--passes", "2"],
+    }.items():
+        given = ["restore", "photographs/000.png", "--model", knowing, "--output", name, *words]
+        assert main(given) == 0, capsys.readouterr()
+        made[name] = (home / name / "000.png").read_bytes()
+    assert made["all"] == made["plain"]
+    assert made["none"] == made["clean"]
+    assert len({*made.values()}) == len(made) - 2
+    capsys.readouterr()
+    for words, message in (
+        (["--as", "fog"], "knows no degradation 'fog'; it knows rain, clean"),
+        (["--as", "rain", "--like", "photographs/001.png"], "--as and --like both say"),
+        (["--strength", "3"], "--strength is 3.0; accepted are numbers from 0 to 2"),
+    ):
+        assert main(["restore", "photographs/000.png", "--model", knowing, "--output", "refused", *words]) == 2
+        assert message in capsys.readouterr().err
+    (home / "knowing" / "givs.json").unlink()
+    for words in (["look", "photographs"], ["restore", "photographs", "--output", "refused", "--strength", "0.5"]):
+        assert main([*words, "--model", knowing]) == 2
+        assert "hairify train --resume" in capsys.readouterr().err
+    assert not (home / "refused").exists()
+
+
+def test_a_static_restorer_sees_nothing(home: Path, capsys: Any) -> None:
+    settings = NetworkSettings(network="unet", options={"width": 4}, convert=False)
+    save_pretrained(Restorer(settings.restorer(0), settings.named(), 4), home / "static")
+    assert main(["look", "photographs", "--model", "static"]) == 2
+    assert "takes a restorer that was converted" in capsys.readouterr().err
 
 
 def test_a_table_of_runs(home: Path, capsys: Any) -> None:

@@ -19,6 +19,7 @@ from hairify import HairModel
 from hairify.errors import CheckpointError, NetworkError
 from hairify.evaluation import Results, Score
 from hairify.networks import Network, NetworkSettings
+from hairify.restoring import KnownGIV, KnownGIVs
 from hairify.sharing import CARD, CONFIG, RESULTS, WEIGHTS, Restorer, from_pretrained, push_to_hub, save_pretrained
 
 SMALL = {"dim": 8, "num_blocks": [1, 1, 1, 2], "num_refinement_blocks": 1}
@@ -52,6 +53,9 @@ def own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "own_nets", module)
 
 
+GIVS = KnownGIVs({"noise25": KnownGIV((1 / 3, *[2.0] * 63), 0.5), "clean": KnownGIV((0.0, *[-1e-9] * 63), 1.5)})
+
+
 def restorer(converted: bool = True, name: str = "restormer", options: dict[str, Any] | None = None) -> Restorer:
     settings = NetworkSettings(network=name, options=SMALL if options is None else options, convert=converted)
     model = settings.restorer(seed=0)
@@ -73,6 +77,17 @@ def assert_same_restorer(got: Restorer, expected: Restorer) -> None:
         expected.about,
         expected.dac,
     )
+
+
+def test_the_givs_that_it_knows_come_back_and_go_with_the_next(tmp_path: Path) -> None:
+    knowing = dataclasses.replace(restorer(), givs=GIVS)
+    save_pretrained(knowing, tmp_path)
+    got = from_pretrained(tmp_path)
+    assert got.givs is not None
+    assert dict(got.givs) == dict(GIVS)
+    save_pretrained(restorer(), tmp_path)
+    assert from_pretrained(tmp_path).givs is None
+    assert not (tmp_path / "givs.json").exists()
 
 
 @pytest.mark.parametrize("converted", [True, False])
@@ -196,7 +211,17 @@ class FakeHub:
         (self.root / name).mkdir(parents=True, exist_ok=exist_ok)
         self.calls.append(f"create {name} private={private}")
 
-    def upload_folder(self, *, repo_id: str, folder_path: Path, allow_patterns: list[str], commit_message: str) -> Any:
+    def upload_folder(
+        self,
+        *,
+        repo_id: str,
+        folder_path: Path,
+        allow_patterns: list[str],
+        delete_patterns: list[str],
+        commit_message: str,
+    ) -> Any:
+        for name in delete_patterns:
+            (self.root / repo_id / name).unlink(missing_ok=True)
         for name in allow_patterns:
             if (folder_path / name).exists():
                 (self.root / repo_id / name).write_bytes((folder_path / name).read_bytes())
@@ -215,6 +240,26 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeHub:
     monkeypatch.setattr(huggingface_hub, "HfApi", fake)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", fake.snapshot_download)
     return fake
+
+
+def test_what_a_restorer_has_no_more_goes_from_the_hub(hub: FakeHub, tmp_path: Path) -> None:
+    save_pretrained(dataclasses.replace(restorer(), givs=GIVS), tmp_path / "one")
+    push_to_hub(tmp_path / "one", "somebody/derain")
+    assert from_pretrained("somebody/derain").givs is not None
+    save_pretrained(dataclasses.replace(restorer(), results=None), tmp_path / "two")
+    push_to_hub(tmp_path / "two", "somebody/derain")
+    pulled = from_pretrained("somebody/derain")
+    assert (pulled.givs, pulled.results) == (None, None)
+
+
+def test_givs_of_another_network_are_refused(tmp_path: Path) -> None:
+    save_pretrained(dataclasses.replace(restorer(), givs=GIVS), tmp_path)
+    (tmp_path / "givs.json").write_text((tmp_path / "givs.json").read_text().replace("[0.0, ", "[0.0, 0.0, "))
+    with pytest.raises(CheckpointError, match=r"givs\.json is damaged"):
+        from_pretrained(tmp_path)
+    KnownGIVs({name: KnownGIV((1.0,), 1.0) for name in "ab"}).save(tmp_path / "givs.json")
+    with pytest.raises(CheckpointError, match=r"givs\.json is of another network: its GIVs have 1 numbers"):
+        from_pretrained(tmp_path)
 
 
 def test_pushed_and_pulled(hub: FakeHub, tmp_path: Path) -> None:
@@ -250,6 +295,9 @@ def test_the_real_client_takes_the_arguments_that_the_fake_one_takes() -> None:
 
     import inspect
 
-    for method, names in (("create_repo", {"private", "exist_ok"}), ("upload_folder", {"repo_id", "allow_patterns"})):
+    for method, names in (
+        ("create_repo", {"private", "exist_ok"}),
+        ("upload_folder", {"repo_id", "allow_patterns", "delete_patterns"}),
+    ):
         assert names <= inspect.signature(getattr(huggingface_hub.HfApi, method)).parameters.keys()
     assert {"revision", "allow_patterns"} <= inspect.signature(huggingface_hub.snapshot_download).parameters.keys()

@@ -11,17 +11,19 @@ import typer
 
 from hairify.cli._common import DacOption, DeviceOption, TrustOption, joined, open_restorer, progress, say
 from hairify.cli.options import in_flags
-from hairify.restoring._settings import RestoringSettings, TilingSettings
+from hairify.restoring._settings import GuidanceSettings, RestoringSettings, TilingSettings
 
 if TYPE_CHECKING:
     from hairify.restoring import Outcome
 
-_ARGUMENTS = {field.name for cls in (TilingSettings, RestoringSettings) for field in dataclasses.fields(cls)}
+_SETTINGS = (TilingSettings, RestoringSettings, GuidanceSettings)
+_ARGUMENTS = {field.name for cls in _SETTINGS for field in dataclasses.fields(cls)}
 
 
 def run(
     tiling: TilingSettings,
     restoring: RestoringSettings,
+    guidance: GuidanceSettings,
     inputs: Annotated[list[Path], typer.Argument(help="photographs, and folders of them", metavar="INPUT...")],
     model: Annotated[str, typer.Option(help="folder of a run or of a restorer, or owner/name on the Hugging Face Hub")],
     output: Annotated[Path, typer.Option(help="folder for the restored photographs")],
@@ -35,8 +37,14 @@ def run(
     be read, and pages or frames beyond the first, are named, the rest goes on, and the exit status is 1. Under
     accelerate launch, processes share the photographs.
 
-    [dim]hairify restore holiday/ portrait.tif --model run --output restored[/dim]
+    A photograph is restored from what the network sees in it; --strength, --as and --like say otherwise, and --passes
+    looks again. hairify look tells what it sees.
+
+    [dim]hairify restore holiday/ portrait.tif --model run --output restored
+    hairify restore holiday/ --model run --output gently --strength 0.5
+    hairify restore holiday/ --model run --output without_rain --as rain[/dim]
     """
+    from hairify.cli._looking import guidance_by
     from hairify.restoring import planned, restore_files
 
     processes = joined(device)
@@ -60,6 +68,7 @@ def run(
             multiple=restorer.multiple,
             tiling=tiling,
             settings=restoring,
+            guidance=guidance_by(guidance, restorer, tiling),
             processes=processes,
             on_outcome=on_outcome,
             on_tile=on_tile,
