@@ -15,11 +15,12 @@ BIN := $(VENV)/bin
 CORE := tests/support tests/functional tests/planning tests/nn tests/test_conversion.py tests/test_surgery.py \
   tests/test_serialization.py
 OLDEST := .venv-oldest
+PACKAGED := .venv-packaged
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:  # two installs into one environment would collide
-.PHONY: help demo bench bench-kernels bench-calls bench-planning bench-tool bench-gpu evidence second-stages test test-slow test-oldest zoo zoo-page commands-page docs check clean
+.PHONY: help demo bench bench-kernels bench-calls bench-planning bench-tool bench-gpu evidence second-stages test test-slow test-oldest zoo zoo-page commands-page package docs check clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -27,7 +28,7 @@ help: ## list the targets
 demo: $(VENV)/.installed-tool ## run the demo
 	$(BIN)/python -m hairify demo $(ARGS)
 
-bench: $(VENV)/.installed-bench ## measure time and memory of converted networks, about twelve minutes on two cores
+bench: $(VENV)/.installed-bench ## measure time and memory of converted networks, about twenty minutes on two cores
 	$(BIN)/python -m benchmarks $(ARGS)
 
 bench-kernels: $(VENV)/.installed-bench ## measure the kernels by which per-image operations are computed
@@ -74,6 +75,14 @@ zoo-page: $(VENV)/.installed-zoo ## measure them anew, and write docs/zoo.md
 commands-page: $(VENV)/.installed-test ## write docs/commands.md anew
 	PYTHONPATH=tests/helpers $(BIN)/python tests/helpers/commands_page.py docs/commands.md
 
+package: $(VENV)/.installed-package ## build sdist and wheel, check them, and try the wheel in an environment of its own
+	rm -rf dist $(PACKAGED)
+	$(BIN)/python -m build --quiet
+	$(BIN)/twine check --strict dist/*
+	$(PYTHON) -m venv $(PACKAGED)
+	$(PACKAGED)/bin/python -m pip install --quiet --constraint constraints.txt "$$(echo dist/*.whl)[tool]"
+	cd $(PACKAGED) && bin/python $(CURDIR)/tests/helpers/try_package.py
+
 docs: $(VENV)/.installed-docs ## build the documentation's site, site-output/index.html
 	$(BIN)/mkdocs build --strict --site-dir site-output
 
@@ -84,7 +93,7 @@ check: $(VENV)/.installed-dev ## lint, format, types and which room imports whic
 	$(BIN)/lint-imports
 
 clean: ## remove the environments, caches and builds
-	rm -rf $(VENV) $(OLDEST) build dist demo-output bench-output evidence-output second-stages-output site-output zoo-output
+	rm -rf $(VENV) $(OLDEST) $(PACKAGED) build dist demo-output bench-output evidence-output second-stages-output site-output zoo-output
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
