@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
@@ -57,7 +57,7 @@ def look_at(restorer: Restorer, inputs: Sequence[Path], tiling: TilingSettings, 
     known, hair = _known(restorer, "model"), _hair(restorer, "model")
     tiling.check(restorer.multiple)
     jobs = looked_at(inputs)
-    table = Table("photograph", "seen", "certainty", "distance", "then")
+    table = Table(Column("photograph", overflow="fold"), "seen", "certainty", "distance", "then")
     failed = 0
     with evaluation_mode(hair), progress("looking", len(jobs)) as advance:
         for job in jobs:

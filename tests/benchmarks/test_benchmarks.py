@@ -22,7 +22,7 @@ from benchmarks.networks import NETWORKS, TINY, build, from_windows, shift_mask,
 from benchmarks.shares import Work
 from hairify import hairify
 
-CASES = [Case("unet", "training", 8, 128, cases.TRAINING), Case("unet", "forward", 1, 128, cases.FORWARD)]
+CASES = [Case("unet", "training", 8, 128, cases.BATCH), Case("unet", "forward", 1, 128, cases.FORWARD)]
 
 
 @pytest.fixture
@@ -49,9 +49,19 @@ def test_a_quick_run_writes_all(tmp_path: Path) -> None:
             assert len(numbers["seconds"]) == command.QUICK.rounds
             assert min(numbers["ratios"]) > 0
             assert (numbers["peak_bytes"] is not None) == memory.can_measure()
-    assert seen == set(cases.FORWARD)
+    assert seen == {*cases.FORWARD, "tuned"}
+    (tuned,) = (case for case in found["cases"] if case["tuning"] is not None)
+    assert "tuned" in tuned["variants"]
+    assert tuned["tuning"].startswith("Tuning on ")
     text = (tmp_path / "results.md").read_text()
-    for heading in ("## Targets", "## Time", "## Peak memory", "## What conversion adds", "## Conversion"):
+    for heading in (
+        "## Targets",
+        "## Time",
+        "## Peak memory",
+        "## What conversion adds",
+        "## What tuning chose",
+        "## Conversion",
+    ):
         assert heading in text
     assert "| tiny-nafnet/training/b2/32 | 1 |" in text
     pictures = {path.name for path in tmp_path.glob("*.png")}
@@ -181,18 +191,23 @@ def test_box_size_is_a_multiple() -> None:
 def test_verdicts() -> None:
     training, forward = (fake(case) for case in CASES)
     training.seconds = {"static": [1, 1, 1], "hairified": [1.2, 1.1, 1.1], "grouped": [1.2, 1.2, 1.2]}
-    forward.seconds = {"static": [2.0, 2.0], "hairified": [2.2, 2.2], "baked": [2.0, 2.0]}
+    forward.seconds = {
+        "static": [2.0, 2.0],
+        "hairified": [2.2, 2.2],
+        "conditioned": [2.1, 2.1],
+        "baked": [2.0, 2.0],
+    }
     got = {(v.case, v.quantity): v.is_reached for v in targets.verdicts([training, forward])}
     assert got == {
-        ("unet/training/b8/128", "hairified, time"): True,
+        ("unet/training/b8/128", "hairified, time"): False,
         ("unet/training/b8/128", "hairified, peak memory"): True,
-        ("unet/training/b8/128", "times as fast as grouped"): False,
-        ("unet/forward/b1/128", "hairified, time"): False,
+        ("unet/forward/b1/128", "hairified, time"): True,
+        ("unet/forward/b1/128", "conditioned, time"): False,
         ("unet/forward/b1/128", "baked, time"): True,
     }
     text = report.as_markdown([training, forward], describe(), {})
-    assert "| unet/training/b8/128 | hairified, time | ≤ 1.15 | 1.100 | ✓ |" in text
-    assert "| unet/training/b8/128 | times as fast as grouped | ≥ 1.25 | 1.091 | ✗ |" in text
+    assert "| unet/forward/b1/128 | hairified, time | ≤ 1.12 | 1.100 | ✓ |" in text
+    assert "| unet/training/b8/128 | hairified, time | ≤ 1.08 | 1.100 | ✗ |" in text
 
 
 @pytest.mark.parametrize(
@@ -225,7 +240,7 @@ def test_what_is_too_large_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.machine.memory", lambda: 4 * 2**30)
     small = fake(CASES[0])
     small.peak = {"static": 2**30, "hairified": 2**30}
-    same, larger = CASES[0], Case("unet", "training", 8, 256, cases.TRAINING)
+    same, larger = CASES[0], Case("unet", "training", 8, 256, cases.BATCH)
     assert command._too_large(same, [small]) is None
     assert command._too_large(larger, [small]) == "expected to take 4 GiB at least"
     assert command._too_large(larger, []) is None
