@@ -22,7 +22,7 @@ from hairify.ablation.tables import AblationTable
 from hairify.data.datasets import Task
 from hairify.data.photographs import TRAINING, photographs
 from hairify.data.samples import TrainingSamples
-from hairify.evaluation._crops import conditioning_on
+from hairify.evaluation._crops import conditioning_on, crops_of, known_givs_on
 from hairify.evaluation._results import Results
 from hairify.evaluation._running import evaluate
 from hairify.evaluation._scores import Score
@@ -92,7 +92,10 @@ def demonstrate(
                 "steps": f"{before} unconverted, then {steps}",
                 "seed": str(seed),
             }
-            restorer = Restorer(done.model, NETWORK.named(), MULTIPLE, about=about, results=results)
+            givs = None
+            if isinstance(done.model, HairModel) and (crops := crops_of(tasks(TRAINING), multiple=MULTIPLE, seed=seed)):
+                givs = known_givs_on(done.model, crops)
+            restorer = Restorer(done.model, NETWORK.named(), MULTIPLE, about=about, results=results, givs=givs)
             save_pretrained(restorer, folder / name / "model")
             return results.scores
 
