@@ -210,30 +210,17 @@ def test_the_choice_is_a_table_by_shapes(
     elsewhere: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """On processors of MKL's maker points are products throughout, but in half precision, whose are not MKL's."""
     monkeypatch.setattr(kernels, "_MKL_IS_AT_HOME", False)
     with NoTensors():
         assert choose_kernel(operation, batch, input, weight, 4, "cpu") == on_cpu
         for device in ("cuda", "meta"):
             assert choose_kernel(operation, batch, torch.Size(input), weight, 4, device) == elsewhere
-
-
-@pytest.mark.parametrize(("operation", "batch", "input", "weight", "on_cpu", "elsewhere"), CHOICES)
-def test_on_processors_of_mkls_maker_points_are_products(
-    operation: Operation,
-    batch: int,
-    input: tuple[int, ...],
-    weight: tuple[int, ...],
-    on_cpu: str,
-    elsewhere: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+        lower = choose_kernel(operation, batch, input, weight, 2, "cpu")
     monkeypatch.setattr(kernels, "_MKL_IS_AT_HOME", True)
     expected = "matmul" if batch > 1 and operation.is_matrix_product else on_cpu
     for channels_last in (False, True) if expected == "matmul" else (False,):
         assert choose_kernel(operation, batch, input, weight, 4, "cpu", channels_last) == expected
-    monkeypatch.setattr(kernels, "_MKL_IS_AT_HOME", False)
-    lower = choose_kernel(operation, batch, input, weight, 2, "cpu")  # whose products are not MKL's
-    monkeypatch.setattr(kernels, "_MKL_IS_AT_HOME", True)
     assert choose_kernel(operation, batch, input, weight, 2, "cpu") == lower
 
 
