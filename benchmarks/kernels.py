@@ -23,7 +23,13 @@ from hairify.functional import _kernels as kernels
 from hairify.functional import mix
 from hairify.functional._kernels import Case, Kernel
 from hairify.functional._mixing import mix_outputs, outputs_are_cheaper
-from hairify.functional._operations import Linear, Operation, convolution, transposed_convolution
+from hairify.functional._operations import (
+    Linear,
+    Operation,
+    convolution,
+    is_channels_last,
+    transposed_convolution,
+)
 
 KERNELS: tuple[Kernel, ...] = ("matmul", "grouped", "loop", "unfolded")
 ON_GPUS: tuple[Kernel, ...] = ("triton",)
@@ -133,7 +139,7 @@ class Problem:
         """The kernels that can compute the operation: among those that tuning tries the ones for compilers."""
         if isinstance(self.operation, Linear):
             return ["matmul"]
-        weight, input, layout = self.rows.shape[1:], self.input, kernels._is_channels_last(self.input)
+        weight, input, layout = self.rows.shape[1:], self.input, is_channels_last(self.input)
         case = Case(self.operation, len(self.selecting), input.shape, weight, input.dtype, input.device.type, layout)
         return [*kernels.able(case), "unfolded"]
 

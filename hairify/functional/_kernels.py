@@ -57,7 +57,7 @@ from hairify._support.processor import mkl_is_at_home
 from hairify._support.symbolic import is_symbolic
 from hairify._support.torch_internals import in_forward_mode, in_function_transform
 from hairify.errors import BatchMismatchError, ShapeError
-from hairify.functional._operations import Convolution, Operation
+from hairify.functional._operations import Convolution, Operation, is_channels_last
 from hairify.functional._unfolding import unfolded
 
 Kernel: TypeAlias = Literal["plain", "matmul", "grouped", "loop", "unfolded", "triton"]
@@ -214,7 +214,7 @@ def choice_for(operation: Operation, input: Tensor, weight: Tensor, tuning: Choo
     Compilers, exporters and function transforms see the rules alone: they follow no kernel of Triton.
     """
     batch, one, device = weight.shape[0], weight.shape[1:], input.device
-    case = Case(operation, batch, input.shape, one, weight.dtype, device.type, _is_channels_last(input))
+    case = Case(operation, batch, input.shape, one, weight.dtype, device.type, is_channels_last(input))
     if torch.compiler.is_compiling() or any(map(is_symbolic, (batch, *input.shape))):
         return Choice(case.by_rule(), case.by_rule())
     if is_autocast(device):
@@ -309,7 +309,7 @@ def _matmul(operation: Operation, input: Tensor, weight: Tensor, bias: Tensor | 
 
 def _is_by_rows(operation: Operation, input: Tensor, batch: int) -> bool:
     """Whether positions are the rows of the matrices: where channels are last, or few columns would make it slow."""
-    if not isinstance(operation, Convolution) or _is_channels_last(input):
+    if not isinstance(operation, Convolution) or is_channels_last(input):
         return True
     sizes = (input.shape[0], *input.shape[2:])
     return not any(map(is_symbolic, sizes)) and math.prod(sizes) < batch * _FEW_POSITIONS
@@ -394,7 +394,7 @@ def _joined(parts: Iterator[Tensor], batch: int) -> Tensor:
         return torch.cat(list(parts))
     first = next(parts)
     shape = (batch * first.shape[0], *first.shape[1:])
-    form = torch.channels_last if _is_channels_last(first) else torch.contiguous_format
+    form = torch.channels_last if is_channels_last(first) else torch.contiguous_format
     whole = torch.empty(shape, dtype=first.dtype, device=first.device, memory_format=form)
     for place, part in zip(_by_image(whole, batch), itertools.chain((first,), parts), strict=True):
         place.copy_(part)
@@ -406,13 +406,9 @@ def laid_out_like(operation: Operation, input: Tensor, output: Tensor) -> Tensor
 
     Convolutions return channels last where the input is so.
     """
-    if isinstance(operation, Convolution) and _is_channels_last(input):
+    if isinstance(operation, Convolution) and is_channels_last(input):
         return output.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     return output.contiguous()
-
-
-def _is_channels_last(input: Tensor) -> bool:
-    return input.ndim == 4 and not input.is_contiguous() and input.permute(0, 2, 3, 1).is_contiguous()
 
 
 def per_image_backward(

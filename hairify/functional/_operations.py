@@ -117,6 +117,11 @@ Prepare: TypeAlias = Callable[..., tuple[Tensor, Operation]]
 """(input, size of the kernel, settings) → the input, padded where need be, and the operation to apply to it."""
 
 
+def is_channels_last(features: Tensor) -> bool:
+    """Whether the channels of maps (rows, C, H, W) are last in memory."""
+    return features.ndim == 4 and not features.is_contiguous() and features.permute(0, 2, 3, 1).is_contiguous()
+
+
 def linear(input: Tensor, kernel: Sequence[int]) -> tuple[Tensor, Linear]:
     """The operation that `F.linear` makes, and its input; there is no kernel."""
     return input, Linear()

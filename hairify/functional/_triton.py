@@ -26,7 +26,7 @@ import triton.language as tl
 from torch import Tensor
 
 from hairify._support.precision import convolutions_round
-from hairify.functional._operations import Convolution
+from hairify.functional._operations import Convolution, is_channels_last
 
 # So many programs keep a large GPU busy: a sum over positions is cut into parts until there are as many, though not
 # into parts of fewer positions.
@@ -66,7 +66,7 @@ def _gathered(
 ) -> Tensor:
     """At each position of a map of this shape, the sum over the places of the kernel and the channels of `source`."""
     source = _compact(source)
-    form = torch.channels_last if _is_last(source) else torch.contiguous_format
+    form = torch.channels_last if is_channels_last(source) else torch.contiguous_format
     output = torch.empty(tuple(shape), dtype=source.dtype, device=source.device, memory_format=form)
     rows, out, height, width = shape
     sizes = (*source.shape[2:], height, width, *source.stride(), *output.stride(), *_settings(operation))
@@ -79,7 +79,7 @@ def _gathered(
     per_image, bias = rows // weight.shape[0], source if bias is None else bias.contiguous()
     with torch.cuda.device_of(source):
         if operation.groups > 1:
-            blocks = _depthwise_blocks(_is_last(source), out)
+            blocks = _depthwise_blocks(is_channels_last(source), out)
             grid = (rows * triton.cdiv(height * width, blocks["POSITIONS"]), triton.cdiv(out, blocks["CHANNELS"]))
             weight = _arranged(weight.squeeze(2), (0, 2, 3, 1), source.dtype)
             _depthwise[grid](source, weight, bias, output, per_image, out, *sizes, **common, **blocks)
@@ -97,7 +97,7 @@ def weight_gradient(operation: Convolution, grad: Tensor, input: Tensor, weight:
     fine, coarse = map(_compact, (grad, input) if operation.transposed else (input, grad))
     batch, places, is_depthwise = weight.shape[0], math.prod(operation.kernel), operation.groups > 1
     channels, others = fine.shape[1], 1 if is_depthwise else coarse.shape[1]
-    blocks = _depthwise_blocks(_is_last(fine), channels) if is_depthwise else _blocks(channels, others)
+    blocks = _depthwise_blocks(is_channels_last(fine), channels) if is_depthwise else _blocks(channels, others)
     tiles = triton.cdiv(channels, blocks["CHANNELS"]) * triton.cdiv(others, blocks.get("OUT", 1))
     positions = fine.shape[0] // batch * math.prod(coarse.shape[2:])
     wanted = triton.cdiv(_PROGRAMS, batch * places * tiles)
@@ -126,12 +126,7 @@ def _arranged(tensor: Tensor, order: Sequence[int], dtype: torch.dtype) -> Tenso
 
 def _compact(features: Tensor) -> Tensor:
     """Without gaps between numbers: kernels count within a row in 32 bits, for which rows are checked by their size."""
-    return features if features.is_contiguous() or _is_last(features) else features.contiguous()
-
-
-def _is_last(features: Tensor) -> bool:
-    """Whether channels are last in memory."""
-    return not features.is_contiguous() and features.is_contiguous(memory_format=torch.channels_last)
+    return features if features.is_contiguous() or is_channels_last(features) else features.contiguous()
 
 
 def _settings(operation: Convolution) -> tuple[int, ...]:
@@ -160,7 +155,7 @@ def _depthwise_blocks(channels_last: bool, channels: int) -> dict[str, Any]:
 
 
 @triton.jit  # type: ignore[untyped-decorator]
-def _source_position(at, stride, padding, dilation, size, place, TO_FINE: tl.constexpr):  # type: ignore[no-untyped-def]
+def _along(at, stride, padding, dilation, size, place, TO_FINE: tl.constexpr):  # type: ignore[no-untyped-def]
     """Where along one side of the source a position of the output finds a place of the kernel, and whether there."""
     if TO_FINE:
         shifted = at + padding - place * dilation
@@ -169,6 +164,18 @@ def _source_position(at, stride, padding, dilation, size, place, TO_FINE: tl.con
     else:
         found = at * stride - padding + place * dilation
         return found, (found >= 0) & (found < size)
+
+
+@triton.jit  # type: ignore[untyped-decorator]
+def _source_of(  # type: ignore[no-untyped-def]
+    y, x, place, source_height, source_width, source_y, source_x,
+    stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x,
+    TO_FINE: tl.constexpr, KERNEL_WIDTH: tl.constexpr,
+):  # fmt: skip
+    """How far into its map positions of the output find a place of the kernel, and whether there."""
+    from_y, there_y = _along(y, stride_y, padding_y, dilation_y, source_height, place // KERNEL_WIDTH, TO_FINE)
+    from_x, there_x = _along(x, stride_x, padding_x, dilation_x, source_width, place % KERNEL_WIDTH, TO_FINE)
+    return from_y * source_y + from_x * source_x, there_y & there_x
 
 
 @triton.jit  # type: ignore[untyped-decorator]
@@ -194,14 +201,12 @@ def _dense(  # type: ignore[no-untyped-def]
     weight += image.to(tl.int64) * PLACES * ALL_CHANNELS * out
     total = tl.zeros((POSITIONS, OUT), dtype=tl.float32)
     for place in range(PLACES):
-        from_y, there_y = _source_position(
-            y, stride_y, padding_y, dilation_y, source_height, place // KERNEL_WIDTH, TO_FINE
-        )
-        from_x, there_x = _source_position(
-            x, stride_x, padding_x, dilation_x, source_width, place % KERNEL_WIDTH, TO_FINE
-        )
-        is_there = is_inside & there_y & there_x
-        spot = source + from_y * source_y + from_x * source_x
+        offset, is_there = _source_of(
+            y, x, place, source_height, source_width, source_y, source_x,
+            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, TO_FINE, KERNEL_WIDTH,
+        )  # fmt: skip
+        is_there &= is_inside
+        spot = source + offset
         for first in range(0, ALL_CHANNELS, CHANNELS):
             c = first + tl.arange(0, CHANNELS)
             is_channel = c < ALL_CHANNELS
@@ -246,14 +251,12 @@ def _depthwise(  # type: ignore[no-untyped-def]
     image = row // per_image
     total = tl.zeros((POSITIONS, CHANNELS), dtype=tl.float32)
     for place in range(PLACES):
-        from_y, there_y = _source_position(
-            y, stride_y, padding_y, dilation_y, source_height, place // KERNEL_WIDTH, TO_FINE
-        )
-        from_x, there_x = _source_position(
-            x, stride_x, padding_x, dilation_x, source_width, place % KERNEL_WIDTH, TO_FINE
-        )
-        is_there = is_inside & there_y & there_x
-        spot = source + from_y * source_y + from_x * source_x
+        offset, is_there = _source_of(
+            y, x, place, source_height, source_width, source_y, source_x,
+            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, TO_FINE, KERNEL_WIDTH,
+        )  # fmt: skip
+        is_there &= is_inside
+        spot = source + offset
         values = tl.load(
             spot[:, None] + c[None, :] * source_channel, mask=is_there[:, None] & is_channel[None, :], other=0.0
         )
@@ -291,12 +294,12 @@ def _weight_gradient(  # type: ignore[no-untyped-def]
         is_inside = at < positions
         row = (image * rows + at // (height * width)).to(tl.int64)
         y, x = at % (height * width) // width, at % width
-        from_y, there_y = _source_position(
-            y, stride_y, padding_y, dilation_y, fine_height, place // KERNEL_WIDTH, False
-        )
-        from_x, there_x = _source_position(x, stride_x, padding_x, dilation_x, fine_width, place % KERNEL_WIDTH, False)
-        is_there = is_inside & there_y & there_x
-        spot = fine + row * fine_row + from_y * fine_y + from_x * fine_x
+        offset, is_there = _source_of(
+            y, x, place, fine_height, fine_width, fine_y, fine_x,
+            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, False, KERNEL_WIDTH,
+        )  # fmt: skip
+        is_there &= is_inside
+        spot = fine + row * fine_row + offset
         values = tl.load(
             spot[None, :] + c[:, None] * fine_channel, mask=is_there[None, :] & (c < channels)[:, None], other=0.0
         )
@@ -330,12 +333,12 @@ def _depthwise_weight_gradient(  # type: ignore[no-untyped-def]
         is_inside = at < positions
         row = (image * rows + at // (height * width)).to(tl.int64)
         y, x = at % (height * width) // width, at % width
-        from_y, there_y = _source_position(
-            y, stride_y, padding_y, dilation_y, fine_height, place // KERNEL_WIDTH, False
-        )
-        from_x, there_x = _source_position(x, stride_x, padding_x, dilation_x, fine_width, place % KERNEL_WIDTH, False)
-        is_there = is_inside & there_y & there_x
-        spot = fine + row * fine_row + from_y * fine_y + from_x * fine_x
+        offset, is_there = _source_of(
+            y, x, place, fine_height, fine_width, fine_y, fine_x,
+            stride_y, stride_x, padding_y, padding_x, dilation_y, dilation_x, False, KERNEL_WIDTH,
+        )  # fmt: skip
+        is_there &= is_inside
+        spot = fine + row * fine_row + offset
         values = tl.load(
             spot[:, None] + c[None, :] * fine_channel, mask=is_there[:, None] & is_channel[None, :], other=0.0
         )
