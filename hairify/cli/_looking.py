@@ -10,7 +10,6 @@ from rich.table import Column, Table
 from rich.text import Text
 from torch import Tensor
 
-from hairify._support.modes import evaluation_mode
 from hairify.cli._common import console, progress, say
 from hairify.data.images import read
 from hairify.errors import OptionError
@@ -59,7 +58,7 @@ def look_at(restorer: Restorer, inputs: Sequence[Path], tiling: TilingSettings, 
     jobs = looked_at(inputs)
     table = Table(Column("photograph", overflow="fold"), "seen", "certainty", "distance", "then")
     failed = 0
-    with evaluation_mode(hair), progress("looking", len(jobs)) as advance:
+    with progress("looking", len(jobs)) as advance:
         for job in jobs:
             path, problem = job.source, job.problem
             advance(path.name)
@@ -99,9 +98,8 @@ def _plain(sight: Sight) -> dict[str, object]:
 
 
 def _giv(hair: HairModel, path: Path, tiling: TilingSettings, multiple: int) -> Tensor:
-    """The GIV of a photograph, as `restore` finds it."""
-    with evaluation_mode(hair):
-        return giv_of(hair, read(path).pixels[None], tiling, multiple)
+    """The GIV of a photograph, as `restore` finds it, by a model in evaluation mode."""
+    return giv_of(hair, read(path).pixels[None], tiling, multiple)
 
 
 def _hair(restorer: Restorer, option: str) -> HairModel:
