@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -44,32 +45,40 @@ def save(hair: nn.Module, path: str | os.PathLike[str], *, added_only: bool = Fa
         CheckpointError: `hair` is no HairModel, its state holds something other than tensors, there is no such folder,
             or the disk is full.
     """
-    hair = without_wrappers(hair) if isinstance(hair, nn.Module) else hair
-    if not isinstance(hair, HairModel):
-        raise CheckpointError(f"`save` takes a HairModel; got a {type(hair).__name__}.")
-    left_out = _of_the_base(hair) if added_only else set()
-    state = {k: v for k, v in hair.state_dict().items() if k not in left_out}
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.dtype == torch.complex128 or value.is_quantized:
-            kind = f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-            raise CheckpointError(f"The model's state holds {key!r}, {kind}, which safetensors cannot keep.")
-    if sharded := next((key for key, value in state.items() if hasattr(value, "full_tensor")), None):
-        raise CheckpointError(
-            f"The model is sharded ({sharded!r} is a DTensor). Gather its state with "
-            "`torch.distributed.checkpoint.state_dict.get_model_state_dict(hair, options=StateDictOptions("
-            "full_state_dict=True))`, load it into a HairModel that is not sharded, and save that."
-        )
-    kept, aliases = _without_aliases(state)
-    about = {"version": FORMAT_VERSION, "plan": hair.plan.to_json(), "added_only": added_only, "aliases": aliases}
+    kept, about = _packed(hair, added_only)
     target = Path(path)
     if not target.parent.is_dir() or target.is_dir():
         wrong = f"{target} is a folder" if target.is_dir() else f"There is no folder {target.parent}"
         raise CheckpointError(f"{wrong}; `path` is the file to write.")
     try:
         with replacing(target) as file:
-            safetensors.torch.save_file(kept, file, {_KEY: json.dumps(about, sort_keys=True)})
+            safetensors.torch.save_file(kept, file, {_KEY: about})
     except safetensors.SafetensorError as error:  # in place of an OSError, as on a full disk
         raise CheckpointError(f"{target} cannot be written: {error}") from error
+
+
+def to_tensors(hair: nn.Module) -> dict[str, Tensor]:
+    """A HairModel as tensors alone, its plan among them: for files and programs that have room for nothing else.
+
+    Raises:
+        CheckpointError: see `save`.
+    """
+    kept, about = _packed(hair, added_only=False)
+    return kept | {_KEY: as_tensor(about)}
+
+
+def as_tensor(text: str) -> Tensor:
+    """Text as bytes, shape (length,), uint8."""
+    return torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+
+
+def as_text(tensor: Tensor) -> str:
+    """What `as_tensor` made a tensor of.
+
+    Raises:
+        ValueError: it is none of those.
+    """
+    return bytes(tensor.to("cpu", torch.uint8).tolist()).decode()
 
 
 def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -> HairModel:
@@ -91,7 +100,50 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
         PlanMismatchError: `base` is not the network that was converted, or `dac` is missing.
         AlreadyConvertedError: `base` is a HairModel.
     """
-    about, state = _read(Path(path))
+    return _unpacked(*_read(Path(path)), base, dac, os.fspath(path))
+
+
+def from_tensors(tensors: Mapping[str, Tensor], base: nn.Module, dac: DACSource = None) -> HairModel:
+    """The HairModel of which `to_tensors` made tensors; see `load`.
+
+    Raises:
+        CheckpointError: they are none of those, or do not fit `base`.
+        PlanMismatchError: see `load`.
+        AlreadyConvertedError: see `load`.
+    """
+    state = dict(tensors)
+    try:
+        text = as_text(state.pop(_KEY))
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"The tensors are no HairModel's: their {_KEY!r} is missing or damaged.") from error
+    return _unpacked(*_checked(text, state, "The tensors"), base, dac, "What the tensors hold")
+
+
+def _packed(hair: nn.Module, added_only: bool) -> tuple[dict[str, Tensor], str]:
+    """Tensors that share no memory, and in JSON what else there is to know."""
+    hair = without_wrappers(hair) if isinstance(hair, nn.Module) else hair
+    if not isinstance(hair, HairModel):
+        raise CheckpointError(f"`save` takes a HairModel; got a {type(hair).__name__}.")
+    left_out = _of_the_base(hair) if added_only else set()
+    state = {k: v for k, v in hair.state_dict().items() if k not in left_out}
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.dtype == torch.complex128 or value.is_quantized:
+            kind = f"a {value.dtype} tensor" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise CheckpointError(f"The model's state holds {key!r}, {kind}, which safetensors cannot keep.")
+    if sharded := next((key for key, value in state.items() if hasattr(value, "full_tensor")), None):
+        raise CheckpointError(
+            f"The model is sharded ({sharded!r} is a DTensor). Gather its state with "
+            "`torch.distributed.checkpoint.state_dict.get_model_state_dict(hair, options=StateDictOptions("
+            "full_state_dict=True))`, load it into a HairModel that is not sharded, and save that."
+        )
+    kept, aliases = _without_aliases(state)
+    about = {"version": FORMAT_VERSION, "plan": hair.plan.to_json(), "added_only": added_only, "aliases": aliases}
+    return kept, json.dumps(about, sort_keys=True)
+
+
+def _unpacked(
+    about: dict[str, Any], state: dict[str, Tensor], base: nn.Module, dac: DACSource, source: str
+) -> HairModel:
     plan = Plan.from_json(about["plan"])
     if dac is not None:
         plan = plan.with_dac(dac)
@@ -106,16 +158,16 @@ def load(path: str | os.PathLike[str], base: nn.Module, dac: DACSource = None) -
     if expected != set(state):
         missing, surplus = sorted(expected - set(state)), sorted(set(state) - expected)
         raise CheckpointError(
-            f"{path} does not fit the model ({type(base).__name__}): missing {_first(missing)}, not expected "
+            f"{source} does not fit the model ({type(base).__name__}): missing {_first(missing)}, not expected "
             f"{_first(surplus)}."
         )
     try:
         hair.load_state_dict(state, strict=False, assign=any(t.is_meta for t in _tensors(hair).values()))
     except RuntimeError as error:  # shapes
-        raise CheckpointError(f"{path} does not fit the model ({type(base).__name__}): {error}") from error
+        raise CheckpointError(f"{source} does not fit the model ({type(base).__name__}): {error}") from error
     if left := sorted(name for name, t in _tensors(hair).items() if t.is_meta):
         raise CheckpointError(
-            f"The model ({type(base).__name__}) is on the meta device, and {path} has no values for {_first(left)}. "
+            f"The model ({type(base).__name__}) is on the meta device, and {source} has no values for {_first(left)}. "
             "Give a `base` that has them."
         )
     return hair
@@ -134,23 +186,33 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         with safetensors.safe_open(path, framework="pt") as file:
             text = (file.metadata() or {}).get(_KEY)
             state = {key: file.get_tensor(key) for key in file.keys()} if text else {}  # noqa: SIM118 (not a dict)
-        about = json.loads(text) if text else None
     except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise CheckpointError(
-            f"{path} cannot be read as a hairify checkpoint; it is damaged or of another kind ({error})."
-        ) from error
-    if about is None:
+        raise CheckpointError(_unreadable(path, error)) from error
+    if text is None:
         raise CheckpointError(
             f"{path} is a safetensors file, but no hairify checkpoint: load it into your network before `hairify`."
         )
+    return _checked(text, state, str(path))
+
+
+def _checked(text: str, state: dict[str, Tensor], source: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a checkpoint says about itself, and its tensors, those that are one with others among them."""
+    try:
+        about = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(_unreadable(source, error)) from error
     if not _well_formed(about, state):
-        raise CheckpointError(f"{path} cannot be read as a hairify checkpoint; what it says of itself is damaged.")
+        raise CheckpointError(f"{source} cannot be read as a hairify checkpoint; what it says of itself is damaged.")
     if about["version"] > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has version {about['version']}; this hairify reads up to {FORMAT_VERSION}. Install a newer "
+            f"{source} has version {about['version']}; this hairify reads up to {FORMAT_VERSION}. Install a newer "
             "hairify."
         )
     return about, state | {alias: state[name] for alias, name in about["aliases"].items()}
+
+
+def _unreadable(source: object, error: Exception) -> str:
+    return f"{source} cannot be read as a hairify checkpoint; it is damaged or of another kind ({error})."
 
 
 def _well_formed(about: Any, state: dict[str, Tensor]) -> bool:

@@ -16,6 +16,7 @@ from rich.console import Console
 from hairify.cli import INTERRUPTED
 from hairify.cli._commands import (
     ablate,
+    bake,
     data,
     demo,
     evaluate,
@@ -113,7 +114,7 @@ def _complain(message: str) -> None:
     say(("error", "bold red"), f" {message}", to=Console(stderr=True))
 
 
-for _module in (plan, data, recipes, train, evaluate, look, restore, export, ablate, table, report, push, demo):
+for _module in (plan, data, recipes, train, evaluate, look, restore, bake, export, ablate, table, report, push, demo):
     _command: Callable[..., Any] = _module.run
     _whole = _reporting(with_settings(_command, config_of_run))
     app.command(_module.__name__.rpartition(".")[2], help=_command.__doc__, cls=Command)(_whole)

@@ -38,9 +38,12 @@ UNFINISHED = "within its run"
 
 _SHOWN = 20  # of those that were left out, one a line
 
-ModelArgument: TypeAlias = Annotated[
-    str, typer.Argument(help="folder of a run or of a restorer, or owner/name on the Hugging Face Hub", metavar="MODEL")
-]
+BUNDLED = "bundled"
+"""`hairify.sharing.BUNDLED`, which importing would bring PyTorch."""
+
+_A_RESTORER = "folder of a run or of a restorer, owner/name on the Hugging Face Hub, or bundled: hairify's own"
+ModelArgument: TypeAlias = Annotated[str, typer.Argument(help=_A_RESTORER, metavar="MODEL")]
+ModelOption: TypeAlias = Annotated[str, typer.Option("--model", help=_A_RESTORER)]
 DeviceOption: TypeAlias = Annotated[
     str, typer.Option("--device", help="cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one")
 ]
@@ -135,8 +138,8 @@ def check_output(folder: Path) -> None:
 
 def config_of_run(given: Mapping[str, Any]) -> Path | None:
     """The configuration of the run that a command takes as its model, or resumes."""
-    folder = given.get("model") or given.get("output")
-    if folder is None or not given.get("resume", True):
+    folder = given["model"] if "model" in given else given.get("output")
+    if folder in (None, BUNDLED) or not given.get("resume", True):
         return None
     run = Path(folder)
     if run.name in (MODEL, BEST) and not (run / CONFIG).is_file():

@@ -32,13 +32,17 @@ BUILT_IN: Mapping[str, Mapping[str, Any]] = {
 }
 """The networks of `hairify.models`, and how they are converted where nothing else is said (docs/networks.md)."""
 
+SPANDREL = "spandrel"
+"""The name of networks that the package spandrel recognises by their weights."""
+
 
 @dataclass(frozen=True)
 class Network:
     """A network by name.
 
     Attributes:
-        name: one of `BUILT_IN`, or "package.module:factory" for whatever `factory(**options)` returns.
+        name: one of `BUILT_IN`, "spandrel" for a network that the package of this name recognised, or
+            "package.module:factory" for whatever `factory(**options)` returns.
         options: keyword arguments of the factory.
     """
 
@@ -47,8 +51,8 @@ class Network:
 
     @property
     def is_built_in(self) -> bool:
-        """Whether it is one of hairify's own."""
-        return self.name in BUILT_IN
+        """Whether it is made by no code but that of hairify and of packages that hairify knows."""
+        return self.name in BUILT_IN or self.name == SPANDREL
 
     def unconverted(self) -> Network:
         """The network that was converted: of `res_hair` its Restormer."""
@@ -65,12 +69,10 @@ class Network:
         """
         from torch import nn
 
-        import hairify.models as models
-
-        factory = getattr(models, self.name) if self.is_built_in else find_object(self.name)
+        factory = self._factory()
         try:
             network = factory(**self.options)
-        except HairError:
+        except (HairError, ModuleNotFoundError):
             raise
         except Exception as error:
             raise NetworkError(
@@ -84,6 +86,17 @@ class Network:
             )
         return network
 
+    def _factory(self) -> Callable[..., Any]:
+        if self.name == SPANDREL:
+            from hairify.networks import _spandrel
+
+            return _spandrel.network
+        if self.name in BUILT_IN:
+            import hairify.models as models
+
+            return getattr(models, self.name)
+        return find_object(self.name)
+
 
 def find_object(name: str) -> Callable[..., Any]:
     """What "package.module:attribute" names.
@@ -96,8 +109,8 @@ def find_object(name: str) -> Callable[..., Any]:
         near = difflib.get_close_matches(name, BUILT_IN, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise NetworkError(
-            f"There is no network {name!r}.{hint} Accepted are {', '.join(BUILT_IN)}, and 'package.module:factory' "
-            "for your own."
+            f"There is no network {name!r}.{hint} Accepted are {', '.join(BUILT_IN)}, {SPANDREL}, and "
+            "'package.module:factory' for your own."
         )
     try:
         found: Any = importlib.import_module(module_name)
@@ -118,7 +131,11 @@ class NetworkSettings:
     """Which network, and how it is converted. Where nothing is said, `hairify` decides, see `hairify.hairify`."""
 
     network: Annotated[
-        str, Doc("restormer, res_hair, promptir, airnet, transweather, unet, or package.module:factory for your own")
+        str,
+        Doc(
+            "restormer, res_hair, promptir, airnet, transweather, unet; spandrel, for what it recognises in --weights; "
+            "or package.module:factory for your own"
+        ),
     ] = "restormer"
     options: Annotated[Mapping[str, Any], Doc("keyword argument of the network's factory")] = field(
         default_factory=dict
@@ -154,6 +171,12 @@ class NetworkSettings:
             )
         if self.network == "res_hair":
             self._refuse_to_convert_again()
+        if self.network == SPANDREL and bool(self.options) == bool(self.weights):
+            got = "options and weights" if self.options else "no weights"
+            raise OptionError(
+                f"`network` is spandrel, with {got}. It tells networks and their options by weights: give a checkpoint "
+                "alone, `weights`."
+            )
 
     def _refuse_to_convert_again(self) -> None:
         """Refuse options of a conversion.
@@ -178,8 +201,21 @@ class NetworkSettings:
         return None if self.dac in get_args(DACName) else self.dac
 
     def named(self) -> Network:
-        """The network by name."""
+        """The network by name; of "spandrel", with what it recognises in the weights.
+
+        Raises:
+            CheckpointError: spandrel does not recognise them.
+            NetworkError: they are of a network that does not restore images.
+        """
+        if self.network == SPANDREL and not self.options:
+            return Network(SPANDREL, self._recognised()[1])
         return Network(self.network, self.options)
+
+    def _recognised(self) -> tuple[nn.Module, dict[str, Any]]:
+        from hairify.networks._spandrel import recognised
+
+        assert self.weights is not None
+        return recognised(self.weights)
 
     def plan_options(self, network: nn.Module, *, any_split: bool = False) -> dict[str, Any]:
         """Keyword arguments of `hairify.plan` and `hairify.hairify`: what is set here, else what suits the network.
@@ -227,6 +263,8 @@ class NetworkSettings:
         from hairify.model import HairModel
         from hairify.models import load_published, load_weights
 
+        if self.network == SPANDREL and self.weights is not None:
+            return self._recognised()[0]
         with seeded(torch.Generator().manual_seed(seed)):
             network = self.named().build()
         if self.weights is None:

@@ -1,7 +1,9 @@
-"""Restorers in folders, on the Hugging Face Hub, and as ONNX files."""
+"""Restorers in folders, on the Hugging Face Hub and in hairify itself, and as ONNX files."""
 
+from hairify.sharing._baked import save_baked
 from hairify.sharing._exporting import ENDINGS, Format, export
 from hairify.sharing._hub import (
+    BUNDLED,
     CARD,
     CONFIG,
     FILES,
@@ -14,8 +16,10 @@ from hairify.sharing._hub import (
     save_pretrained,
     save_results,
 )
+from hairify.sharing._spandrel import from_file_tensors, register_with_spandrel, save_file, to_file_tensors
 
 __all__ = [
+    "BUNDLED",
     "CARD",
     "CONFIG",
     "ENDINGS",
@@ -25,9 +29,14 @@ __all__ = [
     "Format",
     "Restorer",
     "export",
+    "from_file_tensors",
     "from_pretrained",
     "model_card",
     "push_to_hub",
+    "register_with_spandrel",
+    "save_baked",
+    "save_file",
     "save_pretrained",
     "save_results",
+    "to_file_tensors",
 ]

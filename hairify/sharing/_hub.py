@@ -1,4 +1,4 @@
-"""Restorers as folders: on disk, and on the Hugging Face Hub.
+"""Restorers as folders: on disk, on the Hugging Face Hub, and one that comes with hairify.
 
 A folder holds `model.safetensors`, `config.json` (which network, with which options), `README.md` (the model card),
 `givs.json` (where the GIVs of the degradations lie that a trained HairModel knows) and, where the restorer was
@@ -33,6 +33,10 @@ FORMAT = 1
 CONFIG, WEIGHTS, CARD, RESULTS = "config.json", "model.safetensors", "README.md", "results.json"
 GIVS = "givs.json"
 FILES = (CONFIG, WEIGHTS, CARD, RESULTS, GIVS)
+BUNDLED = "bundled"
+"""The name of the restorer that comes with hairify (docs/bundled.md); a folder called so is "./bundled"."""
+
+_BUNDLED = Path(__file__).parent / BUNDLED
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -108,7 +112,7 @@ def save_results(restorer: Restorer, folder: Path) -> None:
 
 
 def from_pretrained(
-    source: str | os.PathLike[str],
+    source: str | os.PathLike[str] = BUNDLED,
     *,
     network: str | None = None,
     dac: DACSource | str = None,
@@ -119,7 +123,7 @@ def from_pretrained(
 
     Args:
         source: a folder, the folder of a training run, or the name "owner/name" of a repository on the Hub, which is
-            downloaded into its cache.
+            downloaded into its cache; "bundled" for the one that comes with hairify.
         network: "package.module:factory", where the restorer is not of one of hairify's own networks: a folder from
             somebody else does not decide which code runs here.
         dac: where the DAC is not one of hairify's own: "package.module:factory", a factory or a module.
@@ -228,6 +232,8 @@ def model_card(restorer: Restorer) -> str:
 
 
 def _folder_of(source: str | os.PathLike[str], revision: str | None, token: str | None) -> Path:
+    if source == BUNDLED:
+        return _BUNDLED
     path = Path(source)
     if path.is_dir():
         return path if (path / CONFIG).is_file() or not (path / "model" / CONFIG).is_file() else path / "model"
@@ -239,8 +245,8 @@ def _folder_of(source: str | os.PathLike[str], revision: str | None, token: str 
         raise CheckpointError(f"{name} is no folder of a restorer, but a file; {way_out}")
     if path.exists() or not _HUB_NAME.fullmatch(name):
         raise CheckpointError(
-            f"{name} is no folder of a restorer; accepted are a folder that `hairify train` wrote, and 'owner/name' of "
-            "a repository on the Hugging Face Hub."
+            f"{name} is no folder of a restorer; accepted are a folder that `hairify train` wrote, 'owner/name' of a "
+            f"repository on the Hugging Face Hub, and {BUNDLED!r} for the restorer that comes with hairify."
         )
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError

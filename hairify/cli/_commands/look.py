@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from hairify.cli._common import DacOption, DeviceOption, TrustOption, open_restorer
+from hairify.cli._common import BUNDLED, DacOption, DeviceOption, ModelOption, TrustOption, open_restorer
 from hairify.restoring._settings import TilingSettings
 
 
 def run(
     tiling: TilingSettings,
     inputs: Annotated[list[Path], typer.Argument(help="photographs, and folders of them", metavar="INPUT...")],
-    model: Annotated[str, typer.Option(help="folder of a run or of a restorer, or owner/name on the Hugging Face Hub")],
+    model: ModelOption = BUNDLED,
     json: Annotated[bool, typer.Option("--json", help="a line of JSON for each photograph")] = False,
     network: TrustOption = None,
     dac: DacOption = None,
@@ -25,7 +25,7 @@ def run(
     Of each photograph the GIV is found, as for restoring it, and its distance to where the GIVs of each degradation and
     of clean images lie. Nothing is restored. The exit status is 1 where a photograph cannot be read.
 
-    [dim]hairify look holiday/ --model run
+    [dim]hairify look holiday/
     hairify look holiday/ --model run --json > seen.jsonl[/dim]
     """
     from hairify.cli._common import apart

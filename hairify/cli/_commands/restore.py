@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hairify.cli._common import DacOption, DeviceOption, TrustOption, joined, open_restorer, progress, say
+from hairify.cli._common import (
+    BUNDLED,
+    DacOption,
+    DeviceOption,
+    ModelOption,
+    TrustOption,
+    joined,
+    open_restorer,
+    progress,
+    say,
+)
 from hairify.cli.options import in_flags
 from hairify.restoring._settings import GuidanceSettings, RestoringSettings, TilingSettings
 
@@ -25,8 +35,8 @@ def run(
     restoring: RestoringSettings,
     guidance: GuidanceSettings,
     inputs: Annotated[list[Path], typer.Argument(help="photographs, and folders of them", metavar="INPUT...")],
-    model: Annotated[str, typer.Option(help="folder of a run or of a restorer, or owner/name on the Hugging Face Hub")],
-    output: Annotated[Path, typer.Option(help="folder for the restored photographs")],
+    model: ModelOption = BUNDLED,
+    output: Annotated[Path, typer.Option(help="folder for the restored photographs")] = Path("restored"),
     network: TrustOption = None,
     dac: DacOption = None,
     device: DeviceOption = "auto",
@@ -40,7 +50,8 @@ def run(
     A photograph is restored from what the network sees in it; --strength, --as and --like say otherwise, and --passes
     looks again. hairify look tells what it sees.
 
-    [dim]hairify restore holiday/ portrait.tif --model run --output restored
+    [dim]hairify restore photograph.jpg
+    hairify restore holiday/ portrait.tif --model run --output better
     hairify restore holiday/ --model run --output gently --strength 0.5
     hairify restore holiday/ --model run --output without_rain --as rain[/dim]
     """
