@@ -7,6 +7,7 @@ import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -24,15 +25,18 @@ from hairify.data.images import (
     read,
     write,
 )
+from hairify.data.videos import SUFFIXES as VIDEOS
 from hairify.errors import ImageError, OptionError
 from hairify.model import HairModel
 from hairify.restoring._failures import failure_in_words
 from hairify.restoring._guidance import Guidance
 from hairify.restoring._processes import ALONE, Processes
-from hairify.restoring._settings import RestoringSettings, TilingSettings
+from hairify.restoring._settings import RestoringSettings, TilingSettings, VideoSettings
 from hairify.restoring._tiling import giv_of, on_model, restore_tiled
+from hairify.restoring._videos import restore_video
 
 AS_SEEN = Guidance()
+USUAL_VIDEOS = VideoSettings()
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -131,6 +135,8 @@ def _job(source: Path, target: Path, output_format: str | None) -> Job:
     if not source.exists():
         return Job(source, None, "There is no such file.")
     suffix = target.suffix.lower()
+    if suffix in VIDEOS:
+        return Job(source, target)
     if suffix in FOR_OTHER_PROGRAMS:
         return Job(source, None, f"Files {needed_for(suffix)}.")
     if output_format is not None:
@@ -152,12 +158,13 @@ def restore_files(
     multiple: int,
     tiling: TilingSettings,
     settings: RestoringSettings,
+    video: VideoSettings = USUAL_VIDEOS,
     guidance: Guidance = AS_SEEN,
     processes: Processes = ALONE,
     on_outcome: Callable[[Outcome], None] | None = None,
     on_tile: Callable[[Path, int, int], None] | None = None,
 ) -> list[Outcome]:
-    """Restore photographs of any size, in files and folders of them; see `planned` for where they go.
+    """Restore photographs of any size, in files and folders of them, and videos; see `planned` for where they go.
 
     Depth, alpha, EXIF and colour profile stay as they were, as far as the format goes. Of a grey photograph the network
     sees three equal channels; the mean of the three that it makes is written, for they are three estimates of the same
@@ -166,15 +173,17 @@ def restore_files(
     Args:
         model: a HairModel, or any other network that `hairify.networks.apply` can run. It runs in evaluation mode, and
             is put back into its own.
-        inputs: image files, and folders of them.
+        inputs: image files, and folders of them; and videos, of which folders' own are left alone.
         output: the folder to write to; made where it does not exist.
         multiple: the network takes images whose sides are multiples of it.
         tiling: see `hairify.restoring.restore_tiled`.
-        settings: how the results are written.
+        settings: how the results are written; of a video, whether one that exists is replaced.
+        video: how videos are restored and written.
         guidance: which GIV a HairModel restores with; by default each photograph's own.
         processes: those that share the photographs; each calls this with the same network and arguments.
         on_outcome: is told each outcome at once; the main process those of others at the end.
-        on_tile: is told after each tile the photograph, how many tiles are done, and of how many.
+        on_tile: is told after each tile the photograph, how many tiles are done, and of how many; of a video, after
+            each frame.
 
     Returns:
         The outcome of each photograph, in the order of `planned`; the same for all processes.
@@ -188,7 +197,7 @@ def restore_files(
     if settings.bake and not isinstance(model, HairModel):
         raise OptionError(f"`bake` is for HairModels; this {type(model).__name__} is a static network already.")
     guidance.check(model)
-    restore = _Restoring(model, multiple, tiling, settings, guidance, on_tile)
+    restore = _Restoring(model, multiple, tiling, settings, video, guidance, on_tile)
     jobs = planned(inputs, output, settings)
     processes.everywhere(None)  # where an output exists already, none of these has made it
     own = []
@@ -213,6 +222,7 @@ class _Restoring:
     multiple: int
     tiling: TilingSettings
     settings: RestoringSettings
+    video: VideoSettings
     guidance: Guidance
     on_tile: Callable[[Path, int, int], None] | None
 
@@ -229,8 +239,9 @@ class _Restoring:
             return "failed", f"{job.target}, where it should go, is a folder."
         if job.target.exists() and not self.settings.overwrite:
             return "skipped", f"{job.target} exists; `overwrite` replaces it."
+        restore = self._restore_video if job.target.suffix.lower() in VIDEOS else self._restore_file
         try:
-            return self._restore_file(job.source, job.target)
+            return restore(job.source, job.target)
         except Exception as error:
             if isinstance(error, OSError) and error.errno in _DISK_FULL:
                 raise ImageError(
@@ -254,6 +265,22 @@ class _Restoring:
             return "restored", " ".join(messages)
         messages.insert(0, f"Of its {image.frames} pages or frames, the first alone is restored.")
         return "restored in part", " ".join(messages)
+
+    def _restore_video(self, source: Path, target: Path) -> tuple[Status, str]:
+        if self.settings.bake:
+            return "failed", "`bake` is for photographs: what is seen in a video changes with its frames."
+        target.parent.mkdir(parents=True, exist_ok=True)
+        without = restore_video(
+            self.model,
+            source,
+            target,
+            multiple=self.multiple,
+            tiling=self.tiling,
+            settings=self.video,
+            guidance=self.guidance,
+            on_frame=None if self.on_tile is None else partial(self.on_tile, source),
+        )
+        return ("restored in part", f"Left out: {', '.join(without)}.") if without else ("restored", "")
 
     def _restored(self, source: Path, pixels: Tensor) -> Tensor:
         """(3, H, W) of the same."""

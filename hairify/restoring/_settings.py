@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -94,3 +95,19 @@ class RestoringSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
             raise OptionError(f"`quality` is {self.quality}; accepted are numbers from 1 to 100.")
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How videos are restored and written."""
+
+    smoothing: Annotated[
+        float, Doc("of videos: seconds over which frames share what is seen in them, up to a cut; 0: each by itself")
+    ] = 1.0
+    crf: Annotated[int, Doc("of videos: what encoding may lose, 0 (nothing) to 51 (most)")] = 18
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.smoothing < math.inf:
+            raise OptionError(f"`smoothing` is {self.smoothing}; accepted are numbers from 0.")
+        if not 0 <= self.crf <= 51:
+            raise OptionError(f"`crf` is {self.crf}; accepted are numbers from 0 to 51.")

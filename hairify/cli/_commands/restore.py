@@ -21,20 +21,21 @@ from hairify.cli._common import (
     say,
 )
 from hairify.cli.options import in_flags
-from hairify.restoring._settings import GuidanceSettings, RestoringSettings, TilingSettings
+from hairify.restoring._settings import GuidanceSettings, RestoringSettings, TilingSettings, VideoSettings
 
 if TYPE_CHECKING:
     from hairify.restoring import Outcome
 
-_SETTINGS = (TilingSettings, RestoringSettings, GuidanceSettings)
+_SETTINGS = (TilingSettings, RestoringSettings, VideoSettings, GuidanceSettings)
 _ARGUMENTS = {field.name for cls in _SETTINGS for field in dataclasses.fields(cls)}
 
 
 def run(
     tiling: TilingSettings,
     restoring: RestoringSettings,
+    video: VideoSettings,
     guidance: GuidanceSettings,
-    inputs: Annotated[list[Path], typer.Argument(help="photographs, and folders of them", metavar="INPUT...")],
+    inputs: Annotated[list[Path], typer.Argument(help="photographs, folders of them, and videos", metavar="INPUT...")],
     model: ModelOption = BUNDLED,
     output: Annotated[Path, typer.Option(help="folder for the restored photographs")] = Path("restored"),
     network: TrustOption = None,
@@ -47,6 +48,8 @@ def run(
     be read, and pages or frames beyond the first, are named, the rest goes on, and the exit status is 1. Under
     accelerate launch, processes share the photographs.
 
+    Of a video, frames share what is seen in them, and sound, times and colours stay.
+
     A photograph is restored from what the network sees in it; --strength, --as and --like say otherwise, and --passes
     looks again. hairify look tells what it sees.
 
@@ -56,6 +59,7 @@ def run(
     hairify restore holiday/ --model run --output without_rain --as rain[/dim]
     """
     from hairify.cli._looking import guidance_by
+    from hairify.data.videos import SUFFIXES as VIDEOS
     from hairify.restoring import planned, restore_files
 
     processes = joined(device)
@@ -64,7 +68,9 @@ def run(
     with progress("restoring", count) as advance:
 
         def on_tile(source: Path, done: int, of: int) -> None:
-            advance(f"{source.name}, {done} of {of} tiles", steps=0)
+            advance(
+                f"{source.name}, {done} of {of} {'frames' if source.suffix.lower() in VIDEOS else 'tiles'}", steps=0
+            )
 
         def on_outcome(outcome: Outcome) -> None:
             advance(outcome.source.name)
@@ -79,6 +85,7 @@ def run(
             multiple=restorer.multiple,
             tiling=tiling,
             settings=restoring,
+            video=video,
             guidance=guidance_by(guidance, restorer, tiling),
             processes=processes,
             on_outcome=on_outcome,
