@@ -27,6 +27,7 @@ from hairify.cli._commands import (
     recipes,
     report,
     restore,
+    serve,
     table,
     train,
 )
@@ -114,7 +115,23 @@ def _complain(message: str) -> None:
     say(("error", "bold red"), f" {message}", to=Console(stderr=True))
 
 
-for _module in (plan, data, recipes, train, evaluate, look, restore, bake, export, ablate, table, report, push, demo):
+for _module in (
+    plan,
+    data,
+    recipes,
+    train,
+    evaluate,
+    look,
+    restore,
+    serve,
+    bake,
+    export,
+    ablate,
+    table,
+    report,
+    push,
+    demo,
+):
     _command: Callable[..., Any] = _module.run
     _whole = _reporting(with_settings(_command, config_of_run))
     app.command(_module.__name__.rpartition(".")[2], help=_command.__doc__, cls=Command)(_whole)
