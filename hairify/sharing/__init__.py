@@ -1,6 +1,7 @@
 """Restorers in folders, on the Hugging Face Hub and in hairify itself, and as ONNX files."""
 
 from hairify.sharing._baked import save_baked
+from hairify.sharing._compressing import Comparison, Precision, check_precision, compare, compress
 from hairify.sharing._exporting import ENDINGS, Format, export
 from hairify.sharing._hub import (
     BUNDLED,
@@ -26,8 +27,13 @@ __all__ = [
     "FILES",
     "RESULTS",
     "WEIGHTS",
+    "Comparison",
     "Format",
+    "Precision",
     "Restorer",
+    "check_precision",
+    "compare",
+    "compress",
     "export",
     "from_file_tensors",
     "from_pretrained",

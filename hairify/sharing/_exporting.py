@@ -85,17 +85,22 @@ def export(
     """
     _check(model, path, multiple, size, giv_input)
     with evaluation_mode(model), replacing(path) as file:
-        wrapped = _Conditioned(model) if giv_input and isinstance(model, HairModel) else _Images(model)
+        whole = wrapped(model, giv_input)
         image = _example(model, multiple, size)
         with _named_failures(model, size):
             settle_output(model, image)
-            _write(wrapped, _inputs(model, image, giv_input), file, fixed=size is not None)
-            run = _runner(file)
+            _write(whole, inputs_of(model, image, giv_input), file, fixed=size is not None)
+            run = runner(file)
         if run is None:
             return None
         others = [image.flip(1)] if size is not None else [image.flip(1), *_other_sizes(image, multiple)]
         with _named_failures(model, size):
-            return max(_difference(model, wrapped, run, other, size, giv_input) for other in others)
+            return max(_difference(model, whole, run, other, size, giv_input) for other in others)
+
+
+def wrapped(model: nn.Module, giv_input: bool) -> nn.Module:
+    """What is exported of a model: one image, or with its GIV, to one image."""
+    return _Conditioned(model) if giv_input and isinstance(model, HairModel) else _Images(model)
 
 
 @contextmanager
@@ -186,7 +191,8 @@ def _write(module: nn.Module, inputs: tuple[Tensor, ...], file: Path, *, fixed: 
             torch.export.save(program, file)
 
 
-def _inputs(model: nn.Module, image: Tensor, giv_input: bool) -> tuple[Tensor, ...]:
+def inputs_of(model: nn.Module, image: Tensor, giv_input: bool) -> tuple[Tensor, ...]:
+    """What an exported file takes for an image: it, and its GIV where that is an input."""
     if not giv_input or not isinstance(model, HairModel):
         return (image,)
     with torch.no_grad():
@@ -204,7 +210,7 @@ def _program(module: nn.Module, inputs: tuple[Tensor, ...], *, fixed: bool) -> t
 _Run: TypeAlias = Callable[[tuple[Tensor, ...]], Tensor]
 
 
-def _runner(path: Path) -> _Run | None:
+def runner(path: Path) -> _Run | None:
     """What runs a file; None where onnxruntime is not installed."""
     if _format(path) == "torch":
         program = torch.export.load(path).module()
@@ -236,7 +242,7 @@ def _difference(
     """
     count, _, height, width = image.shape
     try:
-        inputs = _inputs(model, image, giv_input)
+        inputs = inputs_of(model, image, giv_input)
         expected = wrapped(*inputs)
     except Exception:
         if size is None:  # such as one that is too small for it; the example's own is among those that are tried

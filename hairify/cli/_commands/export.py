@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -13,9 +14,13 @@ from hairify.errors import OptionError
 from hairify.restoring._settings import TilingSettings
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from hairify.sharing import Restorer
+
+
+Precision = Literal["float32", "float16", "int8"]  # `hairify.sharing.Precision`, which importing would bring PyTorch
+_CHECKED = 256  # pixels, the longest side of what is compared of a photograph
 
 
 def run(
@@ -35,6 +40,13 @@ def run(
     bake: Annotated[
         Path | None, typer.Option(help="a photograph: export the static network for its degradation", metavar="IMAGE")
     ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="numbers in an .onnx file; int8 is for convolutions, and takes --check")
+    ] = "float32",
+    check: Annotated[
+        list[Path] | None,
+        typer.Option(help="photographs on which the file is compared with the model", metavar="PATH"),
+    ] = None,
     network: TrustOption = None,
     dac: DacOption = None,
 ) -> None:
@@ -44,18 +56,20 @@ def run(
     for programs without hairify is made by hairify bake.
 
     [dim]hairify export run --output restorer.onnx
-    hairify export run --output static.onnx --bake photograph.jpg[/dim]
+    hairify export run --output static.onnx --bake photograph.jpg
+    hairify export run --output small.onnx --bake photograph.jpg --precision int8 --check holiday[/dim]
     """
     from hairify.data.images import read_rgb
     from hairify.model import HairModel
     from hairify.restoring import giv_of
-    from hairify.sharing import export
+    from hairify.sharing import check_precision, compare, compress, export
 
     if bake is not None and giv_input:
         raise OptionError("--bake and --giv-input exclude each other: a baked network has no GIV.")
     restorer = open_restorer(model, "cpu", network, dac)
     if output.suffix.lower() == ".safetensors":
-        _for_spandrel(restorer, output, size, giv_input, bake)
+        unused = {"--size": size, "--giv-input": giv_input, "--bake": bake, "--check": check}
+        _for_spandrel(restorer, output, unused | {"--precision": precision != "float32"})
         return
     exported: nn.Module = restorer.model
     if bake is not None:
@@ -63,22 +77,30 @@ def run(
             raise OptionError(f"--bake is given, but {model} holds a static network already; leave it out.")
         giv = giv_of(exported, read_rgb(bake)[None], TilingSettings(), restorer.multiple)
         exported = exported.bake(giv=giv)
+    images = _crops(check or [], restorer.multiple, _size(size))
+    check_precision(output, precision, images)
     with console.status("exporting"):
         difference = export(exported, output, multiple=restorer.multiple, size=_size(size), giv_input=giv_input)
+        compress(exported, output, precision, images, giv_input=giv_input)
     checked = "not checked: onnxruntime is not installed" if difference is None else f"differs by {difference:.1e}"
     megabytes = output.stat().st_size / 2**20
-    say((str(output), "bold"), f", {megabytes:.1f} MiB; from the model's own output it {checked}.")
+    say((str(output), "bold"), f", {megabytes:.1f} MiB; in float32, from the model's own output it {checked}.")
+    if images:
+        found = compare(exported, output, images, giv_input=giv_input)
+        say(
+            f"On {len(images)} photographs, of which the middle was taken: {found.psnr:.1f} dB from the model's own "
+            f"output ({found.lowest:.1f} at the least); {1000 * found.seconds:.0f} ms each, the model "
+            f"{1000 * found.model_seconds:.0f} ms."
+        )
 
 
-def _for_spandrel(restorer: Restorer, output: Path, size: str | None, giv_input: bool, bake: Path | None) -> None:
+def _for_spandrel(restorer: Restorer, output: Path, unused: Mapping[str, object]) -> None:
     from hairify.sharing import save_file
     from hairify.sharing._baked import check_path
 
-    for given, flag in ((size, "--size"), (giv_input, "--giv-input"), (bake, "--bake")):
+    for flag, given in unused.items():
         if given:
-            raise OptionError(
-                f"{flag} is given, but a .safetensors file holds the whole restorer; `hairify bake` bakes."
-            )
+            raise OptionError(f"{flag} is given, but a .safetensors file holds the whole restorer: see `hairify bake`.")
     check_path(output)
     save_file(restorer, output)
     say((str(output), "bold"), f", {output.stat().st_size / 2**20:.1f} MiB; spandrel opens it beside hairify.")
@@ -90,3 +112,20 @@ def _size(text: str | None) -> tuple[int, int] | None:
     if not (match := re.fullmatch(r"(\d+)[x×](\d+)", text)):
         raise OptionError(f"--size is {text!r}; accepted is HEIGHTxWIDTH, such as 256x384.")
     return int(match[1]), int(match[2])
+
+
+def _crops(inputs: Sequence[Path], multiple: int, size: tuple[int, int] | None) -> list[Tensor]:
+    """The middles of photographs, of sizes that the file takes."""
+    from hairify.data.images import find_images, read_rgb
+
+    crops = []
+    for path in (found for given in inputs for found in (find_images(given) if given.is_dir() else [given])):
+        pixels = read_rgb(path)[None]
+        sides = size or tuple(min(side, _CHECKED) // multiple * multiple for side in pixels.shape[2:])
+        if any(have < need or not need for have, need in zip(pixels.shape[2:], sides, strict=True)):
+            raise OptionError(f"{path} is smaller than {sides[0]} × {sides[1]} pixels; leave it out of --check.")
+        top, left = ((have - need) // 2 for have, need in zip(pixels.shape[2:], sides, strict=True))
+        crops.append(pixels[:, :, top : top + sides[0], left : left + sides[1]].contiguous())
+    if inputs and not crops:
+        raise OptionError(f"--check is {', '.join(map(str, inputs))}, where there are no photographs.")
+    return crops
