@@ -232,7 +232,8 @@ def settings_classes() -> list[type]:
     from hairify.evaluation._settings import EvaluationSettings
     from hairify.networks._named import NetworkSettings
     from hairify.report._settings import ReportSettings
-    from hairify.restoring._settings import GuidanceSettings, RestoringSettings, TilingSettings
+    from hairify.restoring._settings import GuidanceSettings, RestoringSettings, TilingSettings, VideoSettings
+    from hairify.serving._settings import ServingSettings
     from hairify.training._settings import StartSettings, TrainingSettings
 
     return [
@@ -242,7 +243,9 @@ def settings_classes() -> list[type]:
         TrainingSettings,
         TilingSettings,
         RestoringSettings,
+        VideoSettings,
         GuidanceSettings,
+        ServingSettings,
         EvaluationSettings,
         AblationSettings,
         ReportSettings,

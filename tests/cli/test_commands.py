@@ -26,7 +26,21 @@ from hairify.restoring import KnownGIV, KnownGIVs
 from hairify.sharing import Restorer, save_pretrained
 
 SMALL = ["--option", "dim=8", "--option", "num_blocks=[1,1,1,2]", "--option", "num_refinement_blocks=1"]
-COMMANDS = ("plan", "train", "evaluate", "look", "restore", "export", "ablate", "table", "report", "push", "demo")
+COMMANDS = (
+    "plan",
+    "train",
+    "evaluate",
+    "look",
+    "restore",
+    "serve",
+    "bake",
+    "export",
+    "ablate",
+    "table",
+    "report",
+    "push",
+    "demo",
+)
 TRAIN = ["train", *SMALL, "--data", "photographs", "--output", "run", "--cpu", "--workers", "0", "--batch-size", "2"]
 
 

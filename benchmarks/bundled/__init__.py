@@ -1,0 +1,1 @@
+"""How the restorer that comes with hairify is made: photographs, training, scores, pictures."""
