@@ -11,7 +11,7 @@ import torch
 from hypothesis import settings
 
 settings.register_profile("default", derandomize=True, deadline=None)
-settings.register_profile("ci", settings.get_profile("default"), max_examples=150, print_blob=True)
+settings.register_profile("ci", settings.get_profile("default"), print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "default")
 
 if "PYTEST_XDIST_WORKER" in os.environ:

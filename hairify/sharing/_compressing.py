@@ -34,9 +34,9 @@ def check_precision(path: Path, precision: Precision, images: Sequence[Tensor]) 
         OptionError: the file is no .onnx, or there are no images to find the ranges of int8 by.
     """
     if precision != "float32" and path.suffix.lower() != ".onnx":
-        raise OptionError(f"`precision` is {precision}, and the file {path}; only .onnx files can be in fewer bits.")
+        raise OptionError(f"`dtype` is {precision}, and the file {path}; only .onnx files can be in fewer bits.")
     if precision == "int8" and not images:
-        raise OptionError("`precision` is int8, whose ranges are found by photographs; give some (`check`).")
+        raise OptionError("`dtype` is int8, whose ranges are found by photographs; give some (`check`).")
 
 
 def compress(model: nn.Module, path: Path, precision: Precision, images: Sequence[Tensor], *, giv_input: bool) -> None:

@@ -115,7 +115,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
     for number, image in enumerate(images()):
         write(Image(pixels=(image[0] * 255).round() / 255), tmp_path / "photographs" / f"{number}.png")
     save_pretrained(Restorer(hair(), Network("unet", {"width": 8}), 4), tmp_path / "run")
-    words = ["export", "run", "--output", "small.onnx", "--bake", "photographs/0.png", "--precision", "int8"]
+    words = ["export", "run", "--output", "small.onnx", "--bake", "photographs/0.png", "--dtype", "int8"]
     assert main(words) == 2
     assert "--check" in capsys.readouterr().err
     assert main([*words, "--check", "photographs"]) == 0

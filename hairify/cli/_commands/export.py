@@ -41,7 +41,7 @@ def run(
         Path | None, typer.Option(help="a photograph: export the static network for its degradation", metavar="IMAGE")
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="numbers in an .onnx file; int8 is for convolutions, and takes --check")
+        Precision, typer.Option("--dtype", help="numbers in an .onnx file; int8 is for convolutions, and takes --check")
     ] = "float32",
     check: Annotated[
         list[Path] | None,
@@ -57,7 +57,7 @@ def run(
 
     [dim]hairify export run --output restorer.onnx
     hairify export run --output static.onnx --bake photograph.jpg
-    hairify export run --output small.onnx --bake photograph.jpg --precision int8 --check holiday[/dim]
+    hairify export run --output small.onnx --bake photograph.jpg --dtype int8 --check holiday[/dim]
     """
     from hairify.data.images import read_rgb
     from hairify.model import HairModel
@@ -69,7 +69,7 @@ def run(
     restorer = open_restorer(model, "cpu", network, dac)
     if output.suffix.lower() == ".safetensors":
         unused = {"--size": size, "--giv-input": giv_input, "--bake": bake, "--check": check}
-        _for_spandrel(restorer, output, unused | {"--precision": precision != "float32"})
+        _for_spandrel(restorer, output, unused | {"--dtype": precision != "float32"})
         return
     exported: nn.Module = restorer.model
     if bake is not None:
