@@ -107,6 +107,11 @@ def open_restorer(source: str, device: str, network: str | None, dac: str | None
     return restorer
 
 
+def folder_named(source: str) -> Path | None:
+    """What a model's name stands for as a path; None for the restorer in hairify, which is nobody's to write to."""
+    return None if source == BUNDLED else Path(source)
+
+
 def device_named(name: str) -> torch.device:
     """The device; "auto" is the first GPU, or else the CPU.
 

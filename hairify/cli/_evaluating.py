@@ -162,13 +162,22 @@ class Place:
 
     @classmethod
     def of(
-        cls, model: Path, data: DataSettings, evaluation: EvaluationSettings, output: Path | None, card: bool | None
+        cls,
+        model: Path | None,
+        data: DataSettings,
+        evaluation: EvaluationSettings,
+        output: Path | None,
+        card: bool | None,
     ) -> Place:
         """By what is evaluated: numbers on other data, or by another protocol, are not those of the card.
 
         Raises:
             OptionError: a card is asked for that is not in a folder here.
         """
+        if model is None:
+            if card:
+                raise OptionError("--card is for folders of yours; the restorer in hairify keeps its card.")
+            return cls(output, None)
         is_run = (model / "model").is_dir()
         restorer = model / "model" if is_run else model
         if card and not restorer.is_dir():

@@ -32,7 +32,7 @@ from hairify.restoring._processes import together
 from hairify.sharing._hub import Restorer, from_pretrained, save_pretrained
 from hairify.training import Start, StartSettings, TrainingSettings, processes, started_from, train
 from hairify.training._folders import CHECKPOINTS, MODEL, START
-from hairify.training._starting import ORIGIN, fresh, resumed
+from hairify.training._starting import ORIGIN, begun_again, fresh, resumed
 
 _CROPS_TO_KNOW = 16  # of each degradation, by which a restorer knows its GIVs
 
@@ -166,7 +166,7 @@ def _start(network: NetworkSettings, start: StartSettings, seed: int, said: Said
                     f"`{name}` is {now!r}, but the run in {output} was begun with {then!r}, and goes on from its own "
                     f"checkpoint. Leave `{name}` out, or start another run in another `output`, without `resume`."
                 )
-    return fresh(network, seed) if start.start_from is None else resumed(output, network)
+    return begun_again(network, output, seed) if start.start_from is None else resumed(output, network)
 
 
 def _said_of(config: Path, cls: type) -> dict[str, Any]:

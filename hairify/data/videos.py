@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import errno
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -17,17 +18,27 @@ from hairify.errors import ImageError
 if TYPE_CHECKING:
     import av
 
-SUFFIXES = frozenset({".avi", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
+SUFFIXES = frozenset({".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 """Endings of the files that are read and written."""
 
-_ENCODERS = {"hevc": "libx265", "vp9": "libvpx-vp9", "vp8": "libvpx", "av1": "libsvtav1", "ffv1": "ffv1"}
-_USUAL = "libx264"  # where the video's own codec cannot be written
+_ENCODERS = {
+    "h264": "libx264",
+    "hevc": "libx265",
+    "vp9": "libvpx-vp9",
+    "vp8": "libvpx",
+    "av1": "libsvtav1",
+    "ffv1": "ffv1",
+}
+_USUAL = {".webm": "libvpx-vp9"}  # where the video's own codec cannot be written; elsewhere that of H.264
+_LEAST_CRF = {"libvpx": 4}
+_WITH_TAGS = (".m4v", ".mov", ".mp4")  # containers, kin to each other, whose codecs have several names
 _HD = 720  # rows, from which on players take colours for BT.709 where a file does not say
-_UNSAID = 2  # of colour spaces, primaries and transfers, in the numbers of ITU-T H.273
 _BT601, _BT709 = 5, 1  # as swscale numbers them
 _SPACES = {1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}  # H.273's numbers → swscale's
 _LIMITED, _FULL = 1, 2
 _TAGS = ("color_primaries", "color_trc", "colorspace", "color_range")
+_INTERLACED = "that its frames are interlaced: each was restored as one picture"
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -52,13 +63,13 @@ def rewrite(source: Path, target: Path, change: Callable[[Frame], Tensor], *, cr
 
     Sound and subtitles are copied as they are; each frame has the time that it had, also where these are uneven.
     Rotation, aspect of pixels, colour space, range and depth stay. The codec stays where it can be written, which is
-    H.264, HEVC, VP8, VP9, AV1 and FFV1; others become H.264.
+    H.264, HEVC, VP8, VP9, AV1 and FFV1; others become H.264, or VP9 in .webm.
 
     Args:
         source: the video; of several streams of pictures the first is changed.
         target: of the same ending; it appears under its name only when it is complete.
         change: is given each frame, and returns its new pixels, of the same shape.
-        crf: how much is lost in encoding, 0 (nothing, or next to it) to 51; 18 is hard to see. Not for FFV1, which
+        crf: how much is lost in encoding, 0 (nothing, or next to it) to 51; 18 is hard to see. Of VP8 at least 4; FFV1
             loses nothing.
 
     Returns:
@@ -66,111 +77,185 @@ def rewrite(source: Path, target: Path, change: Callable[[Frame], Tensor], *, cr
 
     Raises:
         ModuleNotFoundError: PyAV is not installed.
-        ImageError: the file cannot be read, or holds no pictures; or it cannot be written.
+        ImageError: the file cannot be read, holds no pictures, or such as change their size; or it cannot be written.
+        OSError: the disk is full.
     """
     av = _av()
+    rotation = _rotation(source)
     try:
-        rotation = _rotation(source)
         with av.open(str(source)) as reading, replacing(target) as file:
-            options = {"movflags": "faststart"} if target.suffix.lower() in (".mp4", ".mov", ".m4v") else {}
+            options = {"movflags": "faststart"} if target.suffix.lower() in _WITH_TAGS else {}
             with av.open(str(file), "w", options=options) as writing:
-                return _Rewriting(reading, writing, rotation, crf).run(change)
+                return _Rewriting(reading, writing, target.suffix.lower(), rotation, crf).run(change)
     except av.FFmpegError as error:
-        raise ImageError(f"{source} cannot be read, or not be written to {target}: {error}") from error
+        if error.errno in _DISK_FULL:
+            raise OSError(error.errno, error.strerror, str(target)) from error
+        raise ImageError(f"{source} cannot be written with other pictures to {target}: {error}") from error
 
 
 class _Rewriting:
     """The streams of one file, and what becomes of each."""
 
-    def __init__(
-        self, reading: av.container.InputContainer, writing: av.container.OutputContainer, rotation: int, crf: int
-    ) -> None:
+    def __init__(self, reading: Any, writing: Any, ending: str, rotation: int, crf: int) -> None:
         self._reading, self._writing = reading, writing
+        self._without: list[str] = []
         writing.metadata.update(reading.metadata)
         self._pictures = reading.streams.video[0]
         self._pictures.thread_type = "AUTO"
-        self._encoded = self._encoder(crf)
-        self._copies: dict[int, Any] = {}
-        self._without: list[str] = []
-        if rotation and hasattr(self._encoded, "set_display_rotation"):
-            self._encoded.set_display_rotation(rotation)  # now: the first packet writes the file's head
-        elif rotation:
-            self._without.append(f"that it is turned by {rotation} degrees, which PyAV writes from version 18 on")
-        for stream in reading.streams:
-            if stream.type in ("audio", "subtitle"):
-                try:
-                    self._copies[stream.index] = writing.add_stream_from_template(stream)
-                except ValueError:  # a container has no room for every codec
-                    self._without.append(f"a stream of {stream.type}, which {writing.format.name} cannot hold")
-            elif stream is not self._pictures:
-                self._without.append(f"a stream of {stream.type}")
+        self._encoded = self._encoder(ending, crf)
+        self._size = self._encoded.height, self._encoded.width
+        self._copies = {stream.index: copy for stream in reading.streams if (copy := self._copy(stream)) is not None}
+        # All that stands in the file's head: the first packet writes it.
+        self._keep(rotation, "set_display_rotation", f"that it is turned by {rotation} degrees")
+        self._keep(reading.chapters(), "set_chapters", "its chapters")
 
     def run(self, change: Callable[[Frame], Tensor]) -> list[str]:
+        av = _av()
         read = [self._pictures, *(self._reading.streams[index] for index in self._copies)]
-        number = 0
+        number = broken = 0
         for packet in self._reading.demux(read):
             if packet.stream.index in self._copies:
                 if packet.dts is not None:  # the last of each stream is empty
                     packet.stream = self._copies[packet.stream.index]
                     self._writing.mux(packet)
                 continue
-            pictures: Any = packet.decode()
+            try:
+                pictures: list[Any] = packet.decode()
+            except av.error.InvalidDataError:
+                broken += 1
+                continue
             for picture in pictures:
                 self._write(picture, change(self._frame(picture, number)))
                 number += 1
         self._writing.mux(self._encoded.encode(None))
-        return self._without
+        return [*self._without, *([f"{broken} pictures that cannot be read"] if broken else [])]
 
-    def _encoder(self, crf: int) -> Any:
-        av = _av()
-        given = self._pictures.codec_context
-        name = _ENCODERS.get(given.name, _USUAL)
+    def _copy(self, stream: Any) -> Any:
+        """A stream of the new file that takes another one's packets, or None."""
+        if stream is self._pictures:
+            return None
+        if stream.type == "data" and self._reading.chapters():  # in .mp4 the chapters themselves, which are kept
+            return None
+        if stream.type not in ("audio", "subtitle"):
+            self._without.append(f"a stream of {stream.type}")
+            return None
+        try:
+            copy = self._writing.add_stream_from_template(stream)
+        except ValueError:  # a container has no room for every codec
+            self._without.append(f"a stream of {stream.type}, which {self._writing.format.name} cannot hold")
+            return None
+        copy.metadata.update(stream.metadata)  # such as its language
+        copy.disposition = stream.disposition
+        return copy
+
+    def _keep(self, value: Any, method: str, words: str) -> None:
+        """Put what there is into the file's head, by a method that older versions of PyAV lack."""
+        home = self._encoded if hasattr(self._encoded, method) else self._writing
+        if not value:
+            return
+        if hasattr(home, method):
+            getattr(home, method)(value)
+        else:
+            self._without.append(f"{words}, which only newer versions of PyAV write")
+
+    def _encoder(self, ending: str, crf: int) -> Any:
+        av, given = _av(), self._pictures.codec_context
+        codec = given.codec.canonical_name
+        name = _ENCODERS.get(codec, "")
         if name not in av.codecs_available:
-            name = _USUAL
+            name = _USUAL.get(ending, "libx264")
         rate = self._pictures.average_rate or self._pictures.guessed_rate or Fraction(25)
-        options = {} if name == "ffv1" else {"crf": str(crf)}
+        options = {} if name == "ffv1" else {"crf": str(max(crf, _LEAST_CRF.get(name, 0)))}
         if name.startswith("libvpx"):
             options["b"] = "0"  # or it is held to a bit rate
         if name == "libx265":
             options["x265-params"] = "log-level=error"
-        stream: Any = self._writing.add_stream(name, rate=rate, options=options)
+        stream = self._writing.add_stream(name, rate=rate, options=options)
         stream.width, stream.height = given.width, given.height
-        accepted = [one.name for one in stream.codec_context.codec.video_formats or ()]
-        stream.pix_fmt = given.pix_fmt if not accepted or given.pix_fmt in accepted else _nearest(given, accepted)
+        stream.pix_fmt = self._pixel_format(given, stream.codec_context.codec.video_formats)
+        self._is_from_rgb = given.format.is_rgb and not av.VideoFormat(stream.pix_fmt).is_rgb
         context = stream.codec_context
         context.time_base = stream.time_base = self._pictures.time_base
         if given.sample_aspect_ratio:
             context.sample_aspect_ratio = given.sample_aspect_ratio
-        for tag in _TAGS:
-            setattr(context, tag, getattr(given, tag))
+        if ending in _WITH_TAGS and codec == context.codec.canonical_name:
+            context.codec_tag = given.codec_tag  # of two names for HEVC, some players know one
+        for tag, value in self._tags(given).items():
+            setattr(context, tag, value)
         stream.metadata.update({k: v for k, v in self._pictures.metadata.items() if k != "encoder"})
         return stream
 
+    def _pixel_format(self, given: Any, accepted: Sequence[Any] | None) -> str:
+        """The video's own where the encoder has it, else the nearest, what is lost being noted."""
+        own = given.format
+        names = [one.name for one in accepted or ()]
+        odd = bool(given.width % 2 or given.height % 2)  # of such sizes, encoders take colours in full alone
+        if not names or (own.name in names and not (odd and _chroma(own) != (1, 1) and not own.is_rgb)):
+            if any(c.is_alpha for c in own.components):
+                self._without.append("its transparency")
+            return own.name
+        bits, (across, down) = own.components[0].bits, _chroma(own)
+        # No coarser in depth and colour where that can be had, and then as near as can be.
+        plain = [
+            one for one in accepted or () if one.name.startswith("yuv") and not one.name.startswith(("yuva", "yuvj"))
+        ]
+        usable = [one for one in plain if _chroma(one) == (1, 1)] if odd else plain
+
+        def cost(one: Any) -> tuple[bool, bool, int, int]:
+            wide, high = _chroma(one)
+            depth = one.components[0].bits
+            return depth < bits, wide > across or high > down, abs(depth - bits), abs(wide - across) + abs(high - down)
+
+        chosen = min(usable or plain, key=cost)
+        lacks_depth, lacks_colour, *_ = cost(chosen)
+        if lacks_depth:
+            self._without.append(f"its depth of {bits} bits, of which {chosen.components[0].bits} are kept")
+        if lacks_colour:
+            self._without.append("its resolution of colours")
+        if any(c.is_alpha for c in own.components):
+            self._without.append("its transparency")
+        return str(chosen.name)
+
+    def _tags(self, given: Any) -> dict[str, int]:
+        """What is said of the colours: as it was, but where RGB is written in another format."""
+        tags = {tag: int(getattr(given, tag)) for tag in _TAGS}
+        if given.format.name.startswith("yuvj"):  # which says by its name what others say by a tag
+            tags["color_range"] = _FULL
+        if self._is_from_rgb:
+            tags |= {"colorspace": 1, "color_range": _LIMITED}
+        return tags
+
     def _frame(self, picture: av.VideoFrame, number: int) -> Frame:
-        deep = picture.format.components[0].bits > 8
+        if (picture.height, picture.width) != self._size:
+            raise ImageError(
+                f"The video's frames change their size, from {self._size[0]} × {self._size[1]} to {picture.height} × "
+                f"{picture.width} pixels."
+            )
+        if picture.interlaced_frame and _INTERLACED not in self._without:
+            self._without.append(_INTERLACED)
+        kind, most, _ = _rgb(picture)
         array = picture.reformat(
-            format="rgb48le" if deep else "rgb24",
-            src_colorspace=_space(picture),
-            src_color_range=_range(picture),
-            dst_color_range=_FULL,
+            format=kind, src_colorspace=_space(picture), src_color_range=_range(picture), dst_color_range=_FULL
         ).to_ndarray()
-        pixels = torch.from_numpy(array.astype("float32")).permute(2, 0, 1) / (65535 if deep else 255)
+        pixels = torch.from_numpy(array.astype("float32")).permute(2, 0, 1) / most
         return Frame(pixels, float(picture.time or 0), number, self._count())
 
     def _write(self, before: av.VideoFrame, pixels: Tensor) -> None:
-        av = _av()
-        deep = before.format.components[0].bits > 8
-        scale, kind = (65535, "uint16") if deep else (255, "uint8")
-        array = (pixels.detach().cpu().clamp(0, 1) * scale).round().permute(1, 2, 0).contiguous().numpy().astype(kind)
-        picture = av.VideoFrame.from_ndarray(array, format="rgb48le" if deep else "rgb24").reformat(
-            format=self._encoded.pix_fmt,
-            src_color_range=_FULL,
-            dst_colorspace=_space(before),
-            dst_color_range=_range(before),
+        kind, most, dtype = _rgb(before)
+        array = (pixels.detach().cpu().clamp(0, 1) * most).round().permute(1, 2, 0).contiguous().numpy().astype(dtype)
+        picture = (
+            _av()
+            .VideoFrame.from_ndarray(array, format=kind)
+            .reformat(
+                format=self._encoded.pix_fmt,
+                src_color_range=_FULL,
+                dst_colorspace=_BT709 if self._is_from_rgb else _space(before),
+                dst_color_range=_LIMITED if self._is_from_rgb else _range(before),
+            )
         )
         picture.pts, picture.time_base = before.pts, before.time_base
-        for tag in _TAGS:
-            setattr(picture, tag, getattr(before, tag))
+        for tag, value in self._tags(before).items():
+            setattr(picture, tag, value)
         self._writing.mux(self._encoded.encode(picture))
 
     def _count(self) -> int:
@@ -189,10 +274,26 @@ def _rotation(source: Path) -> int:
     Raises:
         ImageError: there are none, or the first cannot be read.
     """
-    with _av().open(str(source)) as reading:
-        for picture in reading.decode(*reading.streams.video[:1]) if reading.streams.video else ():
-            return int(picture.rotation)
+    av = _av()
+    try:
+        with av.open(str(source)) as reading:
+            for picture in reading.decode(reading.streams.video[0]) if reading.streams.video else ():
+                return int(picture.rotation)
+    except av.FFmpegError as error:
+        raise ImageError(f"{source} cannot be read as a video: {error}") from error
     raise ImageError(f"{source} holds no pictures that can be read.")
+
+
+def _rgb(picture: av.VideoFrame) -> tuple[str, int, str]:
+    """RGB deep enough for a picture: its name, its largest number, and the dtype."""
+    return ("rgb48le", 65535, "uint16") if picture.format.components[0].bits > 8 else ("rgb24", 255, "uint8")
+
+
+def _chroma(format: Any) -> tuple[int, int]:
+    """How many pixels, across and down, have one colour."""
+    if len(format.components) < 3:  # grey
+        return 2, 2
+    return round(256 / format.chroma_width(256)), round(256 / format.chroma_height(256))
 
 
 def _space(picture: av.VideoFrame) -> int:
@@ -202,11 +303,9 @@ def _space(picture: av.VideoFrame) -> int:
 
 def _range(picture: av.VideoFrame) -> int:
     """Whether its numbers fill their range; where it does not say, they do only in the formats made for that."""
-    return picture.color_range or (_FULL if picture.format.name.startswith(("yuvj", "rgb", "bgr", "gbr")) else _LIMITED)
-
-
-def _nearest(given: Any, accepted: list[str]) -> str:
-    return "yuv420p10le" if "10" in (given.pix_fmt or "") and "yuv420p10le" in accepted else "yuv420p"
+    return picture.color_range or (
+        _FULL if picture.format.is_rgb or picture.format.name.startswith("yuvj") else _LIMITED
+    )
 
 
 def _av() -> Any:

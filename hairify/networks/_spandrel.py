@@ -89,8 +89,9 @@ def recognised(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
     except Exception as error:  # whatever readers and unpicklers stumble over
         raise CheckpointError(f"{weights} cannot be read by spandrel: {type(error).__name__}: {error}") from error
     kind = found.architecture.name
-    restores = found.scale == 1 and found.input_channels == found.output_channels == 3
-    if not isinstance(found, ImageModelDescriptor) or not restores:
+    if not isinstance(found, ImageModelDescriptor):
+        raise NetworkError(f"{weights} is a {kind}, which takes a mask, too; what restores takes the image alone.")
+    if found.scale != 1 or not found.input_channels == found.output_channels == 3:
         raise NetworkError(
             f"{weights} is a {kind} that maps {found.input_channels} channels to {found.output_channels}, at "
             f"{found.scale} times the size; what restores maps RGB images to RGB images of the same size."
@@ -118,7 +119,10 @@ def network(*, architecture: str, code: str, arguments: Mapping[str, Any]) -> nn
     from spandrel import MAIN_REGISTRY
 
     try:
-        made = getattr(importlib.import_module(module), name)(**arguments)
+        cls = getattr(importlib.import_module(module), name)
+        if not (isinstance(cls, type) and issubclass(cls, nn.Module) and cls.__module__ == module):
+            raise NetworkError(f"The code of this {architecture} is {code!r}, which is no network of spandrel's own.")
+        made = cls(**arguments)
     except (ImportError, AttributeError, TypeError) as error:
         import spandrel
 

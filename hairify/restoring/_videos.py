@@ -83,9 +83,12 @@ def restore_video(
         What the result lacks, in words.
 
     Raises:
+        OptionError: `tiling` or `guidance` does not fit the network.
         ImageError: the video cannot be read or written.
         ModuleNotFoundError: PyAV is not installed.
     """
+    tiling.check(multiple)
+    guidance.check(model)
     steady = [SteadyGIV(settings.smoothing) for _ in range(guidance.passes)]
 
     def change(frame: Frame) -> Tensor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Lock
 
 import PIL.Image
+import torch
 from PIL import ImageCms
 from torch.nn.functional import interpolate
 
@@ -18,7 +19,16 @@ from hairify.data._image import Image
 from hairify.data.images import read
 from hairify.errors import ImageError, OptionError
 from hairify.model import HairModel
-from hairify.restoring import Guidance, RestoringSettings, Sight, TilingSettings, giv_of, restore_files
+from hairify.restoring import (
+    CLEAN,
+    Guidance,
+    GuidanceSettings,
+    RestoringSettings,
+    Sight,
+    TilingSettings,
+    giv_of,
+    restore_files,
+)
 from hairify.sharing import Restorer
 
 AS_SEEN = "as seen"
@@ -48,9 +58,9 @@ class Darkroom:
         return [AS_SEEN, *(self.restorer.givs or ())]
 
     @property
-    def is_guided(self) -> bool:
-        """Whether the GIVs are known that strength goes by."""
-        return self.restorer.givs is not None
+    def knows_clean(self) -> bool:
+        """Whether the GIVs of clean images are known, by which strength goes."""
+        return CLEAN in (self.restorer.givs or ())
 
     def look(self, path: Path) -> tuple[PIL.Image.Image, Sight | None]:
         """A photograph as a browser shows it, and what the network sees in it; None where it keeps no known GIVs.
@@ -84,7 +94,7 @@ class Darkroom:
 
         Raises:
             ImageError: it cannot be read, is too large, or cannot be written.
-            OptionError: there is no such choice.
+            OptionError: there is no such choice or strength.
         """
         self._check_size(path)
         giv = None
@@ -92,7 +102,7 @@ class Darkroom:
             if self.restorer.givs is None:
                 raise OptionError(f"This restorer knows no degradation {choice!r}.")
             giv = self.restorer.givs.giv(choice)
-        guidance = Guidance(strength, giv, known=self.restorer.givs)
+        guidance = Guidance(GuidanceSettings(strength=strength).strength, giv, known=self.restorer.givs)
         with self._in_use:
             (outcome,) = restore_files(
                 self.restorer.model,
@@ -126,9 +136,11 @@ class Darkroom:
 
 def shown(image: Image) -> PIL.Image.Image:
     """A photograph as a browser shows it: in 8 bits and sRGB, and not too large."""
-    pixels = image.pixels[None]
+    alpha = torch.ones(1) if image.alpha is None else image.alpha
+    pixels = (image.pixels * alpha + 1 - alpha)[None]  # on white
     if (longer := max(pixels.shape[2:])) > _SHOWN:
-        pixels = interpolate(pixels, scale_factor=_SHOWN / longer, mode="bilinear", antialias=True)
+        size = [max(round(side * _SHOWN / longer), 1) for side in pixels.shape[2:]]
+        pixels = interpolate(pixels, size, mode="bilinear", antialias=True)
     picture = PIL.Image.fromarray((pixels[0].clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
     if image.icc_profile is None:
         return picture

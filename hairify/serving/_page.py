@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     import gradio
 
 _ROWS = 5  # of the degradations that are nearest
-_KEPT = 3600  # seconds that a visitor's files are kept
+_KEPT, _SWEPT = 3600, 600  # seconds: how long a visitor's files are kept, and how often that is looked after
+_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network"}  # also looking waits its turn
 
 
 def serve(restorer: Restorer, tiling: TilingSettings, settings: ServingSettings, *, block: bool = True) -> Any:
@@ -48,8 +49,9 @@ def serve(restorer: Restorer, tiling: TilingSettings, settings: ServingSettings,
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("The page needs Gradio: pip install 'hairify[serve]'") from error
 
-    made = page(Darkroom(restorer, tiling, settings.pixel_limit))
-    made.queue(default_concurrency_limit=1)  # visitors wait for each other, and see their place
+    kept = tempfile.TemporaryDirectory(prefix="hairify-")  # gone when the server is, however it ends
+    made: Any = page(Darkroom(restorer, tiling, settings.pixel_limit), Path(kept.name))
+    made.kept = kept
     made.launch(
         server_name=settings.host,
         server_port=settings.port,
@@ -65,21 +67,21 @@ def serve(restorer: Restorer, tiling: TilingSettings, settings: ServingSettings,
     return made
 
 
-def page(darkroom: Darkroom) -> gradio.Blocks:
-    """The page of a restorer, not served yet."""
+def page(darkroom: Darkroom, kept: Path) -> gradio.Blocks:
+    """The page of a restorer, not served yet, which keeps restored files in a folder."""
     import gradio
 
-    with gradio.Blocks(title="hairify", analytics_enabled=False, delete_cache=(_KEPT, _KEPT)) as made:
+    with gradio.Blocks(title="hairify", analytics_enabled=False, delete_cache=(_SWEPT, _KEPT)) as made:
         gradio.Markdown(_HEAD.format(network=darkroom.restorer.network.name))
         with gradio.Row():
             with gradio.Column(scale=1, min_width=280):
                 dropped = gradio.File(label="Photograph", file_types=sorted(SUFFIXES), height=140)
                 seen = gradio.Markdown(visible=False)
                 choice = gradio.Dropdown(
-                    darkroom.choices, value=AS_SEEN, label="Restore from", visible=darkroom.is_guided
+                    darkroom.choices, value=AS_SEEN, label="Restore from", visible=len(darkroom.choices) > 1
                 )
                 strength = gradio.Slider(
-                    0, 2, value=1, step=0.05, label="Strength", visible=darkroom.is_guided, info="0: as a clean one"
+                    0, 2, value=1, step=0.05, label="Strength", visible=darkroom.knows_clean, info="0: as a clean one"
                 )
                 restore = gradio.Button("Restore", variant="primary", interactive=False)
                 download = gradio.DownloadButton("Download", visible=False)
@@ -116,7 +118,7 @@ def page(darkroom: Darkroom) -> gradio.Blocks:
                 progress((done, of), desc="restoring", unit="tiles")
 
             gone = gradio.update(visible=False)
-            folder = Path(tempfile.mkdtemp(prefix="hairify-"))
+            folder = Path(tempfile.mkdtemp(dir=kept))
             _remove(old)
             try:
                 target, message = darkroom.restore(Path(path), folder, chosen, much, on_tile)
@@ -131,9 +133,10 @@ def page(darkroom: Darkroom) -> gradio.Blocks:
                 str(folder),
             ]
 
-        dropped.change(look, dropped, [before, seen, restore, slider, download, note], show_progress="minimal")
-        results = [before, slider, download, note, made_before]
-        restore.click(run, [dropped, choice, strength, made_before], results, show_progress_on=[slider, before])
+        cleared = [before, seen, restore, slider, download, note]
+        dropped.change(look, dropped, cleared, show_progress="minimal", **_ONE_AT_A_TIME)
+        given, results = [dropped, choice, strength, made_before], [before, slider, download, note, made_before]
+        restore.click(run, given, results, show_progress_on=[slider, before], **_ONE_AT_A_TIME)
     return made
 
 

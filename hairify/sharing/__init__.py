@@ -2,7 +2,7 @@
 
 from hairify.sharing._baked import save_baked
 from hairify.sharing._compressing import Comparison, Precision, check_precision, compare, compress
-from hairify.sharing._exporting import ENDINGS, Format, export
+from hairify.sharing._exporting import ENDINGS, Format, check_export, export
 from hairify.sharing._hub import (
     BUNDLED,
     CARD,
@@ -17,7 +17,12 @@ from hairify.sharing._hub import (
     save_pretrained,
     save_results,
 )
-from hairify.sharing._spandrel import from_file_tensors, register_with_spandrel, save_file, to_file_tensors
+from hairify.sharing._spandrel import (
+    from_spandrel_tensors,
+    register_with_spandrel,
+    save_for_spandrel,
+    to_spandrel_tensors,
+)
 
 __all__ = [
     "BUNDLED",
@@ -31,18 +36,19 @@ __all__ = [
     "Format",
     "Precision",
     "Restorer",
+    "check_export",
     "check_precision",
     "compare",
     "compress",
     "export",
-    "from_file_tensors",
     "from_pretrained",
+    "from_spandrel_tensors",
     "model_card",
     "push_to_hub",
     "register_with_spandrel",
     "save_baked",
-    "save_file",
+    "save_for_spandrel",
     "save_pretrained",
     "save_results",
-    "to_file_tensors",
+    "to_spandrel_tensors",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import statistics
 import time
@@ -31,12 +32,15 @@ def check_precision(path: Path, precision: Precision, images: Sequence[Tensor]) 
     """Refuse what `compress` cannot do, before minutes of exporting.
 
     Raises:
-        OptionError: the file is no .onnx, or there are no images to find the ranges of int8 by.
+        OptionError: the file is no .onnx, or there are no images by which to find the loss, and the ranges of int8.
+        ModuleNotFoundError: onnxruntime is not installed.
     """
     if precision != "float32" and path.suffix.lower() != ".onnx":
         raise OptionError(f"`dtype` is {precision}, and the file {path}; only .onnx files can be in fewer bits.")
-    if precision == "int8" and not images:
-        raise OptionError("`dtype` is int8, whose ranges are found by photographs; give some (`check`).")
+    if precision != "float32" and not images:
+        raise OptionError(f"`dtype` is {precision}; give photographs by which its loss is found, `check`.")
+    if precision != "float32":
+        importlib.import_module("onnxruntime")  # now, not after minutes of exporting
 
 
 def compress(model: nn.Module, path: Path, precision: Precision, images: Sequence[Tensor], *, giv_input: bool) -> None:
@@ -50,7 +54,8 @@ def compress(model: nn.Module, path: Path, precision: Precision, images: Sequenc
         model: of which the file is.
         path: the .onnx file.
         precision: float32 leaves it as it is.
-        images: (1, 3, H, W) in [0, 1] each, of sizes that the network takes, such as it will be given: for int8.
+        images: (1, 3, H, W) in [0, 1] each, of sizes that the network takes, such as it will be given: int8's ranges
+            are found by them.
         giv_input: whether the file takes the GIV as a second input.
 
     Raises:
@@ -119,7 +124,7 @@ def compare(model: nn.Module, path: Path, images: Sequence[Tensor], *, giv_input
             inputs = inputs_of(model, for_network(model, image), giv_input)
             expected, seconds = _timed(lambda inputs=inputs: whole(*inputs))  # type: ignore[misc]
             got, of_it = _timed(lambda inputs=inputs: run(inputs))  # type: ignore[misc]
-            error = (got.double() - expected.double()).square().mean()
+            error = (got.double() - expected.cpu().double()).square().mean()
             psnrs.append(float(-10 * torch.log10(error)))
             of_file.append(of_it)
             of_model.append(seconds)
@@ -159,7 +164,7 @@ def _to_int8(source: Path, target: Path, images: Sequence[tuple[Tensor, ...]]) -
 
         def get_next(self) -> dict[str, Any] | None:
             tensors = next(self._left, None)
-            return None if tensors is None else dict(zip(names, (t.numpy() for t in tensors), strict=True))
+            return None if tensors is None else dict(zip(names, (t.cpu().numpy() for t in tensors), strict=True))
 
     quantize_static(
         str(source),

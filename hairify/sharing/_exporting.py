@@ -83,7 +83,7 @@ def export(
         ModuleNotFoundError: ONNX's packages are not installed.
         OSError: the file cannot be written, as on a full disk.
     """
-    _check(model, path, multiple, size, giv_input)
+    check_export(model, path, multiple, size, giv_input)
     with evaluation_mode(model), replacing(path) as file:
         whole = wrapped(model, giv_input)
         image = _example(model, multiple, size)
@@ -133,7 +133,12 @@ def _way_out(model: nn.Module, size: tuple[int, int] | None) -> str:
     return f"A fixed `size` asks less of it, and a {baked}" if size is None else f"A {baked}"
 
 
-def _check(model: nn.Module, path: Path, multiple: int, size: tuple[int, int] | None, giv_input: bool) -> None:
+def check_export(model: nn.Module, path: Path, multiple: int, size: tuple[int, int] | None, giv_input: bool) -> None:
+    """Refuse what `export` cannot do, before anything is done.
+
+    Raises:
+        OptionError: see `export`.
+    """
     if path.suffix.lower() not in ENDINGS:
         raise OptionError(f"The file is {path}; accepted are the endings {', '.join(ENDINGS)}.")
     if not path.parent.is_dir() or path.is_dir():

@@ -17,13 +17,14 @@ from hairify.model import HairModel
 from hairify.networks._named import Network
 from hairify.networks._running import apply
 from hairify.serialization import as_tensor, as_text, from_tensors, to_tensors
+from hairify.sharing._baked import check_path
 from hairify.sharing._hub import Restorer
 
 _KEY = "hairify.restorer"
 _FORMAT = 1
 
 
-def save_file(restorer: Restorer, path: Path) -> None:
+def save_for_spandrel(restorer: Restorer, path: Path) -> None:
     """Write a restorer to one safetensors file, which spandrel opens where `register_with_spandrel` was called.
 
     Args:
@@ -33,7 +34,9 @@ def save_file(restorer: Restorer, path: Path) -> None:
     Raises:
         NetworkError: the network, or its DAC, is of somebody's own code, which such a file cannot name.
         CheckpointError: the model cannot be saved.
+        OptionError: the ending is another, or there is no such folder.
     """
+    check_path(path, (".safetensors",))
     own = restorer.dac if restorer.network.is_built_in else restorer.network.name
     if own is not None:
         raise NetworkError(
@@ -42,12 +45,12 @@ def save_file(restorer: Restorer, path: Path) -> None:
         )
     try:
         with replacing(path) as file:
-            safetensors.torch.save_file(to_file_tensors(restorer), file)
+            safetensors.torch.save_file(to_spandrel_tensors(restorer), file)
     except safetensors.SafetensorError as error:  # in place of an OSError, as on a full disk
         raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
-def to_file_tensors(restorer: Restorer) -> dict[str, Tensor]:
+def to_spandrel_tensors(restorer: Restorer) -> dict[str, Tensor]:
     """The tensors of which such a file consists."""
     model, network = restorer.model, restorer.network
     about = {
@@ -60,8 +63,8 @@ def to_file_tensors(restorer: Restorer) -> dict[str, Tensor]:
     return state | {_KEY: as_tensor(json.dumps(about, sort_keys=True))}
 
 
-def from_file_tensors(tensors: Mapping[str, Tensor]) -> Restorer:
-    """The restorer of which `to_file_tensors` made tensors, its model in evaluation mode on the CPU.
+def from_spandrel_tensors(tensors: Mapping[str, Tensor]) -> Restorer:
+    """The restorer of which `to_spandrel_tensors` made tensors, its model in evaluation mode on the CPU.
 
     Raises:
         CheckpointError: they are none of those, or damaged.
@@ -74,6 +77,8 @@ def from_file_tensors(tensors: Mapping[str, Tensor]) -> Restorer:
         network = Network(str(about["network"]["name"]), dict(about["network"]["options"]))
     except (KeyError, ValueError, TypeError, RuntimeError) as error:
         raise CheckpointError(f"The tensors are no restorer's, or damaged: {type(error).__name__}: {error}.") from error
+    if multiple < 1:
+        raise CheckpointError(f"The tensors are damaged: sides would be multiples of {multiple}.")
     if version > _FORMAT:
         raise CheckpointError(f"The file has format {version}; this hairify reads {_FORMAT}. Install a newer hairify.")
     if not network.is_built_in:
@@ -89,9 +94,10 @@ def from_file_tensors(tensors: Mapping[str, Tensor]) -> Restorer:
 
 
 def register_with_spandrel() -> None:
-    """Let spandrel, and what loads networks by it in this process, open files that `save_file` wrote. Again is no harm.
+    """Let spandrel open files that `save_for_spandrel` wrote, and so whatever loads networks by it in this process.
 
-    Each image, or each tile where a program makes such, selects weights of its own. Networks are in evaluation mode.
+    To do so again is no harm. Each image, or each tile where a program makes such, selects weights of its own. Networks
+    are in evaluation mode.
 
     Raises:
         ModuleNotFoundError: spandrel is not installed.
@@ -103,7 +109,7 @@ def register_with_spandrel() -> None:
             super().__init__(id="HAIR", detect=lambda state: _KEY in state)
 
         def load(self, state_dict: dict[str, Any]) -> ImageModelDescriptor[nn.Module]:
-            restorer = from_file_tensors(state_dict)
+            restorer = from_spandrel_tensors(state_dict)
             return ImageModelDescriptor(
                 restorer.model,
                 restorer.model.state_dict(),  # which the descriptor loads into the model

@@ -12,11 +12,11 @@ from torch import nn
 
 from hairify.errors import CheckpointError, OptionError
 from hairify.model import HairModel
-from hairify.networks._named import Network, NetworkSettings, find_object
+from hairify.networks._named import SPANDREL, Network, NetworkSettings, find_object
 from hairify.serialization import load
 from hairify.sharing._hub import Restorer, from_pretrained, network_of
 from hairify.training._checkpoints import read
-from hairify.training._folders import CHECKPOINTS, START
+from hairify.training._folders import CHECKPOINTS, MODEL, START
 
 ORIGIN = "begun from"
 """The fact of a restorer that says where its training began."""
@@ -48,6 +48,15 @@ class Start:
 def fresh(settings: NetworkSettings, seed: int) -> Start:
     """A network as the settings have it."""
     return Start(settings.restorer(seed), settings, settings.named(), settings.own_dac)
+
+
+def begun_again(settings: NetworkSettings, output: Path, seed: int) -> Start:
+    """The network with which a run began that is gone on with, and whose weights come from its checkpoint."""
+    if settings.network != SPANDREL:
+        return fresh(settings, seed)
+    # What it was recognised by may be gone; the run's own restorer has what it was recognised as.
+    made = dataclasses.replace(settings, options=network_of(output / MODEL).options, weights=None)
+    return dataclasses.replace(fresh(made, seed), settings=settings)
 
 
 def started_from(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from torch import Tensor
 
 pytest.importorskip("av")
 
+import av
 from clips import read_clip, write_clip
 
 from hairify.data.videos import Frame, rewrite
@@ -32,6 +35,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "silent": (".mov", {"sound": False}),
     "lossless": (".mkv", {"codec": "ffv1", "pixels": "yuv444p"}),
     "VP9": (".webm", {"codec": "libvpx-vp9", "sound": False}),
+    "VP8": (".webm", {"codec": "libvpx"}),
+    "AV1": (".mp4", {"codec": "libsvtav1", "size": (64, 96)}),
+    "HEVC for Apple": (".mov", {"codec": "libx265", "tag": "hvc1"}),
+    "two languages": (".mkv", {"language": "deu"}),
+    "chapters": (".mp4", {"chapters": True}),
 }
 
 
@@ -60,6 +68,63 @@ def test_all_but_the_pictures_stays(kind: str, tmp_path: Path) -> None:
     # What was asked for, through chroma at half the resolution and an encoder that loses little.
     assert np.abs(after - (1 - before)).mean() < (0.004 if kind == "lossless" else 0.025)
     assert not [path for path in tmp_path.iterdir() if path not in (source, target)]
+
+
+@pytest.mark.parametrize("codec", ["rawvideo", "qtrle", "png"])
+def test_colours_of_rgb_files_stay(codec: str, tmp_path: Path) -> None:
+    if codec not in av.codecs_available:
+        pytest.skip(f"this PyAV has no {codec}")
+    write_clip(
+        tmp_path / "a.mov",
+        codec=codec,
+        pixels="rgb24",
+        frames=3,
+        sound=False,
+        colours=(200, 60, 20),
+        noise=0.0,
+        full_range=True,
+    )
+    assert rewrite(tmp_path / "a.mov", tmp_path / "b.mov", same, crf=0) == []
+    assert np.abs(read_clip(tmp_path / "b.mov")[0].mean((0, 1, 2)) * 255 - (200, 60, 20)).max() < 2
+
+
+def test_what_is_lost_is_told(tmp_path: Path) -> None:
+    for pixels, codec, lost in (
+        ("yuva444p10le", "prores_ks", ["its depth of 12 bits, of which 10 are kept", "its transparency"]),
+        ("bgra", "ffv1", ["its transparency"]),
+        ("yuv420p16le", "ffv1", []),
+        ("yuvj422p", "mjpeg", []),
+    ):
+        source = tmp_path / f"{pixels}.mov" if codec != "ffv1" else tmp_path / f"{pixels}.mkv"
+        write_clip(source, codec=codec, pixels=pixels, frames=2, sound=False, full_range="j" in pixels)
+        assert rewrite(source, tmp_path / f"to{source.suffix}", same) == lost, pixels
+    write_clip(tmp_path / "odd.mov", codec="mjpeg", pixels="yuvj422p", size=(47, 63), frames=2, full_range=True)
+    assert rewrite(tmp_path / "odd.mov", tmp_path / "to.mov", same) == []
+    assert read_clip(tmp_path / "to.mov")[0].shape == (2, 47, 63, 3)
+
+
+def test_a_broken_picture_is_left_out_and_told(tmp_path: Path) -> None:
+    write_clip(tmp_path / "whole.mkv", codec="ffv1", pixels="yuv444p", frames=12, noise=0.2)
+    data = bytearray((tmp_path / "whole.mkv").read_bytes())
+    data[len(data) // 2 : len(data) // 2 + 40] = bytes(40)
+    (tmp_path / "broken.mkv").write_bytes(data)
+    told = rewrite(tmp_path / "broken.mkv", tmp_path / "to.mkv", same)
+    frames = read_clip(tmp_path / "to.mkv")[0]
+    assert len(frames) in (11, 12)
+    assert bool(told) is (len(frames) == 11)
+
+
+def test_a_full_disk_is_no_fault_of_the_video(tmp_path: Path) -> None:
+    write_clip(tmp_path / "a.mkv", frames=30, size=(96, 128), noise=0.3)
+    code = (
+        "import resource, signal, sys, errno; from pathlib import Path; from hairify.data import videos\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
+        "videos._DISK_FULL.add(errno.EFBIG)\n"
+        "try: videos.rewrite(Path('a.mkv'), Path('b.mkv'), lambda frame: frame.pixels, crf=0)\n"
+        "except OSError as error: sys.exit(error.errno != errno.EFBIG)\n"
+        "sys.exit(2)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=False).returncode == 0
 
 
 def test_ten_bits_are_not_made_eight(tmp_path: Path) -> None:

@@ -43,7 +43,8 @@ def network() -> HairModel:
 
 def restored(source: Path, target: Path, model: torch.nn.Module, **options: Any) -> np.ndarray[Any, Any]:
     settings, guidance = options.pop("settings", VideoSettings(crf=0)), options.pop("guidance", Guidance())
-    restore_video(model, source, target, multiple=4, tiling=TILES, settings=settings, guidance=guidance, **options)
+    tiling = options.pop("tiling", TILES)
+    restore_video(model, source, target, multiple=4, tiling=tiling, settings=settings, guidance=guidance, **options)
     return read_clip(target)[0]
 
 
@@ -100,6 +101,17 @@ def test_a_static_scene_flickers_less(tmp_path: Path) -> None:
         return float(np.abs(np.diff(frames.mean((1, 2))[4:], axis=0)).mean())  # of the colours of whole frames
 
     assert flicker(1.0) < flicker(0.0)
+
+
+def test_what_does_not_fit_is_refused_before_the_video_is_read(tmp_path: Path) -> None:
+    hair = network()
+    for model, guidance, tiles, message in (
+        (hair, Guidance(strength=0.5), TILES, "strength"),
+        (unet(width=4), Guidance(giv=torch.zeros(1, 2)), TILES, "static network"),
+        (hair, Guidance(), TilingSettings(tile=30, overlap=8), "multiples of 4"),
+    ):
+        with pytest.raises(OptionError, match=message):
+            restored(tmp_path / "none.mp4", tmp_path / "b.mp4", model, guidance=guidance, tiling=tiles)
 
 
 def test_files_and_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,9 @@ def test_what_cannot_be_done_is_said(tmp_path: Path) -> None:
         room.restore(path, tmp_path / "out", "hail", 1.0, lambda *tile: None)
     with pytest.raises(OptionError, match="knows no degradation 'rain'"):
         darkroom(knowing=False).restore(path, tmp_path / "out", "rain", 1.0, lambda *tile: None)
+    for strength in (-0.5, 2.5, float("nan")):
+        with pytest.raises(OptionError, match="strength"):
+            room.restore(path, tmp_path / "out", AS_SEEN, strength, lambda *tile: None)
     (tmp_path / "text.png").write_text("no photograph")
     PIL.Image.new("RGB", (1500, 1000)).save(tmp_path / "large.png")
     for name, message in (("text.png", "text.png"), ("large.png", "2 megapixels; this page takes 1")):
@@ -84,7 +88,18 @@ def test_a_photograph_is_shown_small_and_in_srgb() -> None:
     assert shown(wide).size == (1600, 40)
     grey = Image(pixels=torch.full((3, 8, 8), 0.5))
     assert np.array(shown(grey)).min() == 128
-    # A profile whose white is the usual one and whose curve is another: mid-grey is shown lighter or darker.
-    linear = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
-    for profile in (b"damaged", linear):
-        assert shown(Image(pixels=grey.pixels, icc_profile=profile)).size == (8, 8)
+    red = Image(pixels=torch.tensor([0.9, 0.1, 0.1])[:, None, None].expand(3, 8, 8))
+    assert np.array(shown(dataclasses.replace(red, icc_profile=exchanged())))[0, 0].argmax() == 2
+    assert np.array(shown(dataclasses.replace(red, icc_profile=b"damaged")))[0, 0].argmax() == 0
+    assert shown(Image(pixels=torch.rand(3, 2, 4000))).size == (1600, 1)
+    clear = dataclasses.replace(red, alpha=torch.tensor([0.0, 1.0]).repeat(1, 8, 4))
+    assert np.array(shown(clear))[0, :2].tolist() == [[255, 255, 255], [230, 26, 26]]  # on white
+
+
+def exchanged() -> bytes:
+    """The profile of sRGB with red and blue exchanged, in its table of what stands where."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    entries = {bytes(profile[at : at + 4]): at for at in range(132, 132 + 12 * profile[131], 12)}
+    one, other = (slice(entries[name] + 4, entries[name] + 12) for name in (b"rXYZ", b"bXYZ"))
+    profile[one], profile[other] = profile[other], profile[one]
+    return bytes(profile)

@@ -92,10 +92,11 @@ def test_what_cannot_be_made_smaller_is_said_and_left(tmp_path: Path, monkeypatc
     path = tmp_path / "plain.onnx"
     model, _ = exported("baked", path)
     before = path.read_bytes()
-    with pytest.raises(OptionError, match="int8"):
-        compress(model, path, "int8", [], giv_input=False)
+    for precision in ("float16", "int8"):
+        with pytest.raises(OptionError, match=precision):
+            compress(model, path, precision, [], giv_input=False)  # type: ignore[arg-type]
     with pytest.raises(OptionError, match=r"\.pt2"):
-        compress(model, tmp_path / "x.pt2", "float16", [], giv_input=False)
+        compress(model, tmp_path / "x.pt2", "float16", images(), giv_input=False)
     with pytest.raises(OptionError, match="no images"):
         compare(model, path, [], giv_input=False)
 
@@ -104,7 +105,7 @@ def test_what_cannot_be_made_smaller_is_said_and_left(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("hairify.sharing._compressing._to_float16", fails)
     with pytest.raises(ExportError, match=r"no such operation.*stays in float32"):
-        compress(model, path, "float16", [], giv_input=False)
+        compress(model, path, "float16", images(), giv_input=False)
     assert path.read_bytes() == before
     assert [*tmp_path.iterdir()] == [path]
 
@@ -116,7 +117,9 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsy
         write(Image(pixels=(image[0] * 255).round() / 255), tmp_path / "photographs" / f"{number}.png")
     save_pretrained(Restorer(hair(), Network("unet", {"width": 8}), 4), tmp_path / "run")
     words = ["export", "run", "--output", "small.onnx", "--bake", "photographs/0.png", "--dtype", "int8"]
+    (tmp_path / "small.onnx").write_text("before")
     assert main(words) == 2
+    assert (tmp_path / "small.onnx").read_text() == "before"
     assert "--check" in capsys.readouterr().err
     assert main([*words, "--check", "photographs"]) == 0
     printed = " ".join(capsys.readouterr().out.split())

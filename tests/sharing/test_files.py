@@ -19,12 +19,12 @@ from hairify.networks import Network, NetworkSettings
 from hairify.restoring import KnownGIV, KnownGIVs
 from hairify.sharing import (
     Restorer,
-    from_file_tensors,
     from_pretrained,
+    from_spandrel_tensors,
     save_baked,
-    save_file,
+    save_for_spandrel,
     save_pretrained,
-    to_file_tensors,
+    to_spandrel_tensors,
 )
 
 SMALL = {"dim": 8, "num_blocks": [1, 1, 1, 2], "num_refinement_blocks": 1}
@@ -52,8 +52,8 @@ def images() -> Tensor:
 @torch.no_grad()
 def test_a_whole_restorer_is_in_its_tensors(name: str, convert: bool, tmp_path: Path) -> None:
     one, x = restorer(name, convert), images()
-    save_file(one, tmp_path / "one.safetensors")
-    other = from_file_tensors(safetensors.torch.load_file(tmp_path / "one.safetensors"))
+    save_for_spandrel(one, tmp_path / "one.safetensors")
+    other = from_spandrel_tensors(safetensors.torch.load_file(tmp_path / "one.safetensors"))
     assert torch.equal(other.model(x), one.model(x))
     assert not other.model.training
     assert (other.network, other.multiple) == (one.network, one.multiple)
@@ -63,23 +63,33 @@ def test_a_whole_restorer_is_in_its_tensors(name: str, convert: bool, tmp_path: 
             assert_differs(one.model(x), other.model(x))  # conditioning is not idle
 
 
+def test_a_file_goes_where_it_can(tmp_path: Path) -> None:
+    one = restorer("unet")
+    for path, message in ((tmp_path / "x.pth", "ending"), (tmp_path / "no" / "x.safetensors", "no folder")):
+        with pytest.raises(OptionError, match=message):
+            save_for_spandrel(one, path)
+    tensors = to_spandrel_tensors(Restorer(one.model, one.network, 0))
+    with pytest.raises(CheckpointError, match="multiples of 0"):
+        from_spandrel_tensors(tensors)
+
+
 def test_a_file_decides_on_no_code(tmp_path: Path) -> None:
     one = restorer("unet")
     own = Restorer(one.model, Network("os:system"), 4)
     with pytest.raises(NetworkError, match=r"os:system.*hairify bake"):
-        save_file(own, tmp_path / "own.safetensors")
+        save_for_spandrel(own, tmp_path / "own.safetensors")
     assert not [*tmp_path.iterdir()]
     with pytest.raises(NetworkError, match="decide which code"):
-        from_file_tensors(to_file_tensors(own))
+        from_spandrel_tensors(to_spandrel_tensors(own))
 
 
 @pytest.mark.parametrize("damage", ["hairify.restorer", "hairify"])
 def test_damaged_tensors_are_refused(damage: str) -> None:
-    tensors = to_file_tensors(restorer("unet"))
+    tensors = to_spandrel_tensors(restorer("unet"))
     for broken in (None, torch.tensor([255, 0, 3], dtype=torch.uint8), tensors[damage][:-5]):
         state = {name: tensor for name, tensor in tensors.items() if name != damage}
         with pytest.raises(CheckpointError, match="damaged"):
-            from_file_tensors(state if broken is None else state | {damage: broken})
+            from_spandrel_tensors(state if broken is None else state | {damage: broken})
 
 
 @pytest.mark.parametrize("ending", [".pth", ".safetensors"])
@@ -105,7 +115,7 @@ def test_what_cannot_be_baked_is_refused(tmp_path: Path) -> None:
     static = restorer("unet", convert=False)
     with pytest.raises(CheckpointError, match="bake it first"):
         save_baked(one.model, one.network, tmp_path / "x.pth")
-    for path, message in ((tmp_path / "x.onnx", "endings"), (tmp_path / "no" / "x.pth", "no folder")):
+    for path, message in ((tmp_path / "x.onnx", "ending"), (tmp_path / "no" / "x.pth", "no folder")):
         with pytest.raises(OptionError, match=message):
             save_baked(static.model, static.network, path)
     assert not [*tmp_path.iterdir()]
@@ -129,8 +139,8 @@ def test_baking_by_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         with hair.conditioned_on(giv):
             assert torch.allclose(static(x), hair(x), atol=1e-5)
     for words, message in (
-        ([], "--as and --image"),
-        (["--as", "rain", "--image", "a.png"], "--as and --image"),
+        ([], "--as and --like"),
+        (["--as", "rain", "--like", "a.png"], "--as and --like"),
         (["--as", "hail"], "knows no degradation 'hail'"),
     ):
         assert main(["bake", "run", *words, "--output", "refused.pth"]) == 2
@@ -145,7 +155,7 @@ def test_exporting_for_spandrel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     one, x = restorer("unet"), images()
     save_pretrained(one, tmp_path / "run")
     assert main(["export", "run", "--output", "one.safetensors"]) == 0
-    other = from_file_tensors(safetensors.torch.load_file("one.safetensors"))
+    other = from_spandrel_tensors(safetensors.torch.load_file("one.safetensors"))
     assert torch.equal(other.model(x), one.model(x))
     assert main(["export", "run", "--output", "two.safetensors", "--giv-input"]) == 2
     assert "hairify bake" in " ".join(capsys.readouterr().err.split())

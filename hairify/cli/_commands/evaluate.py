@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hairify.cli._common import DacOption, DeviceOption, ModelArgument, TrustOption, joined, open_restorer
+from hairify.cli._common import DacOption, DeviceOption, ModelArgument, TrustOption, folder_named, joined, open_restorer
 from hairify.data._settings import DataSettings
 from hairify.evaluation._settings import EvaluationSettings
 
@@ -52,5 +52,5 @@ def run(
 
     processes = joined(device)
     restorer = open_restorer(model, device, network, dac)
-    place = Place.of(Path(model), data, evaluation, output, card)
+    place = Place.of(folder_named(model), data, evaluation, output, card)
     return evaluate_restorer(restorer, data, evaluation, place, device, save_images, processes)

@@ -41,7 +41,7 @@ def run(
         Path | None, typer.Option(help="a photograph: export the static network for its degradation", metavar="IMAGE")
     ] = None,
     precision: Annotated[
-        Precision, typer.Option("--dtype", help="numbers in an .onnx file; int8 is for convolutions, and takes --check")
+        Precision, typer.Option("--dtype", help="numbers in an .onnx file; fewer bits take --check")
     ] = "float32",
     check: Annotated[
         list[Path] | None,
@@ -59,10 +59,11 @@ def run(
     hairify export run --output static.onnx --bake photograph.jpg
     hairify export run --output small.onnx --bake photograph.jpg --dtype int8 --check holiday[/dim]
     """
+    from hairify._support.files import replacing
     from hairify.data.images import read_rgb
     from hairify.model import HairModel
     from hairify.restoring import giv_of
-    from hairify.sharing import check_precision, compare, compress, export
+    from hairify.sharing import check_export, check_precision, compare, compress, export
 
     if bake is not None and giv_input:
         raise OptionError("--bake and --giv-input exclude each other: a baked network has no GIV.")
@@ -78,10 +79,11 @@ def run(
         giv = giv_of(exported, read_rgb(bake)[None], TilingSettings(), restorer.multiple)
         exported = exported.bake(giv=giv)
     images = _crops(check or [], restorer.multiple, _size(size))
+    check_export(exported, output, restorer.multiple, _size(size), giv_input)
     check_precision(output, precision, images)
-    with console.status("exporting"):
-        difference = export(exported, output, multiple=restorer.multiple, size=_size(size), giv_input=giv_input)
-        compress(exported, output, precision, images, giv_input=giv_input)
+    with console.status("exporting"), replacing(output) as file:
+        difference = export(exported, file, multiple=restorer.multiple, size=_size(size), giv_input=giv_input)
+        compress(exported, file, precision, images, giv_input=giv_input)
     checked = "not checked: onnxruntime is not installed" if difference is None else f"differs by {difference:.1e}"
     megabytes = output.stat().st_size / 2**20
     say((str(output), "bold"), f", {megabytes:.1f} MiB; in float32, from the model's own output it {checked}.")
@@ -95,14 +97,12 @@ def run(
 
 
 def _for_spandrel(restorer: Restorer, output: Path, unused: Mapping[str, object]) -> None:
-    from hairify.sharing import save_file
-    from hairify.sharing._baked import check_path
+    from hairify.sharing import save_for_spandrel
 
     for flag, given in unused.items():
         if given:
             raise OptionError(f"{flag} is given, but a .safetensors file holds the whole restorer: see `hairify bake`.")
-    check_path(output)
-    save_file(restorer, output)
+    save_for_spandrel(restorer, output)
     say((str(output), "bold"), f", {output.stat().st_size / 2**20:.1f} MiB; spandrel opens it beside hairify.")
 
 

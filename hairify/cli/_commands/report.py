@@ -13,6 +13,7 @@ from hairify.cli._common import (
     ModelArgument,
     TrustOption,
     console,
+    folder_named,
     open_restorer,
     say,
     say_left_out,
@@ -49,9 +50,10 @@ def run(
     from hairify.report import Baseline, collect, write_report
 
     restorer = open_restorer(model, device, network, dac)
-    folder = Path(model)
-    log = folder / "log.jsonl"
-    path = output or (folder / "report.html" if folder.is_dir() else Path("report.html"))
+    folder = folder_named(model)
+    is_here = folder is not None and folder.is_dir()
+    log = folder / "log.jsonl" if folder is not None and is_here else None
+    path = output or (folder / "report.html" if folder is not None and is_here else Path("report.html"))
     with console.status("looking at the restorer"):
         findings = collect(
             restorer.model,
@@ -62,7 +64,7 @@ def run(
             facts=restorer.about,
             results=restorer.results,
             baseline=Baseline(str(baseline), read_results(baseline)) if baseline else None,
-            log=log if log.is_file() else None,
+            log=log if log is not None and log.is_file() else None,
         )
         write_report(findings, path)
     say_left_out(findings.unreadable)

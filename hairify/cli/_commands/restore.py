@@ -68,9 +68,8 @@ def run(
     with progress("restoring", count) as advance:
 
         def on_tile(source: Path, done: int, of: int) -> None:
-            advance(
-                f"{source.name}, {done} of {of} {'frames' if source.suffix.lower() in VIDEOS else 'tiles'}", steps=0
-            )
+            parts = "frames" if source.suffix.lower() in VIDEOS else "tiles"
+            advance(f"{source.name}, {done}{f' of {of}' if of else ''} {parts}", steps=0)
 
         def on_outcome(outcome: Outcome) -> None:
             advance(outcome.source.name)
