@@ -25,7 +25,7 @@ LEARNING_RATE = 3e-4
 """For the few steps here, from fresh weights. The papers train with 1e-4 to 3e-4, for days."""
 
 
-def parse(description: str, arguments: Sequence[str] | None, *, steps: int) -> argparse.Namespace:
+def parse(description: str | None, arguments: Sequence[str] | None, *, steps: int) -> argparse.Namespace:
     """The command line; `steps` is the default of `--steps`."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(

@@ -8,6 +8,7 @@ About a minute on two CPU cores. The photographs come with scikit-image, of the 
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import common
 import torch
@@ -17,7 +18,7 @@ from hairify import HairModel, hairify, plan
 from hairify.models import airnet
 from hairify.training import airnet_loss
 
-SMALL = {"dim": 8, "blocks": 3}
+SMALL: dict[str, Any] = {"dim": 8, "blocks": 3}
 
 # AirNet keeps one resolution, so the split is half-way through the restorer's five groups. Of what runs after it only
 # the last two groups are repeated blocks; the convolutions at the end are left alone.
@@ -41,13 +42,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     hair = hairify(network, plan=p, generator=torch.Generator().manual_seed(options.seed))
 
     common.check_start(network, hair, inputs=2)
-    queue = hair.base.E.E.queue.clone()
+    queue = hair.get_buffer("base.E.E.queue").clone()
 
     def measure(hair: HairModel, degraded: Tensor, clean: Tensor) -> float:
         # In a copy, for in training mode a forward fills the queue and moves the key encoder; and against the same
         # queue before and after: contrast is harder with the real keys that training puts in the place of random ones.
         probe = copy.deepcopy(hair).train()
-        probe.base.E.E.queue.copy_(queue)
+        probe.get_buffer("base.E.E.queue").copy_(queue)
         return float(airnet_loss(probe, degraded, clean).mean())
 
     common.train_a_little(hair, options, size=SIZE, loss=airnet_loss, measure=measure)

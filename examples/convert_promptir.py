@@ -7,6 +7,7 @@ About a minute on two CPU cores. The photographs come with scikit-image, of the 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import common
 import torch
@@ -14,7 +15,7 @@ import torch
 from hairify import hairify, plan
 from hairify.models import promptir
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "dim": 8,
     "num_blocks": (2, 2, 2, 3),
     "num_refinement_blocks": 2,

@@ -7,6 +7,7 @@ About a minute on two CPU cores. The photographs come with scikit-image, of the 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import common
 import torch
@@ -14,7 +15,7 @@ import torch
 from hairify import hairify, plan
 from hairify.models import restormer
 
-SMALL = {"dim": 8, "num_blocks": (2, 2, 2, 3), "num_refinement_blocks": 2}
+SMALL: dict[str, Any] = {"dim": 8, "num_blocks": (2, 2, 2, 3), "num_refinement_blocks": 2}
 
 # From 64 on, all of the DAC is trained: F_g, at an eighth, is then large enough for both of its downsamplings.
 PATCH = 64

@@ -7,6 +7,7 @@ Under a minute on two CPU cores. The photographs come with scikit-image, of the 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import common
 import torch
@@ -14,7 +15,7 @@ import torch
 from hairify import hairify, plan
 from hairify.models import transweather
 
-SMALL = {"dims": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}
+SMALL: dict[str, Any] = {"dims": (16, 16, 32, 32), "depths": (1, 1, 1, 1)}
 
 # The encoder looks at the image, so all of it is the first half. What gets weights for each image are the blocks of the
 # transformer decoder. The convolution tail is the same few layers at every resolution, none of them repeated: as levels

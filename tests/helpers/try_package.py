@@ -35,7 +35,9 @@ def main() -> None:
             "--help",
             f"{train} --batch-size 2 --workers 0 --calibration 4 --cpu --output run",
             "look photographs --model run",
-            "restore photographs --model run --output restored",
+            "restore photographs --model run --output by_run",
+            "look photographs",  # with the restorer that comes along
+            "restore photographs",
         ):
             subprocess.run([Path(sys.executable).parent / "hairify", *words.split()], cwd=folder, check=True)
     print(f"hairify {hairify.__version__} works from {home}")
