@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.bundled.pictures import write_pictures
@@ -41,12 +43,18 @@ def main() -> None:
 
 
 def train(folder: Path, arm: str, options: tuple[str, ...]) -> None:
-    """Train and evaluate an arm, unless that is done."""
-    run = folder / arm
+    """Train an arm in its two stages and evaluate it; what is done already is not done again."""
     data = ["--data", str(folder / "learn"), "--test-data", str(folder / "held_out")]
-    begun = ["--resume"] if (run / "checkpoints").is_dir() else ["--config", str(HERE / "recipe.toml"), *data, *options]
-    hairify("train", "--output", str(run), *begun)
-    hairify("evaluate", str(run))
+    first, second = folder / f"{arm}-first", folder / arm
+    if not (second / "checkpoints").is_dir():
+        stage(first, ["--config", str(HERE / "first.toml"), *data, *options])
+    stage(second, ["--config", str(HERE / "second.toml"), *data, "--from", str(first), *options])
+    hairify("evaluate", str(second))
+
+
+def stage(run: Path, words: Sequence[str]) -> None:
+    """Train, or go on with what was begun."""
+    hairify("train", "--output", str(run), *(["--resume"] if (run / "checkpoints").is_dir() else words))
 
 
 def pack(folder: Path) -> None:
@@ -71,7 +79,7 @@ def write_table(folder: Path) -> None:
     for task in converted.scores:
         cells = [converted.inputs[task].psnr, *(one.scores[task].psnr for one in results.values())]
         name = task.removeprefix("held_out ").replace("noise0", "clean")
-        rows.append(f"| {name} | {' | '.join(f'{cell:.2f}' for cell in cells)} |")
+        rows.append(f"| {name} | {' | '.join(f'{cell:.2f}' if math.isfinite(cell) else '–' for cell in cells)} |")
     page = DOCS / "bundled.md"
     head, mark, rest = page.read_text(encoding="utf-8").partition("<!-- scores -->\n")
     _, end, tail = rest.partition("<!-- end of scores -->")

@@ -60,7 +60,7 @@ def test_a_clean_photograph_comes_out_as_it_went_in(restorer: Restorer, clean: l
         assert psnr(restored(restorer, image, strength=0), image) > 45
 
 
-# What it gains at least, in decibels, on each of the two: below what was seen, for libraries draw and round differently.
+# What it gains at least, in decibels, on each of the two; below what was seen, for libraries draw and round their ways.
 GAINS = {"noise15": 2.0, "noise25": 3.5, "noise50": 5.0, "rain": 2.0, "low_light": 4.0}
 
 
@@ -93,11 +93,11 @@ def test_its_page_has_its_numbers(restorer: Restorer) -> None:
     assert restorer.results is not None
     page = (DOCS / "bundled.md").read_text(encoding="utf-8")
     rows = [line.split("|")[1:-1] for line in page.partition("<!-- scores -->")[2].splitlines() if line.startswith("|")]
-    told = {cells[0].strip(): [float(cell) for cell in cells[1:3]] for cells in rows[2:]}
+    told = {cells[0].strip(): [float(cell.replace("–", "inf")) for cell in cells[1:3]] for cells in rows[2:]}
     scores = restorer.results.scores
     assert len(told) == len(scores)
     for task, score in scores.items():
         name = task.rpartition(" ")[2].replace("noise0", "clean")
         input_score = restorer.results.inputs[task]
-        assert told[name] == pytest.approx([min(input_score.psnr, 1e9), score.psnr], abs=0.006)
+        assert told[name] == pytest.approx([input_score.psnr, score.psnr], abs=0.006)
     assert (DOCS / "images" / "bundled.png").is_file()
