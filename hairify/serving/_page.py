@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 
 from hairify.data.images import SUFFIXES, read
-from hairify.errors import HairError
+from hairify.errors import HairError, OptionError
 from hairify.restoring import Sight, TilingSettings
 from hairify.serving._darkroom import AS_SEEN, Darkroom, shown
 from hairify.serving._settings import ServingSettings
@@ -25,22 +26,20 @@ _KEPT, _SWEPT = 3600, 600  # seconds: how long a visitor's files are kept, and h
 _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "network"}  # also looking waits its turn
 
 
-def serve(restorer: Restorer, tiling: TilingSettings, settings: ServingSettings, *, block: bool = True) -> Any:
-    """Serve the page until it is interrupted.
+def serve(restorer: Restorer, tiling: TilingSettings, settings: ServingSettings) -> Any:
+    """Serve the page, in threads of its own.
 
     Args:
         restorer: its model on the device it is to run on.
         tiling: of large photographs.
         settings: where, and what is taken.
-        block: wait; without, return at once what closes the server by `close()`.
 
     Returns:
-        The page.
+        The page, a `gradio.Blocks`: `block_thread()` waits until it is interrupted, `close()` ends it.
 
     Raises:
         ModuleNotFoundError: Gradio is not installed.
-        OptionError: `tiling` does not fit the network.
-        OSError: the port is taken.
+        OptionError: `tiling` does not fit the network, or the port cannot be listened at.
     """
     tiling.check(restorer.multiple)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
@@ -49,7 +48,8 @@ def serve(restorer: Restorer, tiling: TilingSettings, settings: ServingSettings,
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("The page needs Gradio: pip install 'hairify[serve]'") from error
 
-    kept = tempfile.TemporaryDirectory(prefix="hairify-")  # gone when the server is, however it ends
+    _check_port(settings)
+    kept = tempfile.TemporaryDirectory(prefix="hairify-")  # gone with the server
     made: Any = page(Darkroom(restorer, tiling, settings.pixel_limit), Path(kept.name))
     made.kept = kept
     made.launch(
@@ -62,9 +62,19 @@ def serve(restorer: Restorer, tiling: TilingSettings, settings: ServingSettings,
         quiet=True,
         prevent_thread_lock=True,
     )
-    if block:
-        made.block_thread()
     return made
+
+
+def _check_port(settings: ServingSettings) -> None:
+    """Gradio's own words for a port that is taken are about its variables and arguments."""
+    try:
+        with socket.socket() as trial:
+            trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind((settings.host, settings.port))
+    except OSError as error:
+        raise OptionError(
+            f"`port` is {settings.port} of {settings.host}, where nothing can be served: {error.strerror}. Give another."
+        ) from error
 
 
 def page(darkroom: Darkroom, kept: Path) -> gradio.Blocks:

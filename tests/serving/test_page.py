@@ -16,6 +16,7 @@ from darkrooms import TILES, darkroom
 
 from hairify.data._image import Image
 from hairify.data.images import read, write
+from hairify.errors import OptionError
 from hairify.serving import ServingSettings
 
 pytest.importorskip("gradio")
@@ -33,7 +34,7 @@ def address() -> Iterator[str]:
         found.bind(("127.0.0.1", 0))
         port = found.getsockname()[1]
     settings = ServingSettings(port=port, upload_limit=1, pixel_limit=1)
-    page = serve(darkroom().restorer, TILES, settings, block=False)
+    page = serve(darkroom().restorer, TILES, settings)
     yield f"http://127.0.0.1:{port}"
     page.close()
 
@@ -74,6 +75,13 @@ def photograph(tmp_path: Path) -> Path:
     pixels = (torch.rand(3, 48, 64) * 65535).round() / 65535
     write(Image(pixels=pixels, bits=16), path := tmp_path / "photograph.png")
     return path
+
+
+def test_a_port_that_is_taken_is_said(address: str) -> None:
+    from hairify.serving import serve
+
+    with pytest.raises(OptionError, match="nothing can be served"):
+        serve(darkroom().restorer, TILES, ServingSettings(port=int(address.rpartition(":")[2])))
 
 
 @pytest.mark.parametrize("size", [(1280, 900), (420, 860)])

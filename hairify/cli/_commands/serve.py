@@ -26,6 +26,6 @@ def run(
     """
     from hairify.serving import serve
 
-    restorer = open_restorer(model, device, network, dac)
+    page = serve(open_restorer(model, device, network, dac), tiling, serving)
     say("The page is at ", (f"http://{serving.host}:{serving.port}", "bold"), "; Ctrl+C ends it.")
-    serve(restorer, tiling, serving)
+    page.block_thread()
