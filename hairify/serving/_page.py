@@ -73,7 +73,7 @@ def _check_port(settings: ServingSettings) -> None:
             trial.bind((settings.host, settings.port))
     except OSError as error:
         raise OptionError(
-            f"`port` is {settings.port} of {settings.host}, where nothing can be served: {error.strerror}. Give another."
+            f"`port` is {settings.port} of {settings.host}, where nothing can be served: {error.strerror}."
         ) from error
 
 
