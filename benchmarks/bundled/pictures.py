@@ -26,18 +26,18 @@ SIDE, GAP, LINE = 224, 6, 22  # pixels
 
 
 def write_pictures(restorer: Restorer, photographs: Path, folder: Path) -> Path:
-    """Write bundled.png: each photograph degraded above, and what the restorer makes of it below."""
+    """Write bundled.jpg: each photograph degraded above, and what the restorer makes of it below."""
     pairs = [_pair(restorer, photographs / f"{name}.png", how) for name, how in SHOWN.items()]
     width, height = len(SHOWN) * (SIDE + GAP) - GAP, 2 * SIDE + GAP + LINE
     sheet = PIL.Image.new("RGB", (width, height), "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
     for column, (how, (before, after)) in enumerate(zip(SHOWN.values(), pairs, strict=True)):
         left = column * (SIDE + GAP)
-        draw.text((left + SIDE / 2, LINE / 2), how.replace("_", " "), "black", font, anchor="mm")
+        draw.text((left + SIDE / 2, LINE / 2), how.rstrip("0123456789").replace("_", " "), "black", font, anchor="mm")
         sheet.paste(before, (left, LINE))
         sheet.paste(after, (left, LINE + SIDE + GAP))
     folder.mkdir(parents=True, exist_ok=True)
-    sheet.save(path := folder / "bundled.png", optimize=True)
+    sheet.save(path := folder / "bundled.jpg", quality=90)
     return path
 
 

@@ -100,4 +100,4 @@ def test_its_page_has_its_numbers(restorer: Restorer) -> None:
         name = task.rpartition(" ")[2].replace("noise0", "clean")
         input_score = restorer.results.inputs[task]
         assert told[name] == pytest.approx([input_score.psnr, score.psnr], abs=0.006)
-    assert (DOCS / "images" / "bundled.png").is_file()
+    assert (DOCS / "images" / "bundled.jpg").is_file()
