@@ -163,6 +163,7 @@ def test_the_graph_computes_the_same_and_names_the_parts(network: nn.Module) -> 
     hair(x)  # the model itself still runs
 
 
+@pytest.mark.slow
 def test_conditioning_skips_the_dac(network: nn.Module) -> None:
     hair, x = converted(network), images(3)
     with torch.no_grad():

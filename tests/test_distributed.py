@@ -27,6 +27,7 @@ def run(both: processes.Processes, tmp_path: Path) -> Run:
     return lambda work, *args: both.run(work, tmp_path / "meeting", *args)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "size"),
     [
@@ -61,6 +62,7 @@ views = pytest.mark.filterwarnings("ignore:FSDP2-wrapped module")
 on_cpu = pytest.mark.skipif(not hasattr(torch.cpu.Stream, "record_event"), reason="this PyTorch shards on GPUs only")
 
 
+@pytest.mark.slow
 @views
 @on_cpu
 @pytest.mark.parametrize("parts", [False, True])
@@ -87,6 +89,7 @@ def test_what_is_in_distributed_data_parallel_is_converted_and_saved(run: Run, t
     run(processes.wrapped_in_data_parallel, tmp_path)
 
 
+@pytest.mark.slow
 @on_cpu
 @pytest.mark.parametrize("gradients", [False, True])
 @pytest.mark.parametrize("units", ["base", "split", "both"])

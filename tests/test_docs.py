@@ -48,9 +48,12 @@ PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 WITH_CODE = [page for page in PAGES if re.search("^```(python|bash|toml)$", page.read_text(encoding="utf-8"), re.M)]
 
 HEAVY = [
-    DOCS / "tutorial.md",
-    *(DOCS / "how-to" / name for name in ("ablations.md", "export.md", "fine-tuning.md", "second-stages.md")),
+    ROOT / "README.md",
+    *(DOCS / name for name in ("api.md", "configuration.md", "index.md", "tutorial.md", "workflows.md")),
+    *(DOCS / "how-to" / f"{name}.md" for name in ("ablations", "data", "export", "fine-tuning", "giv", "many-gpus")),
+    *(DOCS / "how-to" / f"{name}.md" for name in ("own-dac", "second-stages")),
 ]
+EXPORTED_WHOLE = (DOCS / "tutorial.md", DOCS / "how-to" / "export.md")
 TO_RUN = [pytest.param(page, marks=[pytest.mark.slow] * (page in HEAVY)) for page in WITH_CODE]
 
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -177,7 +180,7 @@ def appended(words: Sequence[str], page: Path) -> list[str]:
     more = list(APPENDED.get(command, []))
     if command in ("train", "ablate") and not {"--option", "--config", "--resume", "--from"} & {*words}:
         more += SMALL_NETWORK
-    if command == "export" and page not in HEAVY:
+    if command == "export" and page not in EXPORTED_WHOLE:
         more += BAKED
     return more
 

@@ -89,6 +89,7 @@ def importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(EXAMPLES)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::hairify.errors.HairWarning")  # TransWeather's, which its example explains
 @pytest.mark.parametrize("name", FOUR)
 def test_a_small_configuration(name: str, importable: None, capsys: pytest.CaptureFixture[str]) -> None:

@@ -37,6 +37,7 @@ def images(batch: int, height: int, width: int, dtype: torch.dtype = torch.float
     return torch.rand(batch, 3, height, width, dtype=dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "box", "strict"),
     [
@@ -77,6 +78,7 @@ def inputs_of(module: nn.Module, *args: Any, **options: Any) -> list[str]:
     return list(signature.user_inputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("args", "kwargs", "shapes"),
     [
@@ -109,6 +111,7 @@ def test_signatures_follow_copies_and_what_stands_in_place_of_a_forward() -> Non
     assert str(inspect.signature(hair.forward)) == str(inspect.signature(hair.base.forward))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("box", "gradients", "dynamic"),
     [("full", False, True), ("full", True, False), ("low_rank", False, False), ("low_rank", True, True)],
@@ -161,6 +164,7 @@ def test_onnx(name: str, box: str, tmp_path: Path) -> None:
         assert_close(run(file, x), expected, max(1e-5, 4 * rounding))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -229,6 +233,7 @@ def check_compiles(hair: HairModel, backend: str, dynamic: bool, once: bool = Fa
             check_compiled(compiled, hair, images(*size))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "box", "dynamic"),
     [

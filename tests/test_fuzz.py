@@ -160,6 +160,7 @@ def fuzz(examples: int, start: int) -> None:
     assert sum(refused) <= most, f"{sum(refused)} of {len(refused)} networks are refused, HAIRIFY_FUZZ_SEED={SEED}"
 
 
+@pytest.mark.slow
 def test_a_random_network_obeys_the_laws() -> None:
     fuzz(60, SEED * (PARTS + 1))
 

@@ -101,6 +101,7 @@ duplicates = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @duplicates
 def test_a_copy_lives_without_the_original(template: HairModel, duplicate: Duplicate) -> None:
     original, x = copy.deepcopy(template), images()
@@ -245,6 +246,7 @@ precisions = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 networks = pytest.mark.parametrize("name", ["unet", "nafnet", "restormer", "window"])
 
 
+@pytest.mark.slow
 @precisions
 @networks
 def test_under_autocast_it_starts_as_exact_as_the_original(name: str, dtype: torch.dtype) -> None:
@@ -263,6 +265,7 @@ def test_under_autocast_it_starts_as_exact_as_the_original(name: str, dtype: tor
         assert parameter.grad.dtype == torch.float32
 
 
+@pytest.mark.slow
 @precisions
 @networks
 @pytest.mark.parametrize("first", ["cast", "convert"])
@@ -405,6 +408,7 @@ class Refine(Chain):
         return self.own(self.inner(image)) if self.inner_first else self.inner(self.own(image))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::hairify.errors.HairWarning")  # where the inner model comes last, it counts, too
 @only("unet", "nafnet")
 @pytest.mark.parametrize("split_at", ["split", None])

@@ -68,6 +68,7 @@ def move(model: ConditionalEmbedding) -> ConditionalEmbedding:
 # What is compared
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("which", VARIANTS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_every_variant_starts_as_the_network(name: str, which: str) -> None:

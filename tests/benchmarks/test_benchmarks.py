@@ -33,6 +33,7 @@ def one_thread() -> Any:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("one_thread")
 def test_a_quick_run_writes_all(tmp_path: Path) -> None:
     assert command.main(["--quick", "--only", "tiny-[nu]*", "--output", str(tmp_path)]) == 0

@@ -102,6 +102,7 @@ def test_curves_have_the_steps_that_all_seeds_have(tmp_path: Path) -> None:
 # Arms
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_widened_network_is_the_smallest_that_is_no_smaller(name: str) -> None:
     size = count(hairify(build(name)))

@@ -47,6 +47,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernels, "TINY", kernels.TINY[1:2])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_a_quick_run_writes_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = run(tmp_path / "out")

@@ -25,6 +25,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "SIDES", (72, 96))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_a_quick_run_writes_all(tmp_path: Path) -> None:
     assert command.main(["--quick", "--output", str(tmp_path)]) == 0

@@ -95,6 +95,7 @@ def test_what_is_wrong_is_said(words: list[str], status: int, message: str, caps
     assert message in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.slow
 def test_a_run_is_not_overwritten(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*TRAIN, "--steps", "1", "--patch-size", "64", "--degradations", "noise25", "--validate-every", "0"]
     assert main(words) == 0
@@ -104,6 +105,7 @@ def test_a_run_is_not_overwritten(home: Path, capsys: pytest.CaptureFixture[str]
     assert (home / "run" / "config.toml").read_text() == config
 
 
+@pytest.mark.slow
 def test_a_run_takes_all_its_settings_from_the_file_it_writes(home: Path) -> None:
     words = [*TRAIN, "--steps", "1", "--patch-size", "64", "--degradations", "noise25", "--validate-every", "0"]
     assert main(words) == 0
@@ -205,6 +207,7 @@ def test_a_finished_run_has_a_restorer(own_networks: None, home: Path, name: str
     assert len(list((home / "restored").iterdir())) == 3
 
 
+@pytest.mark.slow
 def test_a_refused_resumption_leaves_the_configuration(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*TRAIN, "--steps", "2", "--patch-size", "64", "--degradations", "noise25", "--validate-every", "0"]
     assert main(words) == 0
@@ -435,6 +438,7 @@ def test_pages_and_files_that_are_not_read_are_said_and_set_the_exit_status(
     assert ".cr2 are not read: develop" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform in ("win32", "darwin"), reason="names of files are text there")
 def test_names_and_consoles_that_are_no_utf8(home: Path, restorer: str) -> None:
     folder = home / os.fsdecode(b"ph\xe9otos")
@@ -508,6 +512,7 @@ def test_restored_images_are_kept_each_under_its_own_name(home: Path, restorer: 
     assert len(list((home / "kept").rglob("*.png"))) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "words", "extra"),
     [("typer", ["plan"], "tool"), ("onnxscript", ["export", "restorer", "--output", "x.onnx"], "export")],

@@ -124,6 +124,7 @@ def test_pooled_features_of_a_network(decisions: list[tuple[bool, tuple[int, ...
     assert not decisions  # a single image's weights are made for all layers at once
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_both_sides_agree_in_whole_networks(name: str, batch: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,6 +180,7 @@ def largest_layer(hair: HairModel, batch: int) -> int:
     return max(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 @pytest.mark.parametrize("box", ["full", "low_rank"])
 @pytest.mark.parametrize("name", ["restormer", "nafnet", "window"])

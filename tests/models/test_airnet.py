@@ -183,11 +183,13 @@ def test_converted_levels_are_those_of_the_published_size(converted: tuple[AirNe
     assert all(".sft." in name for name in skipped)
 
 
+@pytest.mark.slow
 def test_converted_size_is_the_papers() -> None:
     p = plan(airnet(), **OPTIONS, example_inputs=pairs(1))
     assert p.parameters == (8_930_313, 9_674_223)
 
 
+@pytest.mark.slow
 def test_converted_it_obeys_the_laws() -> None:
     examine(
         Specimen(
@@ -231,6 +233,7 @@ def test_converted_it_has_a_graph(converted: tuple[AirNet, HairModel]) -> None:
     assert_close(hair.graph()(*inputs), hair(*inputs), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [True, False])
 def test_planning_and_converting_leave_queue_and_key_encoder_alone(training: bool) -> None:
     model = airnet(**SMALL, momentum=0.5).train(training)

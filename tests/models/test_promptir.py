@@ -87,6 +87,7 @@ def test_converted_size_and_levels() -> None:
     assert [level.box_size for level in p.levels] == [9, 7, 7, 5, 5]
 
 
+@pytest.mark.slow
 def test_converted_it_obeys_the_laws() -> None:
     findings = examine(Specimen(lambda: promptir(**SMALL), sizes=((32, 48), (40, 24)), options=OPTIONS))
     assert findings.plan.split == "down3_4"

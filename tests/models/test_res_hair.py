@@ -33,6 +33,7 @@ def test_published_size_and_levels() -> None:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrapped", [False, True])
 def test_a_checkpoint_file_of_any_configuration_loads(tmp_path: Path, wrapped: bool) -> None:
     hair = res_hair(**SMALL, init="random").eval()

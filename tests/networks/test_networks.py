@@ -101,6 +101,7 @@ def test_modes_are_restored_part_by_part() -> None:
     assert [module.training for module in network.modules()] == [True, True, False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_every_built_in_network_is_built_and_converted(name: str) -> None:
     settings = NetworkSettings(network=name, options=SMALL[name])

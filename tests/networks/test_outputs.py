@@ -145,6 +145,7 @@ def test_chance_does_not_decide_which_it_is(draw: Callable[[], float]) -> None:
     assert settle_output(network, torch.rand(2, 3, 24, 32)) == (1, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_all_that_was_added_learns(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
     hair = converted(name)

@@ -92,6 +92,7 @@ def uncached(hair: HairModel, giv: Tensor, x: Tensor) -> Tensor:
         return other(x).detach()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("box", ["full", "low_rank"])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_weights_are_made_once_for_one_giv(name: str, box: str) -> None:

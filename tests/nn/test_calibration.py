@@ -39,6 +39,7 @@ def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.slow
 @forms
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_function_stays_the_originals(name: str, form: str) -> None:
@@ -185,6 +186,7 @@ BAD: dict[str, tuple[Callable[[], Tensor], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("wrong", BAD)
 @forms

@@ -72,6 +72,7 @@ def test_draws_are_repeated() -> None:
     assert_same(gradients(other), gradients(hair))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["restormer", "window"])
 def test_it_saves_memory(name: str) -> None:
     hair, x = converted(name), images(4)
@@ -122,6 +123,7 @@ def test_under_a_giv_of_ones_own() -> None:
     assert found[0].any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda m: pickle.loads(pickle.dumps(m))], ids=["deepcopy", "pickle"])
 def test_copies_checkpoint_their_own_blocks(again: Callable[[nn.Module], nn.Module]) -> None:
     hair, x = converted("restormer").checkpoint_blocks(), images()
@@ -165,6 +167,7 @@ def test_turning_it_off_gives_back_what_stood_there() -> None:
     assert "forward" not in hair.base.decoder_level3[1].__dict__
 
 
+@pytest.mark.slow
 def test_blocks_compile() -> None:
     hair, x = converted(dac=Pooled).checkpoint_blocks(), images()
     loss(hair, x).backward()

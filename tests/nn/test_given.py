@@ -426,6 +426,7 @@ def test_compiled_programs_in_tasks_and_threads(trial: Trial, compiled: Callable
         pool.submit(trial.sees, "-", compiled).result()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.__version__ < "2.9", reason="its compiler looks at no frame, and runs this eagerly")
 @torch._dynamo.config.patch(cache_size_limit=32)  # a program for each nesting of blocks that is met
 def test_compiled_programs_in_generators(trial: Trial, compiled: Callable[[Tensor], Tensor]) -> None:

@@ -158,6 +158,7 @@ def test_a_classic_unet_grows_by_less_than_15_percent() -> None:
     assert all(len(level.blocks) == 1 for level in full.levels)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{"box": "low_rank"}, {"box": "low_rank", "rank": 7, "box_size": 2}, {}])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_plan_counts_what_is_made(name: str, options: dict[str, object]) -> None:

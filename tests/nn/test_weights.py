@@ -43,6 +43,7 @@ def called(hair: HairModel) -> HairModel:
     return other
 
 
+@pytest.mark.slow
 @every_box
 @pytest.mark.parametrize(("batch", "ahead"), [(1, True), (3, False), (3, True)])
 @pytest.mark.parametrize("name", ["nafnet", "window"])

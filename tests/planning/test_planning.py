@@ -32,6 +32,7 @@ from hairify.planning._recording import _Numbers
 EXAMPLE = torch.rand(1, 3, 32, 48)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("split_at", [None, 0.3, 0.6])
 def test_both_tracers_give_the_same_plan(name: str, split_at: float | None, monkeypatch: pytest.MonkeyPatch) -> None:

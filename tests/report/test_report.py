@@ -195,6 +195,7 @@ def test_an_unreadable_image_is_left_out_and_told(hair: HairModel, tasks: list[T
         collect(hair, [Task("none", "noise25", (broken,), None)], SETTINGS, multiple=8, title="")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["memory", "not finite", "another"])
 def test_an_image_that_the_model_fails_on_is_left_out_and_told(tasks: list[Task], kind: str) -> None:
     def failing(module: torch.nn.Module, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...] | None:

@@ -111,6 +111,7 @@ class Doubling(nn.Module):
         return self.layer(x * 2 if self.doubled(*x.shape[2:]) else x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("doubled", "shown"),
     [

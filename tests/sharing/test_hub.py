@@ -157,6 +157,7 @@ def test_the_model_card_has_plan_numbers_and_front_matter(tmp_path: Path) -> Non
     assert "| degradations | noise25, rain |" in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [

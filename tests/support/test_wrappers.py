@@ -65,6 +65,7 @@ AROUND: dict[str, Callable[[nn.Module], nn.Module]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("around", AROUND)
 def test_networks_are_converted_as_what_is_inside(around: str, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -87,6 +87,7 @@ def test_what_was_calibrated_stays_so(tmp_path: Path) -> None:
     assert int(trained.standardization.images) == int(by_hand.standardization.images) == 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["preserve", "random"])
 @pytest.mark.parametrize("preset", ["default", "published"])
 def test_a_trained_network_is_not_calibrated(
@@ -104,6 +105,7 @@ def test_a_trained_network_is_not_calibrated(
     assert all(torch.equal(value, before[name]) for name, value in again.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("init", ["preserve", "random"])
 @pytest.mark.parametrize("preset", ["default", "published"])
 def test_a_fresh_network_computes_the_same_once_calibrated(init: Any, preset: Any) -> None:
@@ -147,6 +149,7 @@ def test_the_second_loss_teaches_givs_to_tell_degradations_apart(tmp_path: Path)
     assert weights["classifier.weight"].shape == (2, before.plan.giv_dim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "one_task", "options", "taught"),
     [
@@ -175,6 +178,7 @@ def test_the_second_loss_is_there_where_it_teaches(
     assert ("classifier.weight" in weights) == taught
 
 
+@pytest.mark.slow
 def test_its_weight_is_a_tenth_unless_given(tmp_path: Path) -> None:
     by_default, given, other = (
         run(converted("low_rank"), tmp_path / str(options), **options).losses
@@ -183,6 +187,7 @@ def test_its_weight_is_a_tenth_unless_given(tmp_path: Path) -> None:
     assert by_default == given != other
 
 
+@pytest.mark.slow
 def test_it_reads_the_first_run_on_the_images(tmp_path: Path) -> None:
     """Of a loss that runs the network on clean images too: their GIVs show no degradation."""
 
@@ -195,6 +200,7 @@ def test_it_reads_the_first_run_on_the_images(tmp_path: Path) -> None:
     assert run(converted("low_rank"), tmp_path / "twice", loss=twice, classify=0.1).losses == once.losses
 
 
+@pytest.mark.slow
 def test_a_run_with_both_is_resumed_exactly(tmp_path: Path) -> None:
     options: dict[str, Any] = {"classify": 0.1, "rates": {"hsn": 2.0}, "warm_up": 3, "calibration": 4}
     unbroken = run(converted("low_rank"), tmp_path / "unbroken", **options)
@@ -204,6 +210,7 @@ def test_a_run_with_both_is_resumed_exactly(tmp_path: Path) -> None:
     assert all(torch.equal(v, parts.model.state_dict()[k]) for k, v in unbroken.model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "one_task", "options", "message"),
     [

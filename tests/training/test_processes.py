@@ -70,6 +70,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
         torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kill", "checkpoints"),
     [
@@ -94,6 +95,7 @@ def test_killed_and_resumed_is_unbroken(
     assert [entry["loss"] for entry in logged] == unbroken.losses
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_all_processes_of_a_run(tmp_path: Path, number: int) -> None:
     """As launchers, schedulers and terminals send it: to those that load images, too."""
@@ -165,6 +167,7 @@ def assert_like(got: dict[str, Tensor], expected: TrainedRun, *, weights: float)
         assert (got[name] - value).abs().max() <= weights, name
 
 
+@pytest.mark.slow
 def test_data_parallel(together: Path, tmp_path: Path) -> None:
     alone = run(seeded(Same), tmp_path)
     got = results(together, "data_parallel")
