@@ -61,7 +61,6 @@ test-slow: $(VENV)/.installed-test ## run the heavy tests only
 	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m slow $(ARGS) || [ $$? -eq 5 ]
 
 test-oldest: $(OLDEST)/.installed ## run the core's tests on the oldest PyTorch supported (its wheel takes gigabytes)
-	@# without CI's larger numbers of random examples, which the newest gets
 	CI= $(OLDEST)/bin/python -m pytest -n $(WORKERS) --dist worksteal -m "not slow and not zoo" $(CORE) $(ARGS)
 
 zoo: $(VENV)/.installed-zoo ## run the tests on public networks, and compare with their table in docs/zoo.md

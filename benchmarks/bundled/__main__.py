@@ -31,10 +31,11 @@ def main() -> None:
     parser.add_argument("--only", choices=(*ARMS, "pack"), help="one step; by default all")
     given = parser.parse_args()
     given.output.mkdir(parents=True, exist_ok=True)
-    for folder, paths in zip(("learn", "held_out"), divided(given.photographs), strict=True):
-        (given.output / folder).mkdir(exist_ok=True)
-        for path in paths:
-            shutil.copy(path, given.output / folder)
+    if not (given.output / "learn").is_dir():
+        for folder, paths in zip(("learn", "held_out"), divided(given.photographs), strict=True):
+            (given.output / folder).mkdir()
+            for path in paths:
+                shutil.copy(path, given.output / folder)
     for arm, options in ARMS.items():
         if given.only in (None, arm):
             train(given.output, arm, options)

@@ -23,8 +23,12 @@ _TOOL = {
     "tomli_w": "tomli-w",
     "typer": "typer",
 }
-_EXPORT = {"onnx": "onnx", "onnxscript": "onnxscript"}
-_EXTRAS = {"tool": _TOOL, "export": _EXPORT}
+_EXTRAS = {
+    "tool": _TOOL,
+    "export": {"onnx": "onnx", "onnxruntime": "onnxruntime", "onnxscript": "onnxscript"},
+    "serve": {"gradio": "gradio"},
+    "spandrel": {"spandrel": "spandrel"},
+}
 """What the extras bring that commands need: packages by the names of their modules."""
 
 INTERRUPTED = 130

@@ -37,7 +37,12 @@ _BT601, _BT709 = 5, 1  # as swscale numbers them
 _SPACES = {1: _BT709, 4: 4, 5: _BT601, 6: _BT601, 7: 7, 9: 9, 10: 9}  # H.273's numbers → swscale's
 _LIMITED, _FULL = 1, 2
 _TAGS = ("color_primaries", "color_trc", "colorspace", "color_range")
+_ALPHA = "its transparency"
 _INTERLACED = "that its frames are interlaced: each was restored as one picture"
+_SIDE_DATA = {
+    "MASTERING_DISPLAY_METADATA": "what it says of the display that it was made on",
+    "CONTENT_LIGHT_LEVEL": "what it says of its brightness",
+}
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -85,10 +90,12 @@ def rewrite(source: Path, target: Path, change: Callable[[Frame], Tensor], *, cr
     try:
         with av.open(str(source)) as reading, replacing(target) as file:
             options = {"movflags": "faststart"} if target.suffix.lower() in _WITH_TAGS else {}
-            with av.open(str(file), "w", options=options) as writing:
+            # Named .m4v, it would be one of Apple's, without HEVC.
+            form = "mp4" if target.suffix.lower() == ".m4v" else None
+            with av.open(str(file), "w", format=form, options=options) as writing:
                 return _Rewriting(reading, writing, target.suffix.lower(), rotation, crf).run(change)
-    except av.FFmpegError as error:
-        if error.errno in _DISK_FULL:
+    except (av.FFmpegError, ValueError) as error:  # the latter of a codec that a container cannot hold
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise ImageError(f"{source} cannot be written with other pictures to {target}: {error}") from error
 
@@ -105,9 +112,11 @@ class _Rewriting:
         self._encoded = self._encoder(ending, crf)
         self._size = self._encoded.height, self._encoded.width
         self._copies = {stream.index: copy for stream in reading.streams if (copy := self._copy(stream)) is not None}
-        # All that stands in the file's head: the first packet writes it.
-        self._keep(rotation, "set_display_rotation", f"that it is turned by {rotation} degrees")
-        self._keep(reading.chapters(), "set_chapters", "its chapters")
+        # What stands in the file's head, which the first packet writes.
+        if rotation:
+            self._encoded.set_display_rotation(rotation)
+        if reading.chapters():
+            writing.set_chapters(reading.chapters())
 
     def run(self, change: Callable[[Frame], Tensor]) -> list[str]:
         av = _av()
@@ -148,16 +157,6 @@ class _Rewriting:
         copy.disposition = stream.disposition
         return copy
 
-    def _keep(self, value: Any, method: str, words: str) -> None:
-        """Put what there is into the file's head, by a method that older versions of PyAV lack."""
-        home = self._encoded if hasattr(self._encoded, method) else self._writing
-        if not value:
-            return
-        if hasattr(home, method):
-            getattr(home, method)(value)
-        else:
-            self._without.append(f"{words}, which only newer versions of PyAV write")
-
     def _encoder(self, ending: str, crf: int) -> Any:
         av, given = _av(), self._pictures.codec_context
         codec = given.codec.canonical_name
@@ -172,7 +171,7 @@ class _Rewriting:
             options["x265-params"] = "log-level=error"
         stream = self._writing.add_stream(name, rate=rate, options=options)
         stream.width, stream.height = given.width, given.height
-        stream.pix_fmt = self._pixel_format(given, stream.codec_context.codec.video_formats)
+        stream.pix_fmt = self._pixel_format(given, name, stream.codec_context.codec.video_formats)
         self._is_from_rgb = given.format.is_rgb and not av.VideoFormat(stream.pix_fmt).is_rgb
         context = stream.codec_context
         context.time_base = stream.time_base = self._pictures.time_base
@@ -182,17 +181,23 @@ class _Rewriting:
             context.codec_tag = given.codec_tag  # of two names for HEVC, some players know one
         for tag, value in self._tags(given).items():
             setattr(context, tag, value)
-        stream.metadata.update({k: v for k, v in self._pictures.metadata.items() if k != "encoder"})
+        has_alpha = any(key.lower() == "alpha_mode" for key in self._pictures.metadata)  # beside the pictures, in WebM
+        if has_alpha and _ALPHA not in self._without:
+            self._without.append(_ALPHA)
+        left_out = ("alpha_mode", "encoder")
+        kept = {key: value for key, value in self._pictures.metadata.items() if key.lower() not in left_out}
+        stream.metadata.update(kept)
         return stream
 
-    def _pixel_format(self, given: Any, accepted: Sequence[Any] | None) -> str:
+    def _pixel_format(self, given: Any, encoder: str, accepted: Sequence[Any] | None) -> str:
         """The video's own where the encoder has it, else the nearest, what is lost being noted."""
         own = given.format
         names = [one.name for one in accepted or ()]
-        odd = bool(given.width % 2 or given.height % 2)  # of such sizes, encoders take colours in full alone
+        # Of such sizes, these encoders take colours in full alone.
+        odd = encoder in ("libx264", "libx265") and bool(given.width % 2 or given.height % 2)
         if not names or (own.name in names and not (odd and _chroma(own) != (1, 1) and not own.is_rgb)):
             if any(c.is_alpha for c in own.components):
-                self._without.append("its transparency")
+                self._without.append(_ALPHA)
             return own.name
         bits, (across, down) = own.components[0].bits, _chroma(own)
         # No coarser in depth and colour where that can be had, and then as near as can be.
@@ -213,7 +218,7 @@ class _Rewriting:
         if lacks_colour:
             self._without.append("its resolution of colours")
         if any(c.is_alpha for c in own.components):
-            self._without.append("its transparency")
+            self._without.append(_ALPHA)
         return str(chosen.name)
 
     def _tags(self, given: Any) -> dict[str, int]:
@@ -233,6 +238,9 @@ class _Rewriting:
             )
         if picture.interlaced_frame and _INTERLACED not in self._without:
             self._without.append(_INTERLACED)
+        for side in list[Any](picture.side_data):
+            if (words := _SIDE_DATA.get(side.type.name)) is not None and words not in self._without:
+                self._without.append(words)
         kind, most, _ = _rgb(picture)
         array = picture.reformat(
             format=kind, src_colorspace=_space(picture), src_color_range=_range(picture), dst_color_range=_FULL
@@ -312,5 +320,5 @@ def _av() -> Any:
     try:
         import av
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("Videos need the package PyAV: pip install 'hairify[video]'") from error
+        raise ModuleNotFoundError("Videos need the package PyAV: pip install 'hairify[video]'", name="av") from error
     return av

@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from hairify.errors import CheckpointError, NetworkError
 
 _PACKAGES = ("spandrel", "spandrel_extra_arches")
-_EXTRA = "pip install 'hairify[spandrel]'"
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,9 @@ def recognised(weights: Path) -> tuple[nn.Module, dict[str, Any]]:
         CheckpointError: it cannot be read, or spandrel does not know what it is of.
         NetworkError: the network does not map RGB images to RGB images of the same size.
     """
+    _register_extra()
     from spandrel import ImageModelDescriptor, ModelLoader, UnsupportedModelError
 
-    _register_extra()
     if not weights.is_file():
         raise CheckpointError(f"There is no file {weights}.")
     try:
@@ -159,11 +158,15 @@ def _register_extra() -> None:
     """Let spandrel know the networks of spandrel_extra_arches, where that is installed.
 
     Raises:
+        NetworkError: spandrel cannot be imported.
         ModuleNotFoundError: spandrel is not installed.
     """
     try:
         importlib.import_module("spandrel")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(f"The network 'spandrel' needs the package spandrel: {_EXTRA}") from error
+    except RuntimeError as error:  # of torchvision, which it imports
+        raise NetworkError(
+            f"spandrel cannot be imported: {error}. Where its torchvision was built for another PyTorch, install "
+            "that which goes with yours."
+        ) from error
     if importlib.util.find_spec(_PACKAGES[1]) is not None:
         importlib.import_module(_PACKAGES[1]).install(ignore_duplicates=True)

@@ -13,7 +13,7 @@ def failure_in_words(error: Exception, lack_of_memory: str) -> str:
         error: what reading or restoring it raised.
         lack_of_memory: what to say where there was not enough of it.
     """
-    if isinstance(error, HairError):
+    if isinstance(error, (HairError, ModuleNotFoundError)):
         return str(error)
     if is_lack_of_memory(error):
         error.__traceback__ = None  # it holds what the network had made

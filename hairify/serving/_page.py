@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import PIL.Image
 
 from hairify.data.images import SUFFIXES, read
-from hairify.errors import HairError, OptionError
+from hairify.errors import OptionError
 from hairify.restoring import Sight, TilingSettings
+from hairify.restoring._failures import failure_in_words
 from hairify.serving._darkroom import AS_SEEN, Darkroom, shown
 from hairify.serving._settings import ServingSettings
 from hairify.sharing import Restorer
@@ -43,10 +44,7 @@ def serve(restorer: Restorer, tiling: TilingSettings, settings: ServingSettings)
     """
     tiling.check(restorer.multiple)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
-    try:
-        import gradio
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("The page needs Gradio: pip install 'hairify[serve]'") from error
+    import gradio
 
     _check_port(settings)
     kept = tempfile.TemporaryDirectory(prefix="hairify-")  # gone with the server
@@ -111,7 +109,7 @@ def page(darkroom: Darkroom, kept: Path) -> gradio.Blocks:
                 return cleared
             try:
                 picture, sight = darkroom.look(Path(path))
-            except (HairError, OSError) as error:
+            except Exception as error:  # a visitor should see what failed, whatever it was
                 return [*cleared[:-1], gradio.update(value=_told(error, path), visible=True)]
             table = gone if sight is None else gradio.update(value=_in_words(sight), visible=True)
             return [
@@ -133,7 +131,7 @@ def page(darkroom: Darkroom, kept: Path) -> gradio.Blocks:
             try:
                 target, message = darkroom.restore(Path(path), folder, chosen, much, on_tile)
                 pictures: tuple[PIL.Image.Image, ...] = (shown(read(path)), shown(read(target)))
-            except (HairError, OSError) as error:
+            except Exception as error:
                 return [gradio.update(), gone, gone, gradio.update(value=_told(error, path), visible=True), str(folder)]
             return [
                 gone,
@@ -158,7 +156,8 @@ def _in_words(sight: Sight) -> str:
 
 def _told(error: Exception, path: str) -> str:
     """What failed, without the place where visitors' files are kept."""
-    return "⚠️ " + str(error).replace(path, Path(path).name)
+    words = failure_in_words(error, "Out of memory; smaller tiles (`--tile`) take less.")
+    return "⚠️ " + words.replace(path, Path(path).name)
 
 
 def _remove(folder: str | None) -> None:

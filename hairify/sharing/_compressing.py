@@ -39,7 +39,7 @@ def check_precision(path: Path, precision: Precision, images: Sequence[Tensor]) 
         raise OptionError(f"`dtype` is {precision}, and the file {path}; only .onnx files can be in fewer bits.")
     if precision != "float32" and not images:
         raise OptionError(f"`dtype` is {precision}; give photographs by which its loss is found, `check`.")
-    if precision != "float32":
+    if images:
         importlib.import_module("onnxruntime")  # now, not after minutes of exporting
 
 
@@ -76,8 +76,8 @@ def compress(model: nn.Module, path: Path, precision: Precision, images: Sequenc
         raise
     except Exception as error:  # whatever these tools stumble over
         raise ExportError(
-            f"{path} cannot be made {precision}: {type(error).__name__}: {str(error)[:300]}. It stays in float32; a "
-            "baked network (`bake`) is an ordinary one."
+            f"The network cannot be had in {precision}: {type(error).__name__}: {str(error)[:300]}. A baked network "
+            "(`bake`) is an ordinary one."
         ) from error
 
 
@@ -110,11 +110,12 @@ def compare(model: nn.Module, path: Path, images: Sequence[Tensor], *, giv_input
 
     Raises:
         OptionError: there are no images.
+        ExportError: the file makes numbers that are not finite.
         ModuleNotFoundError: onnxruntime is not installed.
     """
     run = runner(path)
     if run is None:
-        raise ModuleNotFoundError("Comparing needs onnxruntime: pip install 'hairify[export]'")
+        raise ModuleNotFoundError("Comparing needs onnxruntime: pip install 'hairify[export]'", name="onnxruntime")
     if not images:
         raise OptionError("There are no images to compare on; give some, `images`.")
     psnrs, of_file, of_model = [], [], []
@@ -125,6 +126,8 @@ def compare(model: nn.Module, path: Path, images: Sequence[Tensor], *, giv_input
             expected, seconds = _timed(lambda inputs=inputs: whole(*inputs))  # type: ignore[misc]
             got, of_it = _timed(lambda inputs=inputs: run(inputs))  # type: ignore[misc]
             error = (got.double() - expected.cpu().double()).square().mean()
+            if not got.isfinite().all():
+                raise ExportError("The file makes numbers that are not finite, as the network's own in so few bits.")
             psnrs.append(float(-10 * torch.log10(error)))
             of_file.append(of_it)
             of_model.append(seconds)

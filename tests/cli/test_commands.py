@@ -515,7 +515,13 @@ def test_restored_images_are_kept_each_under_its_own_name(home: Path, restorer: 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "words", "extra"),
-    [("typer", ["plan"], "tool"), ("onnxscript", ["export", "restorer", "--output", "x.onnx"], "export")],
+    [
+        ("typer", ["plan"], "tool"),
+        ("onnxscript", ["export", "restorer", "--output", "x.onnx"], "export"),
+        ("onnxruntime", ["export", "restorer", "--output", "x.onnx", "--check", "photographs"], "export"),
+        ("gradio", ["serve", "--model", "restorer"], "serve"),
+        ("spandrel", ["plan", "--network", "spandrel", "--weights", "x.pth"], "spandrel"),
+    ],
 )
 def test_a_missing_extra_is_named(module: str, words: list[str], extra: str, restorer: str) -> None:
     code = f"import sys; sys.modules[{module!r}] = None\nfrom hairify.cli import main\nsys.exit(main({words!r}))"

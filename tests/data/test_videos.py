@@ -40,6 +40,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "HEVC for Apple": (".mov", {"codec": "libx265", "tag": "hvc1"}),
     "two languages": (".mkv", {"language": "deu"}),
     "chapters": (".mp4", {"chapters": True}),
+    "HEVC in .m4v": (".m4v", {"codec": "libx265", "form": "mp4"}),
 }
 
 

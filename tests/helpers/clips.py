@@ -29,13 +29,14 @@ def write_clip(
     language: str = "",
     chapters: bool = False,
     tag: str = "",
+    form: str | None = None,
     cut_at: int | None = None,
 ) -> None:
     """Write a clip, whose colours turn into their opposites at `cut_at`; sound is a tone of 440 Hz."""
     generator = np.random.default_rng(0)
     rows, columns = np.mgrid[: size[0], : size[1]]
     picture = np.stack([columns / size[1], rows / size[0], 0.5 + 0.3 * np.sin(columns / 7)], -1)
-    with av.open(str(path), "w") as clip:
+    with av.open(str(path), "w", format=form) as clip:
         crf = {"crf": "4"} if codec.startswith("lib") else {}
         options = crf | ({"x265-params": "log-level=error"} if codec == "libx265" else {})
         stream: Any = clip.add_stream(codec, rate=RATE, options=options)

@@ -104,7 +104,7 @@ def test_what_cannot_be_made_smaller_is_said_and_left(tmp_path: Path, monkeypatc
         raise RuntimeError("no such operation")
 
     monkeypatch.setattr("hairify.sharing._compressing._to_float16", fails)
-    with pytest.raises(ExportError, match=r"no such operation.*stays in float32"):
+    with pytest.raises(ExportError, match="no such operation"):
         compress(model, path, "float16", images(), giv_input=False)
     assert path.read_bytes() == before
     assert [*tmp_path.iterdir()] == [path]

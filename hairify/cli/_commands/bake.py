@@ -18,9 +18,7 @@ def run(
     as_degradation: Annotated[
         str | None, typer.Option("--as", help="the degradation that the restorer knows; such as rain")
     ] = None,
-    like: Annotated[
-        Path | None, typer.Option("--like", "--image", help="a photograph, for what is seen in it", metavar="IMAGE")
-    ] = None,
+    like: Annotated[Path | None, typer.Option(help="a photograph, for what is seen in it", metavar="IMAGE")] = None,
     strength: Annotated[float, typer.Option(help="how much of it is restored: 0 as for clean images, 1 all")] = 1.0,
     network: TrustOption = None,
     dac: DacOption = None,

@@ -45,7 +45,9 @@ def run(
     ] = "float32",
     check: Annotated[
         list[Path] | None,
-        typer.Option(help="photographs on which the file is compared with the model", metavar="PATH"),
+        typer.Option(
+            help="photographs on which the file is compared with the model (may be given several times)", metavar="PATH"
+        ),
     ] = None,
     network: TrustOption = None,
     dac: DacOption = None,
@@ -84,11 +86,11 @@ def run(
     with console.status("exporting"), replacing(output) as file:
         difference = export(exported, file, multiple=restorer.multiple, size=_size(size), giv_input=giv_input)
         compress(exported, file, precision, images, giv_input=giv_input)
+        found = compare(exported, file, images, giv_input=giv_input) if images else None
     checked = "not checked: onnxruntime is not installed" if difference is None else f"differs by {difference:.1e}"
     megabytes = output.stat().st_size / 2**20
     say((str(output), "bold"), f", {megabytes:.1f} MiB; in float32, from the model's own output it {checked}.")
-    if images:
-        found = compare(exported, output, images, giv_input=giv_input)
+    if found is not None:
         say(
             f"On {len(images)} photographs, of which the middle was taken: {found.psnr:.1f} dB from the model's own "
             f"output ({found.lowest:.1f} at the least); {1000 * found.seconds:.0f} ms each, the model "
@@ -123,7 +125,8 @@ def _crops(inputs: Sequence[Path], multiple: int, size: tuple[int, int] | None) 
         pixels = read_rgb(path)[None]
         sides = size or tuple(min(side, _CHECKED) // multiple * multiple for side in pixels.shape[2:])
         if any(have < need or not need for have, need in zip(pixels.shape[2:], sides, strict=True)):
-            raise OptionError(f"{path} is smaller than {sides[0]} × {sides[1]} pixels; leave it out of --check.")
+            least = " × ".join(str(max(side, multiple)) for side in sides)
+            raise OptionError(f"{path} is smaller than {least} pixels; leave it out of --check.")
         top, left = ((have - need) // 2 for have, need in zip(pixels.shape[2:], sides, strict=True))
         crops.append(pixels[:, :, top : top + sides[0], left : left + sides[1]].contiguous())
     if inputs and not crops:
