@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -55,20 +56,24 @@ def test_it_is_small_and_whole(restorer: Restorer) -> None:
 
 
 def test_a_clean_photograph_comes_out_as_it_went_in(restorer: Restorer, clean: list[Tensor]) -> None:
-    for image in clean:
-        assert psnr(restored(restorer, image), image) > 45
-        assert psnr(restored(restorer, image, strength=0), image) > 45
+    assert restorer.results is not None
+    (held_out,) = (score.psnr for task, score in restorer.results.scores.items() if task.endswith(" noise0"))
+    assert held_out >= 45  # the mean of twelve
+    for strength in (0, 1):
+        assert min(psnr(restored(restorer, image, strength), image) for image in clean) > 41
 
 
-# What it gains at least, in decibels, on each of the two; below what was seen, for libraries draw and round their ways.
-GAINS = {"noise15": 2.0, "noise25": 3.5, "noise50": 5.0, "rain": 2.0, "low_light": 4.0}
+# What it gains at least, in decibels, on the mean of the two; a decibel or more below what was seen.
+GAINS = {"noise15": 3.0, "noise25": 5.0, "noise50": 6.5, "rain": 2.0, "haze": 2.0, "low_light": 8.0}
 
 
 @pytest.mark.parametrize("name", GAINS)
 def test_it_restores(name: str, restorer: Restorer, clean: list[Tensor]) -> None:
+    gains = []
     for image in clean:
         degraded = degradation(name)(image, torch.Generator().manual_seed(0))
-        assert psnr(restored(restorer, degraded), image) > psnr(degraded, image) + GAINS[name]
+        gains.append(psnr(restored(restorer, degraded), image) - psnr(degraded, image))
+    assert statistics.fmean(gains) > GAINS[name]
 
 
 def test_without_a_model_the_commands_take_it(
@@ -92,7 +97,11 @@ def test_without_a_model_the_commands_take_it(
 def test_its_page_has_its_numbers(restorer: Restorer) -> None:
     assert restorer.results is not None
     page = (DOCS / "bundled.md").read_text(encoding="utf-8")
-    rows = [line.split("|")[1:-1] for line in page.partition("<!-- scores -->")[2].splitlines() if line.startswith("|")]
+    rows = [
+        line.split("|")[1:-1]
+        for line in page.partition("<!-- scores -->")[2].partition("<!-- end")[0].splitlines()
+        if line.startswith("|")
+    ]
     told = {cells[0].strip(): [float(cell.replace("–", "inf")) for cell in cells[1:3]] for cells in rows[2:]}
     scores = restorer.results.scores
     assert len(told) == len(scores)
