@@ -15,7 +15,7 @@ from benchmarks.bundled.pictures import write_pictures
 from benchmarks.evidence.photographs import divided
 from hairify.evaluation import read_results
 from hairify.sharing import from_pretrained, save_pretrained
-from hairify.sharing._hub import _BUNDLED as BUNDLED
+from hairify.sharing._hub import BUNDLED_FOLDER
 
 ARMS = {"converted": (), "unconverted": ("--no-convert",)}
 HERE = Path(__file__).parent
@@ -66,7 +66,7 @@ def pack(folder: Path) -> None:
         "photographs": "37 of Debian's wallpaper packages, scikit-image and scikit-learn; docs/bundled.md lists them",
         "made by": "python -m benchmarks.bundled",
     }
-    save_pretrained(dataclasses.replace(restorer, about=about), BUNDLED)
+    save_pretrained(dataclasses.replace(restorer, about=about), BUNDLED_FOLDER)
     write_table(folder)
     write_pictures(from_pretrained(), folder / "held_out", DOCS / "images")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hairify._support.files import replacing
+from hairify._support.files import DISK_FULL, replacing
 from hairify.errors import ImageError
 
 if TYPE_CHECKING:
@@ -43,7 +42,6 @@ _SIDE_DATA = {
     "MASTERING_DISPLAY_METADATA": "what it says of the display that it was made on",
     "CONTENT_LIGHT_LEVEL": "what it says of its brightness",
 }
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def rewrite(source: Path, target: Path, change: Callable[[Frame], Tensor], *, cr
             with av.open(str(file), "w", format=form, options=options) as writing:
                 return _Rewriting(reading, writing, target.suffix.lower(), rotation, crf).run(change)
     except (av.FFmpegError, ValueError) as error:  # the latter of a codec that a container cannot hold
-        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        if isinstance(error, OSError) and error.errno in DISK_FULL:
             raise OSError(error.errno, error.strerror, str(target)) from error
         raise ImageError(f"{source} cannot be written with other pictures to {target}: {error}") from error
 
@@ -105,11 +103,12 @@ class _Rewriting:
 
     def __init__(self, reading: Any, writing: Any, ending: str, rotation: int, crf: int) -> None:
         self._reading, self._writing = reading, writing
-        self._without: list[str] = []
+        self._without: dict[str, None] = {}  # in the order in which it was found, each once
         writing.metadata.update(reading.metadata)
         self._pictures = reading.streams.video[0]
         self._pictures.thread_type = "AUTO"
         self._encoded = self._encoder(ending, crf)
+        self._frames = self._count()
         self._size = self._encoded.height, self._encoded.width
         self._copies = {stream.index: copy for stream in reading.streams if (copy := self._copy(stream)) is not None}
         # What stands in the file's head, which the first packet writes.
@@ -139,6 +138,9 @@ class _Rewriting:
         self._writing.mux(self._encoded.encode(None))
         return [*self._without, *([f"{broken} pictures that cannot be read"] if broken else [])]
 
+    def _lacks(self, words: str) -> None:
+        self._without[words] = None
+
     def _copy(self, stream: Any) -> Any:
         """A stream of the new file that takes another one's packets, or None."""
         if stream is self._pictures:
@@ -146,12 +148,12 @@ class _Rewriting:
         if stream.type == "data" and self._reading.chapters():  # in .mp4 the chapters themselves, which are kept
             return None
         if stream.type not in ("audio", "subtitle"):
-            self._without.append(f"a stream of {stream.type}")
+            self._lacks(f"a stream of {stream.type}")
             return None
         try:
             copy = self._writing.add_stream_from_template(stream)
         except ValueError:  # a container has no room for every codec
-            self._without.append(f"a stream of {stream.type}, which {self._writing.format.name} cannot hold")
+            self._lacks(f"a stream of {stream.type}, which {self._writing.format.name} cannot hold")
             return None
         copy.metadata.update(stream.metadata)  # such as its language
         copy.disposition = stream.disposition
@@ -181,9 +183,9 @@ class _Rewriting:
             context.codec_tag = given.codec_tag  # of two names for HEVC, some players know one
         for tag, value in self._tags(given).items():
             setattr(context, tag, value)
-        has_alpha = any(key.lower() == "alpha_mode" for key in self._pictures.metadata)  # beside the pictures, in WebM
-        if has_alpha and _ALPHA not in self._without:
-            self._without.append(_ALPHA)
+        beside = any(key.lower() == "alpha_mode" for key in self._pictures.metadata)  # the pictures, in WebM
+        if beside or any(component.is_alpha for component in given.format.components):
+            self._lacks(_ALPHA)
         left_out = ("alpha_mode", "encoder")
         kept = {key: value for key, value in self._pictures.metadata.items() if key.lower() not in left_out}
         stream.metadata.update(kept)
@@ -196,9 +198,7 @@ class _Rewriting:
         # Of such sizes, these encoders take colours in full alone.
         odd = encoder in ("libx264", "libx265") and bool(given.width % 2 or given.height % 2)
         if not names or (own.name in names and not (odd and _chroma(own) != (1, 1) and not own.is_rgb)):
-            if any(c.is_alpha for c in own.components):
-                self._without.append(_ALPHA)
-            return own.name
+            return str(own.name)
         bits, (across, down) = own.components[0].bits, _chroma(own)
         # No coarser in depth and colour where that can be had, and then as near as can be.
         plain = [
@@ -214,11 +214,9 @@ class _Rewriting:
         chosen = min(usable or plain, key=cost)
         lacks_depth, lacks_colour, *_ = cost(chosen)
         if lacks_depth:
-            self._without.append(f"its depth of {bits} bits, of which {chosen.components[0].bits} are kept")
+            self._lacks(f"its depth of {bits} bits, of which {chosen.components[0].bits} are kept")
         if lacks_colour:
-            self._without.append("its resolution of colours")
-        if any(c.is_alpha for c in own.components):
-            self._without.append(_ALPHA)
+            self._lacks("its resolution of colours")
         return str(chosen.name)
 
     def _tags(self, given: Any) -> dict[str, int]:
@@ -236,17 +234,17 @@ class _Rewriting:
                 f"The video's frames change their size, from {self._size[0]} × {self._size[1]} to {picture.height} × "
                 f"{picture.width} pixels."
             )
-        if picture.interlaced_frame and _INTERLACED not in self._without:
-            self._without.append(_INTERLACED)
+        if picture.interlaced_frame:
+            self._lacks(_INTERLACED)
         for side in list[Any](picture.side_data):
-            if (words := _SIDE_DATA.get(side.type.name)) is not None and words not in self._without:
-                self._without.append(words)
+            if (words := _SIDE_DATA.get(side.type.name)) is not None:
+                self._lacks(words)
         kind, most, _ = _rgb(picture)
         array = picture.reformat(
             format=kind, src_colorspace=_space(picture), src_color_range=_range(picture), dst_color_range=_FULL
         ).to_ndarray()
         pixels = torch.from_numpy(array.astype("float32")).permute(2, 0, 1) / most
-        return Frame(pixels, float(picture.time or 0), number, self._count())
+        return Frame(pixels, float(picture.time or 0), number, self._frames)
 
     def _write(self, before: av.VideoFrame, pixels: Tensor) -> None:
         kind, most, dtype = _rgb(before)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from hairify._support.files import DISK_FULL
 from hairify._support.modes import evaluation_mode
 from hairify.data.images import (
     FOR_OTHER_PROGRAMS,
@@ -37,7 +37,6 @@ from hairify.restoring._videos import restore_video
 
 AS_SEEN = Guidance()
 USUAL_VIDEOS = VideoSettings()
-_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -243,7 +242,7 @@ class _Restoring:
         try:
             return restore(job.source, job.target)
         except Exception as error:
-            if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            if isinstance(error, OSError) and error.errno in DISK_FULL:
                 raise ImageError(
                     f"The disk is full: {job.target} could not be written. Make room on it and start again; "
                     "photographs whose outputs exist are skipped then."

@@ -94,12 +94,12 @@ def restore_video(
     def change(frame: Frame) -> Tensor:
         image = frame.pixels[None]
         for of_pass in steady:
-            image = _restored(image, frame.seconds, of_pass)
+            image = restored(image, frame.seconds, of_pass)
         if on_frame is not None:
             on_frame(frame.number + 1, frame.count)
         return image[0]
 
-    def _restored(image: Tensor, seconds: float, of_pass: SteadyGIV) -> Tensor:
+    def restored(image: Tensor, seconds: float, of_pass: SteadyGIV) -> Tensor:
         if not isinstance(model, HairModel):
             return restore_tiled(model, image, tiling, multiple)
         hair = model

@@ -141,8 +141,8 @@ def page(darkroom: Darkroom, kept: Path) -> gradio.Blocks:
                 str(folder),
             ]
 
-        cleared = [before, seen, restore, slider, download, note]
-        dropped.change(look, dropped, cleared, show_progress="minimal", **_ONE_AT_A_TIME)
+        changed = [before, seen, restore, slider, download, note]
+        dropped.change(look, dropped, changed, show_progress="minimal", **_ONE_AT_A_TIME)
         given, results = [dropped, choice, strength, made_before], [before, slider, download, note, made_before]
         restore.click(run, given, results, show_progress_on=[slider, before], **_ONE_AT_A_TIME)
     return made

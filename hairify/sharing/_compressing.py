@@ -47,8 +47,8 @@ def compress(model: nn.Module, path: Path, precision: Precision, images: Sequenc
     """Change an exported ONNX file to fewer bits, in place.
 
     float16 halves weights and computations, and takes and gives float32 images. int8 quantises convolutions: weights
-    for each channel, activations by their ranges on some images. Layers whose weights are made for each image, and so
-    are no constants of the file, stay in float32.
+    for each channel, activations by their ranges on some images; those whose weights are made for each image, and so
+    are no constants of the file, stay in float32 there.
 
     Args:
         model: of which the file is.

@@ -15,11 +15,12 @@ import torch.export
 from torch import Tensor, nn
 from torch.export import Dim
 
-from hairify._support.files import is_utf8, replacing
+from hairify._support.files import replacing
 from hairify._support.modes import evaluation_mode
 from hairify.errors import ExportError, OptionError
 from hairify.model import HairModel
 from hairify.networks._running import apply, for_network, number_of_inputs, settle_output
+from hairify.sharing._single_files import check_path
 
 Format = Literal["onnx", "torch"]
 ENDINGS: dict[str, Format] = {".onnx": "onnx", ".pt2": "torch"}
@@ -139,13 +140,7 @@ def check_export(model: nn.Module, path: Path, multiple: int, size: tuple[int, i
     Raises:
         OptionError: see `export`.
     """
-    if path.suffix.lower() not in ENDINGS:
-        raise OptionError(f"The file is {path}; accepted are the endings {', '.join(ENDINGS)}.")
-    if not path.parent.is_dir() or path.is_dir():
-        wrong = "that is a folder" if path.is_dir() else f"there is no folder {path.parent}; make it first"
-        raise OptionError(f"The file is {path}, but {wrong}.")
-    if not is_utf8(path):
-        raise OptionError(f"The file is {path}, whose name is no UTF-8; give a file and folder with other names.")
+    check_path(path, ENDINGS)
     if size is not None and any(side < 1 or side % multiple for side in size):
         raise OptionError(
             f"`size` is {size}; accepted are multiples of {multiple}, such as {(multiple * 8, multiple * 12)}."

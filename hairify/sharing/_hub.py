@@ -36,7 +36,7 @@ FILES = (CONFIG, WEIGHTS, CARD, RESULTS, GIVS)
 BUNDLED = "bundled"
 """The name of the restorer that comes with hairify (docs/bundled.md); a folder called so is "./bundled"."""
 
-_BUNDLED = Path(__file__).parent / BUNDLED
+BUNDLED_FOLDER = Path(__file__).parent / BUNDLED
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -233,7 +233,7 @@ def model_card(restorer: Restorer) -> str:
 
 def _folder_of(source: str | os.PathLike[str], revision: str | None, token: str | None) -> Path:
     if source == BUNDLED:
-        return _BUNDLED
+        return BUNDLED_FOLDER
     path = Path(source)
     if path.is_dir():
         return path if (path / CONFIG).is_file() or not (path / "model" / CONFIG).is_file() else path / "model"

@@ -7,18 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 from torch import Tensor, nn
 
-from hairify._support.files import replacing
 from hairify.errors import CheckpointError, NetworkError
 from hairify.model import HairModel
 from hairify.networks._named import Network
 from hairify.networks._running import apply
 from hairify.serialization import as_tensor, as_text, from_tensors, to_tensors
-from hairify.sharing._baked import check_path
 from hairify.sharing._hub import Restorer
+from hairify.sharing._single_files import check_path, tensors_of, write_tensors
 
 _KEY = "hairify.restorer"
 _FORMAT = 1
@@ -43,11 +40,7 @@ def save_for_spandrel(restorer: Restorer, path: Path) -> None:
             f"The restorer needs {own!r}, and a file that others open does not decide which code runs. Bake it "
             "(`hairify bake`), or share its folder (`hairify push`)."
         )
-    try:
-        with replacing(path) as file:
-            safetensors.torch.save_file(to_spandrel_tensors(restorer), file)
-    except safetensors.SafetensorError as error:  # in place of an OSError, as on a full disk
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+    write_tensors(to_spandrel_tensors(restorer), path)
 
 
 def to_spandrel_tensors(restorer: Restorer) -> dict[str, Tensor]:
@@ -59,7 +52,7 @@ def to_spandrel_tensors(restorer: Restorer) -> dict[str, Tensor]:
         "converted": isinstance(model, HairModel),
         "multiple": restorer.multiple,
     }
-    state = to_tensors(model) if isinstance(model, HairModel) else _cloned(model)
+    state = to_tensors(model) if isinstance(model, HairModel) else tensors_of(model)
     return state | {_KEY: as_tensor(json.dumps(about, sort_keys=True))}
 
 
@@ -128,7 +121,3 @@ def register_with_spandrel() -> None:
     # Before all others, some of which recognise a network by a few names that a static restorer has, too.
     others = tuple(one.architecture.id for one in MAIN_REGISTRY)
     MAIN_REGISTRY.add(ArchSupport.from_architecture(HAIRArchitecture(), others), ignore_duplicates=True)
-
-
-def _cloned(model: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()}

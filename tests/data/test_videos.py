@@ -120,7 +120,7 @@ def test_a_full_disk_is_no_fault_of_the_video(tmp_path: Path) -> None:
     code = (
         "import resource, signal, sys, errno; from pathlib import Path; from hairify.data import videos\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))\n"
-        "videos._DISK_FULL.add(errno.EFBIG)\n"
+        "videos.DISK_FULL = {errno.EFBIG}\n"
         "try: videos.rewrite(Path('a.mkv'), Path('b.mkv'), lambda frame: frame.pixels, crf=0)\n"
         "except OSError as error: sys.exit(error.errno != errno.EFBIG)\n"
         "sys.exit(2)"

@@ -19,7 +19,7 @@ from hairify.data.images import read, read_rgb, write
 from hairify.data.photographs import photographs
 from hairify.restoring import Guidance, TilingSettings, giv_of, restore_tiled
 from hairify.sharing import BUNDLED, Restorer, from_pretrained
-from hairify.sharing._hub import _BUNDLED as FOLDER
+from hairify.sharing._hub import BUNDLED_FOLDER as FOLDER
 
 HELD_OUT = ("chelsea.png", "china.jpg")  # of those that come with Python packages
 DOCS = Path(__file__).parents[2] / "docs"

@@ -34,11 +34,12 @@ def run(
     from hairify.cli._looking import guidance_by
     from hairify.model import HairModel
     from hairify.sharing import save_baked
-    from hairify.sharing._baked import check_path
+    from hairify.sharing._baked import ENDINGS
+    from hairify.sharing._single_files import check_path
 
     if (as_degradation is None) == (like is None):
         raise OptionError("Which degradation is baked? Give one of --as and --like.")
-    check_path(output)
+    check_path(output, ENDINGS)
     restorer = open_restorer(model, "cpu", network, dac)
     if not isinstance(restorer.model, HairModel):
         raise OptionError(f"{model} holds a static network already; there is nothing to bake.")
