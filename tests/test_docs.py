@@ -72,10 +72,9 @@ APPENDED = {
     "export": shlex.split("--size 64x64"),
 }
 BAKED = shlex.split("--bake photograph.jpg")  # of all restorers the quickest to export
-# Where a page trains a network in its published size, that of a small one.
-SMALL_NETWORK = shlex.split(
-    "--option dim=8 --option num_blocks=[1,1,1,1] --option num_refinement_blocks=1 --option norm=BiasFree"
-)
+# Where a page trains a network in its published size, that of a small one; of a checkpoint, the checkpoint's.
+BRACKETS = str.maketrans("()", "[]")  # a tuple as TOML has it
+SMALLEST = SMALL | {"num_blocks": (1, 1, 1, 1), "num_refinement_blocks": 1}
 
 
 def identify(path: Path) -> str:
@@ -179,7 +178,8 @@ def appended(words: Sequence[str], page: Path) -> list[str]:
         return []
     more = list(APPENDED.get(command, []))
     if command in ("train", "ablate") and not {"--option", "--config", "--resume", "--from"} & {*words}:
-        more += SMALL_NETWORK
+        size = SMALL if "--weights" in words else SMALLEST
+        more += [word for name, value in size.items() for word in ("--option", f"{name}={value}".translate(BRACKETS))]
     if command == "export" and page not in EXPORTED_WHOLE:
         more += BAKED
     return more
