@@ -14,7 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hairify._support.files import replacing
+from hairify._support.files import replacing_tensors
 from hairify._support.randomness import cpu_generator
 from hairify._support.wrappers import without_wrappers
 from hairify.conversion import assemble
@@ -50,11 +50,8 @@ def save(hair: nn.Module, path: str | os.PathLike[str], *, added_only: bool = Fa
     if not target.parent.is_dir() or target.is_dir():
         wrong = f"{target} is a folder" if target.is_dir() else f"There is no folder {target.parent}"
         raise CheckpointError(f"{wrong}; `path` is the file to write.")
-    try:
-        with replacing(target) as file:
-            safetensors.torch.save_file(kept, file, {_KEY: about})
-    except safetensors.SafetensorError as error:  # in place of an OSError, as on a full disk
-        raise CheckpointError(f"{target} cannot be written: {error}") from error
+    with replacing_tensors(target) as file:
+        safetensors.torch.save_file(kept, file, {_KEY: about})
 
 
 def to_tensors(hair: nn.Module) -> dict[str, Tensor]:

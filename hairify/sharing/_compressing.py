@@ -99,7 +99,14 @@ class Comparison:
 
 
 @torch.no_grad()
-def compare(model: nn.Module, path: Path, images: Sequence[Tensor], *, giv_input: bool) -> Comparison:
+def compare(
+    model: nn.Module,
+    path: Path,
+    images: Sequence[Tensor],
+    *,
+    giv_input: bool,
+    on_image: Callable[[int, int], None] | None = None,
+) -> Comparison:
     """Compare a file with its model, on images as they will be restored.
 
     Args:
@@ -107,6 +114,7 @@ def compare(model: nn.Module, path: Path, images: Sequence[Tensor], *, giv_input
         path: the file.
         images: (1, 3, H, W) in [0, 1] each, of sizes that the network takes.
         giv_input: whether the file takes the GIV as a second input.
+        on_image: is told how many images are done, and of how many.
 
     Raises:
         OptionError: there are no images.
@@ -121,7 +129,7 @@ def compare(model: nn.Module, path: Path, images: Sequence[Tensor], *, giv_input
     psnrs, of_file, of_model = [], [], []
     with evaluation_mode(model):
         whole = wrapped(model, giv_input)
-        for image in images:
+        for done, image in enumerate(images, 1):
             inputs = inputs_of(model, for_network(model, image), giv_input)
             expected, seconds = _timed(lambda inputs=inputs: whole(*inputs))  # type: ignore[misc]
             got, of_it = _timed(lambda inputs=inputs: run(inputs))  # type: ignore[misc]
@@ -131,6 +139,8 @@ def compare(model: nn.Module, path: Path, images: Sequence[Tensor], *, giv_input
             psnrs.append(float(-10 * torch.log10(error)))
             of_file.append(of_it)
             of_model.append(seconds)
+            if on_image is not None:
+                on_image(done, len(images))
     return Comparison(statistics.fmean(psnrs), min(psnrs), statistics.fmean(of_file), statistics.fmean(of_model))
 
 

@@ -20,7 +20,7 @@ import safetensors.torch
 from torch import nn
 
 from hairify._support.counting import count
-from hairify._support.files import replacing, write_text
+from hairify._support.files import replacing_tensors, write_text
 from hairify.errors import CheckpointError, NetworkError
 from hairify.evaluation._results import Results, read_results
 from hairify.model import HairModel
@@ -301,11 +301,8 @@ def _what_it_is(folder: Path) -> str:
 
 
 def _save_static(model: nn.Module, path: Path) -> None:
-    try:
-        with replacing(path) as file:
-            safetensors.torch.save_model(model, str(file))
-    except safetensors.SafetensorError as error:  # in place of an OSError, as on a full disk
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+    with replacing_tensors(path) as file:
+        safetensors.torch.save_model(model, str(file))
 
 
 def _load_static(model: nn.Module, path: Path) -> None:

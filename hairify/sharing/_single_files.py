@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import safetensors
 import safetensors.torch
 from torch import Tensor, nn
 
-from hairify._support.files import is_utf8, replacing
-from hairify.errors import CheckpointError, OptionError
+from hairify._support.files import is_utf8, replacing_tensors
+from hairify.errors import OptionError
 
 
 def check_path(path: Path, endings: Iterable[str]) -> None:
@@ -39,8 +38,5 @@ def write_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     Raises:
         CheckpointError: it cannot be written.
     """
-    try:
-        with replacing(path) as file:
-            safetensors.torch.save_file(dict(tensors), file)
-    except safetensors.SafetensorError as error:  # in place of an OSError, as on a full disk
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
+    with replacing_tensors(path) as file:
+        safetensors.torch.save_file(dict(tensors), file)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,13 +29,18 @@ pytestmark = [pytest.mark.slow, needs_chromium, pytest.mark.filterwarnings("igno
 PATIENCE = 60_000  # milliseconds
 
 
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+    return port
+
+
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
     from hairify.serving import serve
 
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     settings = ServingSettings(port=port, upload_limit=1, pixel_limit=1)
     page = serve(darkroom().restorer, TILES, settings)
     yield f"http://127.0.0.1:{port}"
@@ -82,6 +90,18 @@ def test_a_port_that_is_taken_is_said(address: str) -> None:
 
     with pytest.raises(OptionError, match="nothing can be served"):
         serve(darkroom().restorer, TILES, ServingSettings(port=int(address.rpartition(":")[2])))
+
+
+def test_a_server_that_is_told_to_end_leaves_nothing(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "hairify", "serve", "--port", str(free_port())]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as server:
+        assert server.stdout is not None
+        assert b"The page is at" in server.stdout.readline()
+        assert [*tmp_path.glob("hairify-*")]
+        server.terminate()
+        server.wait(PATIENCE / 1000)
+    assert not [*tmp_path.glob("hairify-*")]
 
 
 @pytest.mark.parametrize("size", [(1280, 900), (420, 860)])

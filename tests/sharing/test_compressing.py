@@ -68,7 +68,9 @@ def test_fewer_bits_are_fewer_and_close(kind: str, tmp_path: Path) -> None:
         compress(model, path, precision, photographs, giv_input=giv_input)
         onnx.checker.check_model(str(path))
         sizes[precision] = path.stat().st_size
-        found = compare(model, path, photographs, giv_input=giv_input)
+        told: list[tuple[int, int]] = []
+        found = compare(model, path, photographs, giv_input=giv_input, on_image=lambda *done: told.append(done))
+        assert told == [(number, len(photographs)) for number in range(1, len(photographs) + 1)]
         own = []
         for image in photographs:  # by another way than `compare` goes
             inputs = (image, model.giv(image)) if giv_input and isinstance(model, HairModel) else (image,)

@@ -83,10 +83,15 @@ def run(
     images = _crops(check or [], restorer.multiple, _size(size))
     check_export(exported, output, restorer.multiple, _size(size), giv_input)
     check_precision(output, precision, images)
-    with console.status("exporting"), replacing(output) as file:
+    with console.status("exporting") as status, replacing(output) as file:
         difference = export(exported, file, multiple=restorer.multiple, size=_size(size), giv_input=giv_input)
+        status.update(f"converting to {precision}")
         compress(exported, file, precision, images, giv_input=giv_input)
-        found = compare(exported, file, images, giv_input=giv_input) if images else None
+
+        def on_image(done: int, of: int) -> None:
+            status.update(f"comparing: {done} of {of} photographs")
+
+        found = compare(exported, file, images, giv_input=giv_input, on_image=on_image) if images else None
     checked = "not checked: onnxruntime is not installed" if difference is None else f"differs by {difference:.1e}"
     megabytes = output.stat().st_size / 2**20
     say((str(output), "bold"), f", {megabytes:.1f} MiB; in float32, from the model's own output it {checked}.")

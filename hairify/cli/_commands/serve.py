@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 from hairify.cli._common import BUNDLED, DacOption, DeviceOption, ModelOption, TrustOption, open_restorer, say
 from hairify.restoring._settings import TilingSettings
 from hairify.serving._settings import ServingSettings
@@ -26,6 +28,7 @@ def run(
     """
     from hairify.serving import serve
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: what visitors left is removed
     page = serve(open_restorer(model, device, network, dac), tiling, serving)
     say("The page is at ", (f"http://{serving.host}:{serving.port}", "bold"), "; Ctrl+C ends it.")
     page.block_thread()
