@@ -37,15 +37,15 @@ def images(batch: int, height: int, width: int, dtype: torch.dtype = torch.float
     return torch.rand(batch, 3, height, width, dtype=dtype)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     ("name", "box", "strict"),
     [
         *(("transposed", "full", strict) for strict in (False, True)),
-        *(pytest.param("unet", "low_rank", strict, marks=slow) for strict in (False, True)),
-        pytest.param("window", "full", True, marks=slow),
-        pytest.param("nafnet", "full", False, marks=slow),
-        pytest.param("restormer", "full", False, marks=slow),
+        *(("unet", "low_rank", strict) for strict in (False, True)),
+        ("window", "full", True),
+        ("nafnet", "full", False),
+        ("restormer", "full", False),
     ],
 )
 @pytest.mark.filterwarnings("ignore:While compiling, we found certain side effects")
@@ -78,7 +78,7 @@ def inputs_of(module: nn.Module, *args: Any, **options: Any) -> list[str]:
     return list(signature.user_inputs)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     ("args", "kwargs", "shapes"),
     [
@@ -111,7 +111,7 @@ def test_signatures_follow_copies_and_what_stands_in_place_of_a_forward() -> Non
     assert str(inspect.signature(hair.forward)) == str(inspect.signature(hair.base.forward))
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     ("box", "gradients", "dynamic"),
     [("full", False, True), ("full", True, False), ("low_rank", False, False), ("low_rank", True, True)],
@@ -140,14 +140,8 @@ def run(file: Path, *inputs: Tensor) -> Tensor:
     return torch.from_numpy(session.run(None, dict(zip(names, (t.numpy() for t in inputs), strict=True)))[0])
 
 
-@pytest.mark.parametrize(
-    ("name", "box"),
-    [
-        pytest.param("unet", "low_rank", marks=slow),
-        *(pytest.param(name, "full", marks=slow) for name in ("restormer", "window")),
-        pytest.param("transposed", "full", marks=slow),  # test_exporting exports a small one with every run
-    ],
-)
+@slow  # test_exporting exports a small one with every run, and docs/how-to/export.md a Restormer
+@pytest.mark.parametrize(("name", "box"), [("unet", "low_rank"), ("window", "full"), ("transposed", "full")])
 def test_onnx(name: str, box: str, tmp_path: Path) -> None:
     hair, file = converted(name, torch.float32, box=box), tmp_path / "hair.onnx"
     torch.onnx.export(
@@ -164,14 +158,8 @@ def test_onnx(name: str, box: str, tmp_path: Path) -> None:
         assert_close(run(file, x), expected, max(1e-5, 4 * rounding))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    "name",
-    [
-        "patches by functions, padded",
-        *(pytest.param(name, marks=slow) for name in ("windows", "padded later", "merged")),
-    ],
-)
+@slow
+@pytest.mark.parametrize("name", ["patches by functions, padded", "windows", "padded later", "merged"])
 def test_onnx_of_networks_that_pad_to_whole_tokens(name: str, tmp_path: Path) -> None:
     network = ANY_SIZE[name]().eval()
     hair, file = perturb(hairify(network, split_at="blocks.1", dac=Where)), tmp_path / "hair.onnx"
@@ -233,13 +221,13 @@ def check_compiles(hair: HairModel, backend: str, dynamic: bool, once: bool = Fa
             check_compiled(compiled, hair, images(*size))
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     ("name", "box", "dynamic"),
     [
         ("transposed", "full", True),
         ("window", "low_rank", False),
-        pytest.param("unet", "full", True, marks=slow),
+        ("unet", "full", True),
     ],
 )
 def test_compiled_without_code_generation(name: str, box: str, dynamic: bool) -> None:
@@ -259,7 +247,7 @@ def test_conditioned_within_what_is_compiled(count: int) -> None:
                 assert_close(got, hair(x), 1e-12)
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize(
     ("name", "box", "dynamic"),
     [
@@ -273,7 +261,7 @@ def test_compiled(name: str, box: str, dynamic: bool) -> None:
     check_compiles(converted(name, dac=Pooled, box=box), "inductor", dynamic)
 
 
-@pytest.mark.slow
+@slow
 def test_the_built_in_dac_compiles() -> None:
     check_compiles(converted("dncnn"), "inductor", dynamic=True)
 
