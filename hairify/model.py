@@ -231,7 +231,8 @@ class HairModel(Converted):
         size. Programs of `torch.compile` and `torch.func` keep what they need by themselves, whatever is said here.
 
         Args:
-            enabled: for all layers; None, as it is from the start: for those whose map is large enough.
+            enabled: for all layers; None, as it is from the start: for those whose map is large enough, but in levels
+                of so few weights that they are made before the layers run, on CPUs 2 MiB for all images.
 
         Returns:
             The model itself.

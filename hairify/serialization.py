@@ -14,8 +14,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from hairify._support.files import replacing_tensors
 from hairify._support.randomness import cpu_generator
+from hairify._support.tensor_files import replacing_tensors
 from hairify._support.wrappers import without_wrappers
 from hairify.conversion import assemble
 from hairify.errors import CheckpointError

@@ -8,7 +8,6 @@ import math
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.bundled.pictures import write_pictures
@@ -18,6 +17,7 @@ from hairify.sharing import from_pretrained, save_pretrained
 from hairify.sharing._hub import BUNDLED_FOLDER
 
 ARMS = {"converted": (), "unconverted": ("--no-convert",)}
+STAGES = ("first", "second", "third")
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
 
@@ -44,23 +44,23 @@ def main() -> None:
 
 
 def train(folder: Path, arm: str, options: tuple[str, ...]) -> None:
-    """Train an arm in its two stages and evaluate it; what is done already is not done again."""
+    """Train an arm in its stages and evaluate it; what is done already is not done again."""
     data = ["--data", str(folder / "learn"), "--test-data", str(folder / "held_out")]
-    first, second = folder / f"{arm}-first", folder / arm
-    if not (second / "checkpoints").is_dir():
-        stage(first, ["--config", str(HERE / "first.toml"), *data, *options])
-    stage(second, ["--config", str(HERE / "second.toml"), *data, "--from", str(first), *options])
-    hairify("evaluate", str(second))
-
-
-def stage(run: Path, words: Sequence[str]) -> None:
-    """Train, or go on with what was begun."""
-    hairify("train", "--output", str(run), *(["--resume"] if (run / "checkpoints").is_dir() else words))
+    runs = [folder / f"{arm}-{stage}" for stage in STAGES]
+    begun = [number for number, run in enumerate(runs) if (run / "checkpoints").is_dir()]
+    for number in range(begun[-1] if begun else 0, len(runs)):
+        if number in begun:
+            hairify("train", "--output", str(runs[number]), "--resume")
+        else:
+            origin = ["--from", str(runs[number - 1])] if number else []
+            config = ["--config", str(HERE / f"{STAGES[number]}.toml")]
+            hairify("train", "--output", str(runs[number]), *config, *data, *origin, *options)
+    hairify("evaluate", str(runs[-1]))
 
 
 def pack(folder: Path) -> None:
     """Put the converted network into the package, and its scores and pictures into the documentation."""
-    restorer = from_pretrained(folder / "converted")
+    restorer = from_pretrained(folder / f"converted-{STAGES[-1]}")
     about = {
         **restorer.about,
         "photographs": "37 of Debian's wallpaper packages, scikit-image and scikit-learn; docs/bundled.md lists them",
@@ -73,7 +73,7 @@ def pack(folder: Path) -> None:
 
 def write_table(folder: Path) -> None:
     """Write the scores of both arms into docs/bundled.md, between its marks."""
-    files = {arm: folder / arm / "results.json" for arm in ARMS}
+    files = {arm: folder / f"{arm}-{STAGES[-1]}" / "results.json" for arm in ARMS}
     results = {arm: read_results(file) for arm, file in files.items() if file.is_file()}
     rows = [f"| PSNR in dB | degraded | {' | '.join(results)} |", f"|---|---:|{'---:|' * len(results)}"]
     converted = results["converted"]

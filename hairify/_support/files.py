@@ -9,10 +9,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import safetensors
-
-from hairify.errors import CheckpointError
-
 DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 """Numbers of the errors that say so."""
 
@@ -35,20 +31,6 @@ def replacing(path: Path) -> Iterator[Path]:
     except BaseException:
         os.unlink(temporary)
         raise
-
-
-@contextlib.contextmanager
-def replacing_tensors(path: Path) -> Iterator[Path]:
-    """The same for a file that safetensors writes.
-
-    Raises:
-        CheckpointError: safetensors cannot write it, as on a full disk.
-    """
-    try:
-        with replacing(path) as file:
-            yield file
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
 def write_text(path: Path, text: str, *, errors: str = "backslashreplace") -> None:

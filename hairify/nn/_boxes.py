@@ -31,6 +31,10 @@ FACTORS = ("left", "right", "bias_change")
 """Names of the parameters by which rows of a low-rank box differ."""
 
 
+# Bytes of the weights of a level for all images, up to which they are made at once on CPUs.
+_SMALL_LEVEL = 2**21
+
+
 @dataclass(eq=False)
 class BlockWeights:
     """The weights of one block's layers for each image, or what they are made of.
@@ -209,8 +213,8 @@ class WeightBox(nn.Module):
         """Bytes of what `weights_of_blocks` makes ahead, or None where that is not to be done.
 
         The weights of a single GIV are no more numbers than the network itself had. For several images small networks
-        on GPUs wait for kernels to be started, of which one product for all blocks saves most. On CPUs it saved nothing
-        that could be measured.
+        wait for calls, of which one product for all blocks saves most: on GPUs for kernels to be started. On CPUs large
+        weights are made when their layer runs, which finds them in its caches.
 
         Args:
             selecting: shape (B, M, N).
@@ -223,7 +227,8 @@ class WeightBox(nn.Module):
             return 0
         rows = [self._rows(name).weight for name in self._layers]
         size = images * blocks * sum(math.prod(w.shape[1:]) * w.element_size() for w in rows)
-        return size if blocks > 1 and rows[0].device.type != "cpu" and size <= left else None
+        pays = size <= _SMALL_LEVEL if rows[0].device.type == "cpu" else blocks > 1
+        return size if pays and size <= left else None
 
     def _generate_for_blocks(self, selecting: Tensor, rows: Any) -> list[Tensor]:
         """One layer's weights (M, B, *shape), and biases (M, B, out) if it has some, for vectors (M, B, N)."""

@@ -20,7 +20,8 @@ import safetensors.torch
 from torch import nn
 
 from hairify._support.counting import count
-from hairify._support.files import replacing_tensors, write_text
+from hairify._support.files import write_text
+from hairify._support.tensor_files import replacing_tensors
 from hairify.errors import CheckpointError, NetworkError
 from hairify.evaluation._results import Results, read_results
 from hairify.model import HairModel

@@ -8,7 +8,8 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor, nn
 
-from hairify._support.files import is_utf8, replacing_tensors
+from hairify._support.files import is_utf8
+from hairify._support.tensor_files import replacing_tensors
 from hairify.errors import OptionError
 
 

@@ -33,6 +33,12 @@ every_network = pytest.mark.parametrize("name", NETWORKS)
 every_box = pytest.mark.parametrize("box", ["full", "low_rank"])
 
 
+@pytest.fixture(autouse=True)
+def made_when_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in large networks: what is made before the layers run is kept."""
+    monkeypatch.setattr(boxes, "_SMALL_LEVEL", 0)
+
+
 def images(batch: int = 2, size: tuple[int, int] = LARGE) -> Tensor:
     return torch.rand(batch, 3, *size, dtype=torch.float64)
 

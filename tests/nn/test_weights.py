@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from util import assert_close, assert_differs, perturb, published
 
 from hairify import HairModel, hairify
-from hairify.nn import WeightBox, _context
+from hairify.nn import WeightBox, _boxes, _context
 
 every_box = pytest.mark.parametrize("box", ["full", "low_rank"])
 
@@ -50,7 +50,7 @@ def called(hair: HairModel) -> HairModel:
 def test_outputs_and_gradients_are_those_of_boxes_called_for_each_layer(
     name: str, batch: int, ahead: bool, box: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where weights of several images are made before the layers run, as on GPUs."""
+    """Also where weights of several images are made before the layers run."""
     hair, x = converted(name, box), images(batch)
     other = called(hair)
     asked = []
@@ -77,7 +77,7 @@ def box_size(box: nn.Module) -> torch.Size:
 
 
 def test_where_weights_of_several_images_are_made_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On GPUs, for several blocks, up to so many bytes in all, fewer where they are kept; never on CPUs."""
+    """Up to so many bytes: on GPUs in all, for several blocks, fewer where they are kept; on CPUs of a level."""
     hair = converted("nafnet", "low_rank")
 
     def ahead(images: int, device: str) -> list[int]:
@@ -92,9 +92,12 @@ def test_where_weights_of_several_images_are_made_ahead(monkeypatch: pytest.Monk
     blocks = [len(level.blocks) for level in hair.plan.levels]
     several = [n if n > 1 else 0 for n in blocks]
     assert sum(n > 1 for n in blocks) > 1
-    assert ahead(3, "cpu") == [0] * len(blocks)
     assert ahead(3, "meta") == several
     sizes = [3 * 8 * sum(p.numel() for name, p in b.named_parameters() if name.endswith("weight")) for b in hair.boxes]
+    for limit in sizes:
+        monkeypatch.setattr(_boxes, "_SMALL_LEVEL", limit)
+        assert ahead(3, "cpu") == [n if size <= limit else 0 for n, size in zip(blocks, sizes, strict=True)]
+    assert len({*sizes}) > 1
     first = next(i for i, n in enumerate(several) if n)
     alone = [n if i == first else 0 for i, n in enumerate(several)]
     monkeypatch.setattr(_context, "_MOST_AHEAD", sizes[first] + 8)
