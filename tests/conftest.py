@@ -33,11 +33,14 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def when_weights_are_made(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In every second test, told by its name, weights are made when layers run, as those of large levels are.
+@pytest.fixture
+def made_when_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of several images are made when layers run, as those of large levels are, also in small networks."""
+    monkeypatch.setattr(_boxes, "_SMALL_LEVEL", 0)
 
-    All networks here are small, and the laws are those of both ways.
-    """
+
+@pytest.fixture(autouse=True)
+def in_every_second_test(request: pytest.FixtureRequest) -> None:
+    """Made so in every second test, told by its name: all networks here are small, and the laws are of both ways."""
     if zlib.crc32(request.node.nodeid.encode()) % 2:
-        monkeypatch.setattr(_boxes, "_SMALL_LEVEL", 0)
+        request.getfixturevalue("made_when_layers_run")

@@ -19,6 +19,8 @@ from hairify.functional._mixing import outputs_are_cheaper
 from hairify.functional._operations import Convolution, Linear, Operation
 from hairify.nn import _boxes as boxes
 
+pytestmark = pytest.mark.usefixtures("made_when_layers_run")
+
 POINT = Convolution((1, 1), (0, 0), (1, 1), 1, (1, 1))
 DENSE = Convolution((1, 1), (1, 1), (1, 1), 1, (3, 3))
 STRIDED = Convolution((2, 2), (0, 0), (1, 1), 1, (2, 2))

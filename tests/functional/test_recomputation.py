@@ -26,17 +26,12 @@ from hairify.functional._recomputation import is_worthwhile
 from hairify.nn import WeightBox
 from hairify.nn import _boxes as boxes
 
+pytestmark = pytest.mark.usefixtures("made_when_layers_run")
 Grads = dict[str, Tensor | None]
 
 LARGE, TINY = (16, 24), (4, 8)  # of images; behind the split of a `Chain` half as wide
 every_network = pytest.mark.parametrize("name", NETWORKS)
 every_box = pytest.mark.parametrize("box", ["full", "low_rank"])
-
-
-@pytest.fixture(autouse=True)
-def made_when_layers_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As in large networks: what is made before the layers run is kept."""
-    monkeypatch.setattr(boxes, "_SMALL_LEVEL", 0)
 
 
 def images(batch: int = 2, size: tuple[int, int] = LARGE) -> Tensor:
