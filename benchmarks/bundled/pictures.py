@@ -16,7 +16,6 @@ from hairify.networks import apply
 from hairify.sharing import Restorer
 
 # Photographs whose licences let them be shown, and what is done to each; docs/bundled.md names their authors.
-# On each, what is gained is near what is gained on average.
 SHOWN = {
     "chelsea": "noise25",
     "picosdeeuropa_by_Aitzol_Berasategi": "rain",

@@ -35,6 +35,13 @@ FACTORS = ("left", "right", "bias_change")
 _SMALL_LEVEL = 2**21
 
 
+def _gradients_are_recorded() -> bool:
+    """Whether what is made here knows of gradients; in inference mode nothing does, also with gradients switched on."""
+    if torch.compiler.is_compiling():  # compilers cannot ask for that mode
+        return torch.is_grad_enabled()
+    return torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+
+
 @dataclass(eq=False)
 class BlockWeights:
     """The weights of one block's layers for each image, or what they are made of.
@@ -58,7 +65,7 @@ class BlockWeights:
     shared: dict[str, Weights] = field(default_factory=dict)
     own: dict[str, Weights] = field(default_factory=dict)
     parameters: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
-    with_gradients: bool = field(default_factory=torch.is_grad_enabled)
+    with_gradients: bool = field(default_factory=_gradients_are_recorded)
 
     def for_all(self, layer_name: str) -> Weights | None:
         """A layer's weight (*shape) and bias (out), if all images have the same; else None."""

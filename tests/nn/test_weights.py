@@ -70,6 +70,35 @@ def test_outputs_and_gradients_are_those_of_boxes_called_for_each_layer(
         assert one is None or (one - each).abs().max() <= 1e-11 * scale
 
 
+class FrozenHead(Chain):
+    """Until the split it runs without gradients, in whichever mode; behind it, with them."""
+
+    mode: Any = torch.no_grad
+
+    def forward(self, image: Tensor) -> Tensor:
+        with self.mode():
+            feature = self.split(self.head(image))
+        return self.last(self.middle(feature.clone()))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("ahead", [False, True])
+@every_box
+def test_gradients_that_start_behind_the_split(
+    box: str, ahead: bool, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They arrive, or autograd says why not; none is lost because weights were made where none are recorded."""
+    monkeypatch.setattr(_boxes, "_SMALL_LEVEL", 2**21 if ahead else 0)
+    network = FrozenHead(*(nn.Conv2d(8, 8, 3, padding=1) for _ in range(3))).double()
+    options: dict[str, Any] = {"preset": "published"} if box == "full" else {"dac": "published"}
+    hair, x = perturb(hairify(network, split_at="split", **options)), images(batch)
+    hair(x).square().mean().backward()
+    assert all(p.grad is not None and p.grad.any() for p in hair.boxes.parameters())
+    hair.base.mode = torch.inference_mode  # type: ignore[assignment]
+    with pytest.raises(RuntimeError, match="Inference tensors"):
+        hair(x).square().mean().backward()
+
+
 def box_size(box: nn.Module) -> torch.Size:
     """Blocks and rows."""
     left = next(p for name, p in box.named_parameters() if name.endswith("left"))
@@ -220,10 +249,22 @@ def test_copies_have_slots_of_their_own(again: Any) -> None:
     assert_close(other(x), _converted("nafnet", "low_rank")(x), 1e-12)
 
 
+class TwoLayers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(8, 16, 3, padding=1), nn.Conv2d(16, 8, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = x + self.second(self.first(x).relu())
+        return result
+
+
+@pytest.mark.parametrize("ahead", [False, True])
 @every_box
-def test_a_program_of_one_block_serves_the_others(box: Any) -> None:
+def test_a_program_of_one_block_serves_the_others(box: Any, ahead: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Regional compilation: blocks compiled one by one, as `block.compile()` does."""
-    body = (nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 8, 1)) for _ in range(10))
+    monkeypatch.setattr(_boxes, "_SMALL_LEVEL", 2**21 if ahead else 0)
+    body = (TwoLayers() for _ in range(10))
     hair = perturb(hairify(Chain(*body).eval(), split_at="head", box=box, dac="published"))
     inputs = {batch: images(batch).float() for batch in (1, 2)}
     programs: list[None] = []
@@ -235,9 +276,12 @@ def test_a_program_of_one_block_serves_the_others(box: Any) -> None:
     torch.compiler.reset()
     with torch.no_grad():
         expected = {batch: hair(x) for batch, x in inputs.items()}
-        for block in hair.plan.levels[0].blocks:
+        (blocks,) = (level.blocks for level in hair.plan.levels if len(level.blocks) > 1)
+        assert len(blocks) == 10
+        for block in blocks:
             hair.base.get_submodule(block).compile(backend=backend)
         for count, (batch, x) in enumerate(inputs.items(), 1):
             assert_close(hair(x), expected[batch], 1e-6)
-            assert len(programs) == count  # one for a single image, one for several
+            # One for a single image, one for several; PyTorch 2.6 makes one more of each, however many blocks there are.
+            assert len(programs) <= 2 * count
     torch.compiler.reset()

@@ -85,12 +85,14 @@ def run(
     check_precision(output, precision, images)
     with console.status("exporting") as status, replacing(output) as file:
         difference = export(exported, file, multiple=restorer.multiple, size=_size(size), giv_input=giv_input)
-        status.update(f"converting to {precision}")
+        if precision != "float32":
+            status.update(f"converting to {precision}")
         compress(exported, file, precision, images, giv_input=giv_input)
 
         def on_image(done: int, of: int) -> None:
             status.update(f"comparing: {done} of {of} photographs")
 
+        on_image(0, len(images))
         found = compare(exported, file, images, giv_input=giv_input, on_image=on_image) if images else None
     checked = "not checked: onnxruntime is not installed" if difference is None else f"differs by {difference:.1e}"
     megabytes = output.stat().st_size / 2**20

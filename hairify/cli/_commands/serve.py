@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 
 from hairify.cli._common import BUNDLED, DacOption, DeviceOption, ModelOption, TrustOption, open_restorer, say
 from hairify.restoring._settings import TilingSettings
@@ -28,7 +29,8 @@ def run(
     """
     from hairify.serving import serve
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: what visitors left is removed
+    if threading.current_thread() is threading.main_thread():  # no other can say what signals do
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: what visitors left is removed
     page = serve(open_restorer(model, device, network, dac), tiling, serving)
     say("The page is at ", (f"http://{serving.host}:{serving.port}", "bold"), "; Ctrl+C ends it.")
     page.block_thread()
