@@ -282,6 +282,6 @@ def test_a_program_of_one_block_serves_the_others(box: Any, ahead: bool, monkeyp
             hair.base.get_submodule(block).compile(backend=backend)
         for count, (batch, x) in enumerate(inputs.items(), 1):
             assert_close(hair(x), expected[batch], 1e-6)
-            # One for a single image, one for several; PyTorch 2.6 makes one more of each, however many blocks there are.
+            # One for a single image, one for several; PyTorch 2.6 makes two of each, however many blocks there are.
             assert len(programs) <= 2 * count
     torch.compiler.reset()
