@@ -46,16 +46,13 @@ def main() -> None:
 def train(folder: Path, arm: str, options: tuple[str, ...]) -> None:
     """Train an arm in its stages and evaluate it; what is done already is not done again."""
     data = ["--data", str(folder / "learn"), "--test-data", str(folder / "held_out")]
-    runs = [folder / f"{arm}-{stage}" for stage in STAGES]
-    begun = [number for number, run in enumerate(runs) if (run / "checkpoints").is_dir()]
-    for number in range(begun[-1] if begun else 0, len(runs)):
-        if number in begun:
-            hairify("train", "--output", str(runs[number]), "--resume")
-        else:
-            origin = ["--from", str(runs[number - 1])] if number else []
-            config = ["--config", str(HERE / f"{STAGES[number]}.toml")]
-            hairify("train", "--output", str(runs[number]), *config, *data, *origin, *options)
-    hairify("evaluate", str(runs[-1]))
+    origin: list[str] = []
+    for stage in STAGES:
+        run = folder / f"{arm}-{stage}"
+        anew = ["--config", str(HERE / f"{stage}.toml"), *data, *origin, *options]
+        hairify("train", "--output", str(run), *(["--resume"] if (run / "checkpoints").is_dir() else anew))
+        origin = ["--from", str(run)]
+    hairify("evaluate", str(run))
 
 
 def pack(folder: Path) -> None:

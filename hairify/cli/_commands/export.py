@@ -92,8 +92,10 @@ def run(
         def on_image(done: int, of: int) -> None:
             status.update(f"comparing: {done} of {of} photographs")
 
-        on_image(0, len(images))
-        found = compare(exported, file, images, giv_input=giv_input, on_image=on_image) if images else None
+        found = None
+        if images:
+            on_image(0, len(images))
+            found = compare(exported, file, images, giv_input=giv_input, on_image=on_image)
     checked = "not checked: onnxruntime is not installed" if difference is None else f"differs by {difference:.1e}"
     megabytes = output.stat().st_size / 2**20
     say((str(output), "bold"), f", {megabytes:.1f} MiB; in float32, from the model's own output it {checked}.")
