@@ -30,7 +30,7 @@ class Case:
         batch: images.
         size: of their sides.
         variants: what is compared, "static" first.
-        box_factor: N = factor · M in every level; None for the default, M + 1.
+        box_factor: N = factor · M in every level; None for what hairify(network) makes.
         device: "cpu" or "cuda".
         bfloat16: whether under autocast.
         compiled: whether by torch.compile.

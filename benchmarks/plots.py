@@ -31,7 +31,7 @@ def draw(results: Sequence[Result], folder: Path) -> list[Path]:
         _curves(usual, lambda c: (c.network, f"batch {c.batch}, {c.size}²"), lambda c: c.box_factor or 1),
         _curves(default, lambda c: (c.network, f"batch {c.batch}"), lambda c: c.size),
     ]
-    labels = ["images", "N / M (1 stands for N = M + 1)", "side of the image"]
+    labels = ["images", "N / M (1 stands for what hairify(network) makes)", "side of the image"]
     drawn = [(c, label, path) for c, label, path in zip(curves, labels, paths, strict=True) if c]
     for curve, label, path in drawn:
         _draw(curve, label, path)

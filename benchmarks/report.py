@@ -17,7 +17,8 @@ Every number is from one process. In each round the variants of a case run one a
 another one, after a warm-up. Ratios are to the unconverted network (static) in the same round; given are their median
 and, in brackets, quartiles. Times are medians for one call. A training step is forward, loss and backward, without an
 optimizer. Peak memory is what a call takes beyond what was in use before, by the highest resident set on Linux and by
-the allocator on CUDA, plus the parameters. Weights were random and images noise; N = M + 1 where nothing else is said.
+the allocator on CUDA, plus the parameters. Weights were random and images noise; converted as `hairify(network)` does
+where no N is named.
 
 - **hairified**: converted by `hairify(network)`.
 - **tuned**: the same after `hair.tune(images)`: kernels chosen by measurement, not by the rules.

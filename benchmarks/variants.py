@@ -38,7 +38,7 @@ class Pair:
 
 
 def convert(network: str, box_factor: int | None, device: str, clock: Callable[[], float]) -> Pair:
-    """Build a network and convert it; N is M + 1 in a level of M blocks, or a multiple of M."""
+    """Build a network and convert it; N is as `hairify` chooses it, or a multiple of M in a level of M blocks."""
     static = build(network)
     start = clock()
     planned = plan(static)

@@ -6,6 +6,7 @@ Importing this package is cheap; what the commands need is imported when one run
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Sequence
 
@@ -45,6 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0; 1 where something failed, with a message; 2 for words that are not accepted; 130 after
         Ctrl-C.
     """
+    if arguments is None:  # else the process is another program's
+        # Read by PyTorch: memory for maps comes in pages of 2 MiB, where the system has such, and not of 4 KiB, which
+        # the system clears one by one in every layer (docs/benchmarks.md).
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     for stream in (sys.stdout, sys.stderr):  # names of files may be no text, and terminals may know ASCII alone
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
