@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import re
 import subprocess
 import sys
@@ -113,6 +114,7 @@ def test_the_published_size(name: str) -> None:
     (stated,) = [row for row in rows("Parameters beside the paper's Table 4") if NAMES.get(row[0]) == name]
     assert found["split"] == stated[1]
     assert found["start"] <= 1e-5
+    assert all(map(math.isfinite, found["losses"]))
 
 
 def test_a_checkpoint_is_loaded(importable: None, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

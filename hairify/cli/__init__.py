@@ -9,6 +9,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 _TOOL = {
     "PIL": "pillow",
@@ -40,16 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        arguments: the command and its words; None takes those of this process.
+        arguments: the command and its words; None takes those of this process, which is then taken for the command's
+            own: its environment is set up.
 
     Returns:
         The exit status: 0; 1 where something failed, with a message; 2 for words that are not accepted; 130 after
         Ctrl-C.
     """
-    if arguments is None:  # else the process is another program's
-        # Read by PyTorch: memory for maps comes in pages of 2 MiB, where the system has such, and not of 4 KiB, which
-        # the system clears one by one in every layer (docs/benchmarks.md).
-        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+    if arguments is None:
+        _ask_for_large_pages()
     for stream in (sys.stdout, sys.stderr):  # names of files may be no text, and terminals may know ASCII alone
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -73,3 +73,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     return 0
+
+
+def _ask_for_large_pages() -> None:
+    """Have PyTorch ask for pages of 2 MiB, where the system gives them on demand; its child processes, too.
+
+    It clears pages when they are first used, and those of 4 KiB, that it has to give one by one, cost a network with
+    large maps up to a third of its time (docs/benchmarks.md, "Memory from the system").
+    """
+    try:
+        on_demand = "[madvise]" in Path("/sys/kernel/mm/transparent_hugepage/enabled").read_text(encoding="ascii")
+    except OSError:  # another system, or a kernel without them
+        return
+    if on_demand:
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by PyTorch when it first allocates
