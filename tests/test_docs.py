@@ -49,9 +49,10 @@ WITH_CODE = [page for page in PAGES if re.search("^```(python|bash|toml)$", page
 
 HEAVY = [
     ROOT / "README.md",
-    *(DOCS / name for name in ("api.md", "configuration.md", "index.md", "tutorial.md", "workflows.md")),
-    *(DOCS / "how-to" / f"{name}.md" for name in ("ablations", "data", "export", "fine-tuning", "giv", "many-gpus")),
-    *(DOCS / "how-to" / f"{name}.md" for name in ("own-dac", "second-stages")),
+    *(DOCS / name for name in ("algorithm.md", "api.md", "configuration.md", "index.md", "networks.md")),
+    *(DOCS / name for name in ("tutorial.md", "workflows.md")),
+    *(DOCS / "how-to" / f"{name}.md" for name in ("ablations", "data", "evaluation", "export", "fine-tuning", "giv")),
+    *(DOCS / "how-to" / f"{name}.md" for name in ("many-gpus", "own-dac", "second-stages", "sharing")),
 ]
 EXPORTED_WHOLE = (DOCS / "tutorial.md", DOCS / "how-to" / "export.md")
 TO_RUN = [pytest.param(page, marks=[pytest.mark.slow] * (page in HEAVY)) for page in WITH_CODE]

@@ -104,7 +104,7 @@ def test_default_cases_have_those_of_all_targets() -> None:
     "name",
     [
         *sorted(TINY),
-        *(pytest.param(name, marks=pytest.mark.slow if "restormer" in name else ()) for name in sorted(NETWORKS)),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in sorted(NETWORKS)),
     ],
 )
 def test_networks_convert(name: str) -> None:

@@ -228,7 +228,7 @@ def test_compiled_once_for_all_sizes(name: str) -> None:
             assert_close(compiled(x), hair(x), 1e-12)
 
 
-@pytest.mark.parametrize("strict", [False, True])
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
     "name",
     [

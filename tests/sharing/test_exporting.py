@@ -60,6 +60,7 @@ def test_any_number_of_images_of_any_size(hair: HairModel, tmp_path: Path) -> No
     assert [file.name for file in tmp_path.iterdir()] == ["hair.onnx"]
 
 
+@pytest.mark.slow
 def test_the_giv_as_an_input(hair: HairModel, tmp_path: Path) -> None:
     export(hair, tmp_path / "hair.onnx", multiple=1, giv_input=True)
     x, giv = torch.rand(2, 3, 24, 32), torch.randn(2, 64)
