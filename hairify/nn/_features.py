@@ -102,7 +102,9 @@ class Feature:
         return self.shape[0]
 
 
-def find_feature(shapes: Sequence[tuple[int, ...]], batch: int, image: Size | None, *, strict: bool) -> Feature | None:
+def find_feature(
+    shapes: Sequence[tuple[int, ...]], batch: int, image: Size | None, *, strict: bool, are_maps: bool = False
+) -> Feature | None:
     """The lowest-resolution feature among the tensors of an output, the first of equals.
 
     Args:
@@ -112,15 +114,18 @@ def find_feature(shapes: Sequence[tuple[int, ...]], batch: int, image: Size | No
         strict: accept only what keeps the image's aspect ratio. Windows, attention maps and pooled vectors
             do not, so this tells features from the rest. Without it any layout a person may have chosen
             is accepted.
+        are_maps: whether tensors of four dimensions are known to be maps (B, C, h, w); else their shapes tell.
 
     Returns:
         None where no tensor qualifies.
     """
-    found = [_recognise(i, shape, batch, image, strict) for i, shape in enumerate(shapes)]
+    found = [_recognise(i, shape, batch, image, strict, are_maps) for i, shape in enumerate(shapes)]
     return min((f for f in found if f is not None), key=lambda f: f.area, default=None)
 
 
-def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | None, strict: bool) -> Feature | None:
+def _recognise(
+    index: int, shape: tuple[int, ...], batch: int, image: Size | None, strict: bool, are_maps: bool
+) -> Feature | None:
     """The feature that a tensor of this shape is, or None; arguments as for `find_feature`."""
     if not 2 <= len(shape) <= 4 or shape[0] != batch or 0 in shape:
         return None
@@ -130,7 +135,7 @@ def _recognise(index: int, shape: tuple[int, ...], batch: int, image: Size | Non
         return Feature(index, "vector", (shape[1], 1, 1))
     if len(shape) == 3:
         return _as_tokens(index, shape, image, strict)
-    return _as_map(index, shape, image, strict)
+    return _as_map(index, shape, image, strict, are_maps)
 
 
 def _is_pooled(shape: tuple[int, ...]) -> bool:
@@ -153,11 +158,12 @@ def _as_tokens(index: int, shape: tuple[int, ...], image: Size | None, strict: b
     return feature if fits else None
 
 
-def _as_map(index: int, shape: tuple[int, ...], image: Size | None, strict: bool) -> Feature | None:
+def _as_map(index: int, shape: tuple[int, ...], image: Size | None, strict: bool, are_maps: bool) -> Feature | None:
     """A tensor of four dimensions as the feature, (B, C, h, w) or (B, h, w, C), that fits the image best."""
     channels_first = Feature(index, "map", (shape[1], shape[2], shape[3]))
     channels_last = Feature(index, "channels_last", (shape[3], shape[1], shape[2]))
-    layouts = [channels_first] if strict and _looks_like_attention(shape) else [channels_first, channels_last]
+    only_first = are_maps or (strict and _looks_like_attention(shape))
+    layouts = [channels_first] if only_first else [channels_first, channels_last]
     if image is not None:
         for fits_image in (_fits_exactly, _fits_rounded, _fits_cropped):  # what fits better goes first
             for feature in layouts:

@@ -8,6 +8,8 @@ from collections import defaultdict
 from collections.abc import Iterator
 from typing import TypeAlias
 
+from torch import nn
+
 from hairify._support.counting import count
 from hairify._support.module_names import all_names
 from hairify._support.nested import Size
@@ -28,6 +30,12 @@ _LEAST_REMAINING = 0.1
 _SAME_RESOLUTION = 1.4
 # The first layer's input may be the padded image, but then not of quite another shape.
 _MOST_PADDED = 1.5
+
+# What returns maps (B, C, h, w) for certain, where the shape of a small one may fit channels last as well. Classes
+# derived from these are not, for they may permute.
+_RETURN_MAPS = frozenset(
+    (nn.Conv2d, nn.ConvTranspose2d, nn.BatchNorm2d, nn.InstanceNorm2d, nn.GroupNorm, nn.PixelShuffle, nn.PixelUnshuffle)
+)
 
 Found: TypeAlias = tuple[str, Feature]
 
@@ -251,8 +259,9 @@ class _Splitter:
         key = call.start, strict
         if key not in self._features:
             shapes = [r.shape if r.real else () for r in call.returned]
-            padded = find_feature(shapes, self._batch, self._padded, strict=True)
-            self._features[key] = padded or find_feature(shapes, self._batch, self._image, strict=strict)
+            maps = type(self._modules[call.module]) in _RETURN_MAPS
+            padded = find_feature(shapes, self._batch, self._padded, strict=True, are_maps=maps)
+            self._features[key] = padded or find_feature(shapes, self._batch, self._image, strict=strict, are_maps=maps)
         return self._features[key]
 
 

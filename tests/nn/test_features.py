@@ -65,6 +65,13 @@ def test_few_channels_of_many_tokens_are_not_read_as_tokens() -> None:
     assert find_feature([(1, 24, 384)], 1, IMAGE, strict=True) == Feature(0, "tokens", (384, 4, 6))
 
 
+def test_a_shape_that_fits_both_ways_is_a_map_where_that_is_known() -> None:
+    shape = (1, 6, 9, 12)  # of a map of 8×12 that is padded to 9×12; channels last, 6×9 would fit better
+    assert find_feature([shape], 1, (16, 24), strict=True) == Feature(0, "channels_last", (12, 6, 9))
+    for strict in (True, False):
+        assert find_feature([shape], 1, (16, 24), strict=strict, are_maps=True) == Feature(0, "map", (6, 9, 12))
+
+
 @pytest.mark.parametrize(("image", "size"), [((100, 150), (13, 19)), ((101, 67), (13, 9)), ((97, 130), (24, 32))])
 def test_sides_may_be_rounded_from_four_up(image: Size, size: Size) -> None:
     assert find_feature([(1, CHANNELS, *size)], 1, image, strict=True) == Feature(0, "map", (CHANNELS, *size))

@@ -444,6 +444,27 @@ def test_the_printed_plan_can_be_read() -> None:
         assert row in text
 
 
+class PaddedMap(nn.Module):
+    """Works on a map that is padded to whole windows of 3×3, and crops it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.inner, self.tail = nn.Conv2d(3, 6, 3, 2, 1), nn.Conv2d(6, 6, 1), nn.Conv2d(6, 12, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(x)
+        height, width = y.shape[2:]
+        y = self.inner(F.pad(y, (0, -width % 3, 0, -height % 3)))[..., :height, :width]
+        return x + F.pixel_shuffle(self.tail(y), 2)
+
+
+def test_what_a_convolution_returns_is_a_map_however_well_it_fits_channels_last() -> None:
+    """Its 6×9×12 would be 6×9 positions of an image of 16×24; then another size would have other channels."""
+    hair = hairify(PaddedMap(), split_at="inner", example_inputs=torch.rand(1, 3, 16, 24)).eval()
+    assert (hair.plan.feature.layout, hair.plan.feature.shape) == ("map", (6, 9, 12))
+    assert hair(torch.rand(2, 3, 32, 16)).shape == (2, 3, 32, 16)
+
+
 def test_json_round_trip() -> None:
     made = plan(small_restormer())
     assert Plan.from_json(made.to_json()) == made
