@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import re
 import subprocess
 import sys
@@ -104,7 +103,7 @@ def test_a_small_configuration(name: str, importable: None, capsys: pytest.Captu
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FOUR)
 def test_the_published_size(name: str) -> None:
-    command = [sys.executable, str(EXAMPLES / f"convert_{name}.py"), "--steps", "1"]
+    command = [sys.executable, str(EXAMPLES / f"convert_{name}.py"), "--steps", "3"]
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     found = read(process.stdout)
@@ -114,7 +113,7 @@ def test_the_published_size(name: str) -> None:
     (stated,) = [row for row in rows("Parameters beside the paper's Table 4") if NAMES.get(row[0]) == name]
     assert found["split"] == stated[1]
     assert found["start"] <= 1e-5
-    assert all(map(math.isfinite, found["losses"]))
+    assert found["losses"][1] < found["losses"][0]
 
 
 def test_a_checkpoint_is_loaded(importable: None, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
